@@ -1,0 +1,165 @@
+"""TOML text -> frozen structs, with every error of the file at once.
+
+`msgspec.convert` stops at the first error. `read` walks the struct types itself and converts leaf by leaf, so that one
+reading names every unknown key, missing key and wrong value with its path and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Callable
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from sidegate.problems import Problem, Problems
+
+T = TypeVar("T")
+
+_EXPECTED: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    IPv4Address: "an IPv4 address such as 192.168.1.2",
+    IPv4Interface: "an IPv4 address with its prefix such as 192.168.1.1/24",
+    IPv4Network: "an IPv4 network such as 192.168.1.0/24",
+    IPv6Address: "an IPv6 address such as 2001:db8::2",
+    IPv6Interface: "an IPv6 address with its prefix such as 2001:db8::1/64",
+    IPv6Network: "an IPv6 network such as 2001:db8::/64",
+}
+_ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
+
+
+def decode_address(kind: type, value: Any) -> Any:
+    """The `dec_hook` for address types; raises ValueError for what is no address of that kind."""
+    if kind not in _ADDRESSES or not isinstance(value, str):
+        raise ValueError(f"expected {describe(kind)}")
+    if kind in (IPv4Interface, IPv6Interface) and "/" not in value:
+        raise ValueError("the prefix length is missing")
+    return kind(value)
+
+
+def encode_address(value: Any) -> str:
+    """The `enc_hook` for address types."""
+    if isinstance(value, _ADDRESSES):
+        return str(value)
+    raise NotImplementedError(f"cannot encode {type(value).__name__}")
+
+
+def describe(kind: Any) -> str:
+    """What a value of this type looks like, in words for a person."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind in _EXPECTED:
+        return _EXPECTED[kind]
+    if origin is typing.Annotated:
+        meta = next((a for a in args[1:] if isinstance(a, msgspec.Meta)), None)
+        described = meta.description if meta else None
+        return described or describe(args[0])
+    if origin is typing.Literal:
+        return "one of " + ", ".join(f'"{a}"' for a in args)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(a) for a in args if a is not type(None))
+    if origin in (tuple, list):
+        return f"a list, each item {describe(args[0])}"
+    if origin is dict:
+        return f"a table, each value {describe(args[1])}"
+    if _is_struct(kind):
+        return "a table with the keys " + ", ".join(f.encode_name for f in msgspec.structs.fields(kind))
+    return getattr(kind, "__name__", str(kind))
+
+
+def read(text: str, kind: type[T], source: str, check: Callable[[T], list[Problem]] | None = None) -> T:
+    """The struct that a TOML text describes.
+
+    source: the file's name, put before every path. check: what must hold between the fields; called only with a
+    struct that is well formed, with paths relative to the file.
+    Raises Problems with every error of the file.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Problems(Problem(source, f"not a TOML file: {error}", "see https://toml.io for the syntax")) from None
+    problems: list[Problem] = []
+    value = _convert(data, kind, "", problems)
+    if not problems and check is not None:
+        problems = check(value)
+    if problems:
+        raise Problems(*(_in_file(p, source) for p in problems))
+    return cast(T, value)
+
+
+def _in_file(problem: Problem, source: str) -> Problem:
+    where = f"{source}: {problem.where}" if problem.where else source
+    return msgspec.structs.replace(problem, where=where)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _convert(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
+    """The value, or None after adding to `problems`; descends where several errors can be below."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        structs = [a for a in args if _is_struct(a)]
+        if len(structs) == 1 and isinstance(data, dict):
+            return _convert(data, structs[0], path, problems)
+    if _is_struct(kind) and isinstance(data, dict):
+        return _convert_struct(data, kind, path, problems)
+    if origin is tuple and isinstance(data, list):
+        return tuple(_convert(item, args[0], f"{path}[{i}]", problems) for i, item in enumerate(data))
+    if origin is dict and isinstance(data, dict):
+        return {key: _convert(item, args[1], _join(path, key), problems) for key, item in data.items()}
+    return _convert_leaf(data, kind, path, problems)
+
+
+def _convert_struct(data: dict[str, Any], kind: Any, path: str, problems: list[Problem]) -> Any:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
+    for key in data.keys() - fields.keys():
+        near = difflib.get_close_matches(key, fields, n=1)
+        remedy = f'did you mean "{near[0]}"?' if near else "known keys here: " + ", ".join(fields)
+        problems.append(Problem(_join(path, key), "unknown key", remedy))
+    before = len(problems)
+    values = {}
+    for key, field in fields.items():
+        if key in data:
+            values[field.name] = _convert(data[key], hints[field.name], _join(path, key), problems)
+        elif field.required:
+            expected = describe(hints[field.name])
+            problems.append(Problem(_join(path, key), f"missing; expected {expected}"))
+    return kind(**values) if len(problems) == before else None
+
+
+def _convert_leaf(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
+    try:
+        return msgspec.convert(data, kind, dec_hook=decode_address)
+    except (msgspec.ValidationError, ValueError):
+        problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}"))
+        return None
+
+
+def _shown(data: Any) -> str:
+    if isinstance(data, bool):
+        return "true" if data else "false"
+    if isinstance(data, dict):
+        return "a table"
+    if isinstance(data, list):
+        return "a list"
+    return f'"{data}"' if isinstance(data, str) else str(data)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

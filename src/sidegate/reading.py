@@ -106,16 +106,31 @@ def _in_file(problem: Problem, source: str) -> Problem:
 
 
 def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    struct = typing.get_origin(kind) or kind
+    return isinstance(struct, type) and issubclass(struct, msgspec.Struct)
+
+
+def _field_types(kind: Any) -> dict[str, Any]:
+    """The types of a struct's fields; the parameters of a generic one filled in."""
+    struct = typing.get_origin(kind) or kind
+    hints = typing.get_type_hints(struct, include_extras=True)
+    filled = dict(zip(getattr(struct, "__parameters__", ()), typing.get_args(kind), strict=True))
+
+    def fill(hint: Any) -> Any:
+        if hint in filled:
+            return filled[hint]
+        if isinstance(hint, types.UnionType):
+            return typing.Union[tuple(fill(a) for a in typing.get_args(hint))]  # noqa: UP007
+        return hint
+
+    return {name: fill(hint) for name, hint in hints.items()}
 
 
 def _convert(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
     """The value, or None after adding to `problems`; descends where several errors can be below."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        structs = [a for a in args if _is_struct(a)]
-        if len(structs) == 1 and isinstance(data, dict):
-            return _convert(data, structs[0], path, problems)
+        return _convert_union(data, kind, path, problems)
     if _is_struct(kind) and isinstance(data, dict):
         return _convert_struct(data, kind, path, problems)
     if origin is tuple and isinstance(data, list):
@@ -125,8 +140,22 @@ def _convert(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
     return _convert_leaf(data, kind, path, problems)
 
 
+def _convert_union(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
+    choices = [a for a in typing.get_args(kind) if a is not type(None)]
+    structs = [a for a in choices if _is_struct(a)]
+    if structs and isinstance(data, dict):
+        return _convert(data, structs[0], path, problems)
+    for choice in choices:
+        attempt: list[Problem] = []
+        value = _convert(data, choice, path, attempt)
+        if not attempt:
+            return value
+    problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}"))
+    return None
+
+
 def _convert_struct(data: dict[str, Any], kind: Any, path: str, problems: list[Problem]) -> Any:
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _field_types(kind)
     fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
     for key in data.keys() - fields.keys():
         near = difflib.get_close_matches(key, fields, n=1)

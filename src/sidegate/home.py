@@ -9,7 +9,9 @@ This module knows no network: the lab builds a home, the walk explains it, the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from importlib import resources
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
@@ -28,8 +30,10 @@ NodeName = Annotated[
     str,
     Meta(pattern="^[a-z][a-z0-9-]{0,14}$", description="a short name of a-z, 0-9 and - (at most 15 characters)"),
 ]
+RadioName = Annotated[str, Meta(pattern="^radio[0-9]$", description='a radio, "radio0" to "radio9"')]
 Port = Annotated[int, Meta(ge=1, le=65535, description="a port number from 1 to 65535")]
-Rate = Annotated[float, Meta(gt=0, description="a rate in Mbit/s above 0")]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000, description="a rate in Mbit/s above 0, at most 1000000")]
+PortCount = Annotated[int, Meta(ge=0, le=64, description="a number of ports from 0 to 64")]
 Service = Literal["http", "echo", "dns"]
 Nat = Literal["masquerade", "snat", "none"]
 Firewall = Literal["nft", "iptables-nft", "iptables-legacy"]
@@ -38,7 +42,11 @@ GatewayRuns = Literal["nothing", "forwarding", "masquerade", "sidegate"]
 Outcome = Literal["direct", "masqueraded", "dead"]
 Evidence = Literal["source code", "vendor document", "measured", "report", "guess"]
 
+Address = IPv4Address | IPv6Address
+
 SERVICE_PORTS: dict[Service, int] = {"http": 80, "echo": 7, "dns": 53}
+
+_DECIMAL = re.compile("[0-9]{1,5}")
 
 
 class Known(Struct, Generic[T], frozen=True, forbid_unknown_fields=True):
@@ -119,7 +127,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Internet(Struct, frozen=True, forbid_unknown_fields=True):
-    """blocked: destinations whose packets the ISP drops."""
+    """blocked: destinations whose packets the ISP drops; a blocked server is up, but the home cannot reach it."""
 
     server: tuple[Server, ...]
     blocked: tuple[IPv4Address | IPv6Address, ...] = ()
@@ -163,9 +171,9 @@ class Router(Struct, frozen=True, forbid_unknown_fields=True):
     assume: Assumed = Assumed()
     wan6: IPv6Interface | None = None
     lan6: IPv6Interface | None = None
-    ports: int = 4
+    ports: PortCount = 4
     switch_chip: bool = True
-    radios: tuple[NodeName, ...] = ("radio0",)
+    radios: tuple[RadioName, ...] = ("radio0",)
     wan_rate_mbit: Rate | None = None
     dhcp: Dhcp = Dhcp()
     port_forward: tuple[PortForward, ...] = ()
@@ -180,11 +188,11 @@ class Node(Struct, frozen=True, forbid_unknown_fields=True):
     name: NodeName
     by: Medium
     at: NodeName = "router"
-    radio: NodeName | None = None
+    radio: RadioName | None = None
     rate_mbit: Rate | None = None
-    ports: int = 4
+    ports: PortCount = 4
     switch_chip: bool = True
-    radios: tuple[NodeName, ...] = ("radio0",)
+    radios: tuple[RadioName, ...] = ("radio0",)
     bridge_filter: bool = False
 
 
@@ -196,7 +204,7 @@ class Gateway(Struct, frozen=True, forbid_unknown_fields=True):
     name: NodeName = "gateway"
     at: NodeName = "router"
     by: Medium = "wire"
-    radio: NodeName | None = None
+    radio: RadioName | None = None
     rate_mbit: Rate | None = None
     plugged: bool = True
 
@@ -209,7 +217,7 @@ class Client(Struct, frozen=True, forbid_unknown_fields=True):
     v6: IPv6Address | None = None
     at: NodeName = "router"
     by: Medium = "wire"
-    radio: NodeName | None = None
+    radio: RadioName | None = None
     rate_mbit: Rate | None = None
     gateway: Literal["gateway", "router", "none"] = "gateway"
 
@@ -223,7 +231,8 @@ class Expectation(Struct, frozen=True, forbid_unknown_fields=True):
 
     gateway: what runs on the gateway meanwhile. `nothing`: it does not forward; `forwarding`: IP forwarding and no
     more; `masquerade`: forwarding plus the article's line; `sidegate`: `sidegate up`.
-    to: a server, a client, the gateway or the router, `:port` appended where it is not 80.
+    to: a server, a client, the gateway or the router, `:port` appended where it is not 80. A server asks the router at
+      its WAN address, as for a port forward; everyone else asks it at its LAN address.
     v4, v6: for each node that asks, the outcome: `direct` (answered, the reply did not cross the gateway),
     `masqueraded` (answered, the reply crossed the gateway), `dead` (no answer).
     """
@@ -329,9 +338,10 @@ def _find(folder: str, name: str, what: str, known: tuple[str, ...]) -> tuple[st
     if name in known:
         return resources.files("sidegate").joinpath(folder, f"{name}.toml").read_text("utf-8"), f"{name}.toml"
     path = Path(name)
-    if path.suffix != ".toml" and not path.exists():
-        raise Problems(Problem(name, f"no such {what}", f"shipped: {', '.join(known)}; or the path of a .toml file"))
     try:
+        if path.suffix != ".toml" and not path.exists():
+            remedy = f"shipped: {', '.join(known)}; or the path of a .toml file"
+            raise Problems(Problem(name, f"no such {what}", remedy))
         return path.read_text("utf-8"), str(path)
     except UnicodeDecodeError:
         raise Problems(Problem(name, "not UTF-8 text")) from None
@@ -351,30 +361,21 @@ def check_router(profile: RouterProfile) -> list[Problem]:
 
 def check_home(home: Home) -> list[Problem]:
     """What must hold between the fields of a home; paths relative to the file."""
-    return [*_check_names(home), *_check_places(home), *_check_addresses(home), *_check_references(home)]
+    return [problem for check in _CHECKS for problem in check(home)]
 
 
-def _named(home: Home) -> Iterator[tuple[str, str]]:
+def _hosts(home: Home) -> Iterator[tuple[str, str]]:
+    """What has addresses, each with the path of its name in the file."""
     yield "router.name", home.router.name
     if home.gateway:
         yield "gateway.name", home.gateway.name
     for i, server in enumerate(home.internet.server):
         yield f"internet.server[{i}].name", server.name
-    for i, node in enumerate(home.node):
-        yield f"node[{i}].name", node.name
     for i, client in enumerate(home.client):
         yield f"client[{i}].name", client.name
 
 
-def _check_names(home: Home) -> Iterator[Problem]:
-    seen: dict[str, str] = {"internet": "a reserved name", "modem": "a reserved name"}
-    for path, name in _named(home):
-        if name in seen:
-            yield Problem(path, f'the name "{name}" is taken ({seen[name]})', "give each node a name of its own")
-        seen.setdefault(name, path)
-
-
-def _paths(home: Home) -> Iterator[tuple[str, Attached]]:
+def _attached(home: Home) -> Iterator[tuple[str, Attached]]:
     for i, node in enumerate(home.node):
         yield f"node[{i}]", node
     if home.gateway:
@@ -383,88 +384,198 @@ def _paths(home: Home) -> Iterator[tuple[str, Attached]]:
         yield f"client[{i}]", client
 
 
+def _boxes(home: Home) -> Iterator[tuple[str, Box]]:
+    yield "router", home.router
+    for i, node in enumerate(home.node):
+        yield f"node[{i}]", node
+
+
+def _check_names(home: Home) -> Iterator[Problem]:
+    seen: dict[str, str] = {"internet": "a reserved name", "modem": "a reserved name"}
+    for path, name in (*_hosts(home), *((f"node[{i}].name", node.name) for i, node in enumerate(home.node))):
+        if name in seen:
+            yield Problem(path, f'the name "{name}" is taken ({seen[name]})', "give each node a name of its own")
+        seen.setdefault(name, path)
+
+
+def _check_radios(home: Home) -> Iterator[Problem]:
+    for path, box in _boxes(home):
+        for i, radio in enumerate(box.radios):
+            if radio in box.radios[:i]:
+                yield Problem(f"{path}.radios[{i}]", f'"{radio}" is there twice', "give each radio a name of its own")
+
+
 def _check_places(home: Home) -> Iterator[Problem]:
     boxes = {box.name: box for box in home.boxes}
-    wires = dict.fromkeys(boxes, 0)
-    for path, it in _paths(home):
+    for path, it in _attached(home):
         box = boxes.get(it.at)
         if box is None:
             yield Problem(f"{path}.at", f'no box "{it.at}"', f"boxes here: {', '.join(boxes)}")
-        elif it.by == "wire":
-            wires[it.at] += 1
-            if it.radio is not None:
-                yield Problem(f"{path}.radio", "a wired device has no radio", 'remove it, or set by = "wifi"')
+        elif it.by == "wire" and it.radio is not None:
+            yield Problem(f"{path}.radio", "a wired device has no radio", 'remove it, or set by = "wifi"')
+        elif it.by == "wifi" and not box.radios:
+            yield Problem(f"{path}.by", f'"{it.at}" has no radio', 'set by = "wire", or give the box a radio')
         elif it.radio is not None and it.radio not in box.radios:
             yield Problem(f"{path}.radio", f'"{it.at}" has no radio "{it.radio}"', f"radios: {', '.join(box.radios)}")
-        elif not box.radios:
-            yield Problem(f"{path}.by", f'"{it.at}" has no radio')
+
+
+def _check_rings(home: Home) -> Iterator[Problem]:
+    up = {node.name: node.at for node in home.node}
     for i, node in enumerate(home.node):
-        wires[node.name] += node.by == "wire"
-        if _reaches_itself(node, home):
+        seen, at = {node.name}, node.at
+        while at in up and at not in seen:
+            seen.add(at)
+            at = up[at]
+        if at in up:
             yield Problem(f"node[{i}].at", "a ring of nodes: it never comes to the router", 'set at = "router"')
-    for box in home.boxes:
-        if wires[box.name] > box.ports:
-            what = f"{wires[box.name]} cables in {box.ports} ports of {box.name}"
-            yield Problem("router.ports" if box is home.router else f"{box.name}.ports", what, "raise ports")
 
 
-def _reaches_itself(node: Node, home: Home) -> bool:
-    up = {n.name: n.at for n in home.node}
-    seen, at = {node.name}, node.at
-    while at in up:
-        if at in seen:
-            return True
-        seen.add(at)
-        at = up[at]
-    return False
+def _check_cables(home: Home) -> Iterator[Problem]:
+    cables = Counter(it.at for it in home.attached if it.by == "wire")
+    cables.update(node.name for node in home.node if node.by == "wire")
+    for path, box in _boxes(home):
+        count = cables[box.name]
+        if count > box.ports:
+            yield Problem(f"{path}.ports", f'{count} cables in {box.ports} ports of "{box.name}"', "raise ports")
+
+
+def _addresses(home: Home) -> Iterator[tuple[str, Address]]:
+    """Every address with its path in the file; the router's first, so that it is never the one to be blamed."""
+    router, modem = home.router, home.modem
+    own = {"lan": router.lan, "wan": router.wan, "lan6": router.lan6, "wan6": router.wan6}
+    yield from ((f"router.{key}", interface.ip) for key, interface in own.items() if interface is not None)
+    if modem:
+        yield from (("modem.lan", modem.lan.ip), ("modem.wan", modem.wan.ip))
+    yield from _host_addresses(home)
+    for i, server in enumerate(home.internet.server):
+        yield from _both(f"internet.server[{i}]", server)
+
+
+def _host_addresses(home: Home) -> Iterator[tuple[str, Address]]:
+    for path, it in _attached(home):
+        if not isinstance(it, Node):
+            yield from _both(path, it)
+
+
+def _both(path: str, host: Server | Gateway | Client) -> Iterator[tuple[str, Address]]:
+    yield f"{path}.v4", host.v4
+    if host.v6 is not None:
+        yield f"{path}.v6", host.v6
 
 
 def _check_addresses(home: Home) -> Iterator[Problem]:
-    lan, lan6 = home.router.lan.network, home.router.lan6.network if home.router.lan6 else None
-    seen: dict[object, str] = {home.router.lan.ip: "router.lan", home.router.wan.ip: "router.wan"}
-    for path, host in _paths(home):
-        if isinstance(host, Node):
-            continue
-        if host.v4 not in lan:
-            yield Problem(f"{path}.v4", f"{host.v4} is outside the LAN {lan}")
-        if host.v6 is not None and lan6 is None:
-            yield Problem(f"{path}.v6", "the router has no router.lan6", "give the router lan6, or remove v6")
-        elif host.v6 is not None and lan6 is not None and host.v6 not in lan6:
-            yield Problem(f"{path}.v6", f"{host.v6} is outside the LAN {lan6}")
-        for key, address in (("v4", host.v4), ("v6", host.v6)):
-            if address is not None and address in seen:
-                yield Problem(f"{path}.{key}", f"{address} is taken ({seen[address]})")
-            seen.setdefault(address, f"{path}.{key}")
+    seen: dict[Address, str] = {}
+    for path, address in _addresses(home):
+        if address in seen:
+            yield Problem(path, f"{address} is taken ({seen[address]})", "give each node an address of its own")
+        seen.setdefault(address, path)
+
+
+def _check_lan_addresses(home: Home) -> Iterator[Problem]:
+    for path, address in _host_addresses(home):
+        lan = home.router.lan if address.version == 4 else home.router.lan6
+        if lan is None:
+            yield Problem(path, "the router has no router.lan6", "give the router lan6, or remove v6")
+        elif address not in lan.network:
+            yield Problem(path, f"{address} is outside the LAN {lan.network}")
+        elif address in (lan.network.network_address, lan.network.broadcast_address):
+            yield Problem(path, f"{address} is the LAN's own or its broadcast address", "take another one")
+
+
+def _check_servers(home: Home) -> Iterator[Problem]:
+    lans = [lan.network for lan in (home.router.lan, home.router.lan6) if lan is not None]
     for i, server in enumerate(home.internet.server):
-        if server.v4 in lan:
-            yield Problem(f"internet.server[{i}].v4", f"{server.v4} is inside the LAN {lan}")
-        if server.v4 in seen:
-            yield Problem(f"internet.server[{i}].v4", f"{server.v4} is taken ({seen[server.v4]})")
-        seen.setdefault(server.v4, f"internet.server[{i}].v4")
-    if (home.router.lan6 is None) != (home.router.wan6 is None):
+        for path, address in _both(f"internet.server[{i}]", server):
+            yield from (Problem(path, f"{address} is inside the LAN {lan}") for lan in lans if address in lan)
+
+
+def _check_uplink(home: Home) -> Iterator[Problem]:
+    router, modem = home.router, home.modem
+    if router.wan.network.overlaps(router.lan.network):
+        yield Problem("router.wan", f"{router.wan.network} overlaps the LAN {router.lan.network}", "change one of them")
+    if (router.lan6 is None) != (router.wan6 is None):
         yield Problem("router", "lan6 and wan6 go together: give both or none")
-    if home.modem and home.router.wan.network != home.modem.lan.network:
-        yield Problem("router.wan", f"{home.router.wan} is not on the modem's LAN {home.modem.lan.network}")
-    if home.modem and home.router.wan6:
+    if modem and router.wan.network != modem.lan.network:
+        yield Problem("router.wan", f"{router.wan} is not on the modem's LAN {modem.lan.network}")
+    if modem and router.wan6:
         yield Problem("router.wan6", "IPv6 behind a modem with router function is not modelled", "remove wan6, lan6")
 
 
-def _check_references(home: Home) -> Iterator[Problem]:
-    clients = {c.name for c in home.client}
-    names = {name for _, name in _named(home)}
+def _check_dhcp(home: Home) -> Iterator[Problem]:
+    dhcp, lan = home.router.dhcp, home.router.lan.network
+    if dhcp.off and (dhcp.gateway or dhcp.dns):
+        yield Problem("router.dhcp", "DHCP that is off hands nothing out", "remove off, or remove gateway and dns")
+    if dhcp.gateway is not None and dhcp.gateway not in lan:
+        yield Problem("router.dhcp.gateway", f"{dhcp.gateway} is outside the LAN {lan}")
+
+
+def _check_port_forwards(home: Home) -> Iterator[Problem]:
+    clients = ", ".join(client.name for client in home.client)
+    seen: dict[tuple[str, int], str] = {}
     for i, forward in enumerate(home.router.port_forward):
-        if forward.to not in clients:
-            yield Problem(f"router.port_forward[{i}].to", f'no client "{forward.to}"')
+        path, key = f"router.port_forward[{i}]", (forward.protocol, forward.port)
+        if forward.to not in {client.name for client in home.client}:
+            yield Problem(f"{path}.to", f'no client "{forward.to}"', f"clients here: {clients}")
+        if key in seen:
+            yield Problem(f"{path}.port", f"{forward.protocol} port {forward.port} is taken ({seen[key]})")
+        seen.setdefault(key, path)
+
+
+def _check_gateways(home: Home) -> Iterator[Problem]:
     for i, client in enumerate(home.client):
         if client.gateway == "gateway" and home.gateway is None:
             yield Problem(f"client[{i}].gateway", "this home has no gateway", 'set gateway = "router"')
+
+
+def _check_expectations(home: Home) -> Iterator[Problem]:
     for i, expectation in enumerate(home.expect):
-        target, _, port = expectation.to.partition(":")
-        if target not in names or (port and not port.isdigit()):
-            yield Problem(f"expect[{i}].to", f'no node "{expectation.to}"', "a node's name, or name:port")
-        if expectation.gateway != "nothing" and home.gateway is None:
-            yield Problem(f"expect[{i}].gateway", "this home has no gateway", 'set gateway = "nothing"')
+        yield from _check_target(home, f"expect[{i}]", expectation)
+        yield from _check_runs(home, f"expect[{i}]", expectation)
         for family in ("v4", "v6"):
-            for name in getattr(expectation, family):
-                if name not in names:
-                    yield Problem(f"expect[{i}].{family}.{name}", f'no node "{name}"')
+            yield from _check_askers(home, f"expect[{i}].{family}", expectation, family)
+
+
+def _check_target(home: Home, path: str, expectation: Expectation) -> Iterator[Problem]:
+    target, colon, port = expectation.to.partition(":")
+    if target not in {name for _, name in _hosts(home)}:
+        yield Problem(f"{path}.to", f'no host "{target}"', "a server, a client, the gateway or the router")
+    if colon and not (_DECIMAL.fullmatch(port) and 1 <= int(port) <= 65535):
+        yield Problem(f"{path}.to", f'no port "{port}"', "write name:port with a port from 1 to 65535")
+
+
+def _check_runs(home: Home, path: str, expectation: Expectation) -> Iterator[Problem]:
+    if expectation.gateway != "nothing" and not (home.gateway and home.gateway.plugged):
+        what = "the gateway is not plugged in" if home.gateway else "this home has no gateway"
+        yield Problem(f"{path}.gateway", what, 'set gateway = "nothing"')
+
+
+def _check_askers(home: Home, path: str, expectation: Expectation, family: str) -> Iterator[Problem]:
+    known = {name for _, name in _hosts(home)}
+    v4_only = {host.name for host in (*home.lan_hosts, *home.internet.server) if host.v6 is None}
+    outcomes: dict[str, Outcome] = getattr(expectation, family)
+    for name, outcome in outcomes.items():
+        if name not in known:
+            yield Problem(f"{path}.{name}", f'no host "{name}"', "a server, a client, the gateway or the router")
+        if name == expectation.to.partition(":")[0]:
+            yield Problem(f"{path}.{name}", f'"{name}" would ask itself')
+        if family == "v6" and name in v4_only and outcome != "dead":
+            yield Problem(f"{path}.{name}", f'"{name}" has no v6 address', "give it one, or remove the expectation")
+        if expectation.gateway == "nothing" and outcome == "masqueraded":
+            yield Problem(f"{path}.{name}", "a gateway that runs nothing masquerades nobody")
+
+
+_CHECKS: tuple[Callable[[Home], Iterator[Problem]], ...] = (
+    _check_names,
+    _check_radios,
+    _check_places,
+    _check_rings,
+    _check_cables,
+    _check_addresses,
+    _check_lan_addresses,
+    _check_servers,
+    _check_uplink,
+    _check_dhcp,
+    _check_port_forwards,
+    _check_gateways,
+    _check_expectations,
+)

@@ -7,6 +7,9 @@ reading names every unknown key, missing key and wrong value with its path and w
 from __future__ import annotations
 
 import difflib
+import functools
+import json
+import re
 import tomllib
 import types
 import typing
@@ -39,6 +42,8 @@ _EXPECTED: dict[Any, str] = {
     IPv6Interface: "an IPv6 address with its prefix such as 2001:db8::1/64",
     IPv6Network: "an IPv6 network such as 2001:db8::/64",
 }
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
+_SHOWN_CHARACTERS = 60
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 
 
@@ -76,7 +81,8 @@ def describe(kind: Any) -> str:
     if origin is dict:
         return f"a table, each value {describe(args[1])}"
     if _is_struct(kind):
-        return "a table with the keys " + ", ".join(f.encode_name for f in msgspec.structs.fields(kind))
+        required = [f"{f.encode_name} = …" for f in msgspec.structs.fields(kind) if f.required]
+        return f"a table such as {{ {', '.join(required)} }}" if required else "a table"
     return getattr(kind, "__name__", str(kind))
 
 
@@ -89,8 +95,10 @@ def read(text: str, kind: type[T], source: str, check: Callable[[T], list[Proble
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number with too many digits
         raise Problems(Problem(source, f"not a TOML file: {error}", "see https://toml.io for the syntax")) from None
+    except RecursionError:
+        raise Problems(Problem(source, "not a TOML file that can be read: nested too deeply")) from None
     problems: list[Problem] = []
     value = _convert(data, kind, "", problems)
     if not problems and check is not None:
@@ -110,6 +118,7 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(struct, type) and issubclass(struct, msgspec.Struct)
 
 
+@functools.cache
 def _field_types(kind: Any) -> dict[str, Any]:
     """The types of a struct's fields; the parameters of a generic one filled in."""
     struct = typing.get_origin(kind) or kind
@@ -119,7 +128,7 @@ def _field_types(kind: Any) -> dict[str, Any]:
     def fill(hint: Any) -> Any:
         if hint in filled:
             return filled[hint]
-        if isinstance(hint, types.UnionType):
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
             return typing.Union[tuple(fill(a) for a in typing.get_args(hint))]  # noqa: UP007
         return hint
 
@@ -131,13 +140,16 @@ def _convert(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(data, kind, path, problems)
-    if _is_struct(kind) and isinstance(data, dict):
-        return _convert_struct(data, kind, path, problems)
-    if origin is tuple and isinstance(data, list):
+    if not _is_struct(kind) and origin not in (tuple, dict):
+        return _convert_leaf(data, kind, path, problems)
+    container: Any = list if origin is tuple else dict
+    if not isinstance(data, container):
+        return _refuse(data, kind, path, problems)
+    if origin is tuple:
         return tuple(_convert(item, args[0], f"{path}[{i}]", problems) for i, item in enumerate(data))
-    if origin is dict and isinstance(data, dict):
+    if origin is dict:
         return {key: _convert(item, args[1], _join(path, key), problems) for key, item in data.items()}
-    return _convert_leaf(data, kind, path, problems)
+    return _convert_struct(data, kind, path, problems)
 
 
 def _convert_union(data: Any, kind: Any, path: str, problems: list[Problem]) -> Any:
@@ -150,14 +162,13 @@ def _convert_union(data: Any, kind: Any, path: str, problems: list[Problem]) -> 
         value = _convert(data, choice, path, attempt)
         if not attempt:
             return value
-    problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}"))
-    return None
+    return _refuse(data, kind, path, problems)
 
 
 def _convert_struct(data: dict[str, Any], kind: Any, path: str, problems: list[Problem]) -> Any:
     hints = _field_types(kind)
     fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
-    for key in data.keys() - fields.keys():
+    for key in (key for key in data if key not in fields):
         near = difflib.get_close_matches(key, fields, n=1)
         remedy = f'did you mean "{near[0]}"?' if near else "known keys here: " + ", ".join(fields)
         problems.append(Problem(_join(path, key), "unknown key", remedy))
@@ -176,8 +187,11 @@ def _convert_leaf(data: Any, kind: Any, path: str, problems: list[Problem]) -> A
     try:
         return msgspec.convert(data, kind, dec_hook=decode_address)
     except (msgspec.ValidationError, ValueError):
-        problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}"))
-        return None
+        return _refuse(data, kind, path, problems)
+
+
+def _refuse(data: Any, kind: Any, path: str, problems: list[Problem]) -> None:
+    problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}"))
 
 
 def _shown(data: Any) -> str:
@@ -187,8 +201,13 @@ def _shown(data: Any) -> str:
         return "a table"
     if isinstance(data, list):
         return "a list"
-    return f'"{data}"' if isinstance(data, str) else str(data)
+    if isinstance(data, int) and data.bit_length() > 64:
+        return "a number of more than 64 bits"
+    text = json.dumps(data, ensure_ascii=False) if isinstance(data, str) else str(data)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
 def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+    """The path as TOML writes it: keys that are not bare are quoted."""
+    shown = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+    return f"{path}.{shown}" if path else shown

@@ -1,0 +1,448 @@
+"""A home -> machines and wires: what the lab will build, as pure data.
+
+Laws of the model (each decides whether the article's fault shows):
+
+- A machine is a network namespace. A box (router, mesh node, access point) is two: its kernel, and its *hardware*,
+  `<box>.hw`, which forwards frames that its kernel never sees.
+- LAN ports hang on the switch chip, a bridge in the hardware with filtering off, joined to `br-lan` by one CPU port.
+- A radio forwards between its own stations (net/mac80211/rx.c, ieee80211_deliver_skb); all else it hands to `br-lan`.
+  So a radio is a bridge in the hardware too, joined to `br-lan` by its network device.
+- A mesh node's backhaul is a port of both kernel bridges; a wired access point's uplink is a wire between two chips.
+- `bridge-nf-call-*` is per network namespace and 1 in a new one (br_netfilter_hooks.c, brnf_init_net): always set.
+- IPv4 device settings of a new namespace are copied from the machine's own (net/ipv4/devinet.c, devinet_init_net):
+  what matters is set, so that a lab does not depend on the machine.
+- The internet is one machine that owns every server's address and knows no route to private addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+
+from msgspec import Struct
+
+from sidegate.home import (
+    SERVICE_PORTS,
+    Attached,
+    Behaviour,
+    Box,
+    Client,
+    Gateway,
+    GatewayRuns,
+    Home,
+    Modem,
+    Node,
+    PortForward,
+    RouterProfile,
+    behaviour,
+)
+
+INTERNET, MODEM = "internet", "modem"
+_FIRST_INDEX = 100
+LAN_PORT = "eth0"
+"""The network interface of the gateway and of every client, whatever its medium."""
+
+
+class End(Struct, frozen=True):
+    """One end of a wire. bridge: the bridge of that machine it becomes a port of.
+
+    index: the interface's index, another one for every end of the lab. Were both ends of a veth pair alike, the kernel
+    would not see a stacked device in it and tell its carrier up to a second late (net/core/link_watch.c,
+    linkwatch_urgent_event); a bridge port drops frames until then.
+    """
+
+    machine: str
+    interface: str
+    mac: str
+    index: int
+    bridge: str | None = None
+
+
+class Wire(Struct, frozen=True):
+    """A link between two machines; the rate holds each way. cut: the far end is left down (a pulled cable)."""
+
+    near: End
+    far: End
+    rate_mbit: float | None = None
+    cut: bool = False
+
+
+class Bridge(Struct, frozen=True):
+    name: str
+    mac: str
+
+
+class Rules(Struct, frozen=True):
+    """A ruleset: the program that loads it, and its text."""
+
+    program: tuple[str, ...]
+    text: str
+
+
+class Machine(Struct, frozen=True):
+    """One network namespace.
+
+    settings: sysctls (path below /proc/sys, value), written before any interface exists.
+    addresses: `ip -batch` lines once the interfaces are there. daemons: programs that return when they are ready.
+    listens: what answers here, as (service, address, port). resolver: its DNS server.
+    """
+
+    name: str
+    settings: tuple[tuple[str, str], ...]
+    bridges: tuple[Bridge, ...] = ()
+    addresses: tuple[str, ...] = ()
+    rules: tuple[Rules, ...] = ()
+    daemons: tuple[tuple[str, ...], ...] = ()
+    listens: tuple[tuple[str, str, int], ...] = ()
+    resolver: str | None = None
+
+
+class Blueprint(Struct, frozen=True):
+    machines: tuple[Machine, ...]
+    wires: tuple[Wire, ...]
+
+    def wire_of(self, machine: str) -> Wire:
+        """The wire that a gateway's or client's port hangs on."""
+        return next(w for w in self.wires if w.near.machine == machine and w.near.interface == LAN_PORT)
+
+
+def hardware(box: str) -> str:
+    """The machine that stands for a box's switch chip and radios."""
+    return f"{box}.hw"
+
+
+def mac_of(number: int) -> str:
+    """A locally administered address; the same home always gets the same ones."""
+    return f"02:5d:00:00:{number >> 8:02x}:{number & 255:02x}"
+
+
+def place(box: Box, it: Attached | None, by: str, radio: str | None) -> tuple[str, str]:
+    """The machine and bridge that a device attached to a box becomes a port of.
+
+    A mesh node's backhaul is a port of the kernel bridge: each node is a network device of its own there (4-address
+    mode). Everything else goes by the chip or the radio.
+    """
+    if by == "wifi" and isinstance(it, Node):
+        return box.name, "br-lan"
+    if by == "wifi":
+        return hardware(box.name), radio or box.radios[0]
+    return (hardware(box.name), "chip") if box.switch_chip else (box.name, "br-lan")
+
+
+def blueprint(home: Home, profile: RouterProfile) -> Blueprint:
+    """Everything the lab builds for a home."""
+    return _Drawing(home, behaviour(home, profile)).drawn()
+
+
+class _Drawing:
+    """Numbers MACs and ports while the wires are drawn."""
+
+    def __init__(self, home: Home, does: Behaviour) -> None:
+        self.home, self.does = home, does
+        self.macs = 0
+        self.ports: dict[tuple[str, str], int] = {}
+        self.wires: list[Wire] = []
+        self.bridges: dict[str, list[Bridge]] = {}
+
+    def mac(self) -> str:
+        self.macs += 1
+        return mac_of(self.macs)
+
+    def end(self, machine: str, interface: str, bridge: str | None = None) -> End:
+        mac = self.mac()
+        return End(machine, interface, mac, _FIRST_INDEX + self.macs, bridge)
+
+    def port(self, machine: str, prefix: str) -> str:
+        number = self.ports[machine, prefix] = self.ports.get((machine, prefix), 0) + 1
+        return f"{prefix}{number}"
+
+    def bridge(self, machine: str, name: str) -> str:
+        existing = self.bridges.setdefault(machine, [])
+        if name not in (b.name for b in existing):
+            existing.append(Bridge(name, self.mac()))
+        return name
+
+    def drawn(self) -> Blueprint:
+        self._draw_wan()
+        for box in self.home.boxes:
+            self._draw_inside(box)
+        for it in self.home.attached:
+            self._draw_attached(it)
+        return Blueprint(self._machines(), tuple(self.wires))
+
+    def _draw_wan(self) -> None:
+        router, modem = self.home.router, self.home.modem
+        outside = self.end(INTERNET, "wan")
+        if modem:
+            self.wires.append(Wire(self.end(MODEM, "wan"), outside, router.wan_rate_mbit))
+            self.wires.append(Wire(self.end(router.name, "wan"), self.end(MODEM, "lan")))
+        else:
+            self.wires.append(Wire(self.end(router.name, "wan"), outside, router.wan_rate_mbit))
+
+    def _draw_inside(self, box: Box) -> None:
+        """br-lan in the kernel; the chip and the radios that somebody uses in the hardware, one link to each."""
+        self.bridge(box.name, "br-lan")
+        inside, outside = box.name, hardware(box.name)
+        used = {r for it in self.home.attached if it.at == box.name and it.by == "wifi" for r in self._radios_of(it)}
+        units = [("chip", "cpu")] if box.switch_chip else []
+        for unit, link in [*units, *((radio, radio) for radio in box.radios if radio in used)]:
+            near = self.end(inside, link, "br-lan")
+            self.wires.append(Wire(near, self.end(outside, f"{unit}-up", self.bridge(outside, unit))))
+
+    def _radios_of(self, it: Attached) -> tuple[str, ...]:
+        box = next(b for b in self.home.boxes if b.name == it.at)
+        return () if isinstance(it, Node) else (it.radio or box.radios[0],)
+
+    def _draw_attached(self, it: Attached) -> None:
+        box = next(b for b in self.home.boxes if b.name == it.at)
+        machine, bridge = place(box, it, it.by, it.radio)
+        prefix = "mesh" if isinstance(it, Node) and it.by == "wifi" else ("sta" if it.by == "wifi" else "p")
+        far = self.end(machine, self.port(machine, prefix), bridge)
+        near = self._uplink(it) if isinstance(it, Node) else self.end(it.name, LAN_PORT)
+        cut = isinstance(it, Gateway) and not it.plugged
+        self.wires.append(Wire(near, far, it.rate_mbit, cut))
+
+    def _uplink(self, node: Node) -> End:
+        if node.by == "wifi" or not node.switch_chip:
+            return self.end(node.name, "uplink", "br-lan")
+        return self.end(hardware(node.name), "uplink", self.bridge(hardware(node.name), "chip"))
+
+    def _machines(self) -> tuple[Machine, ...]:
+        home, router = self.home, self.home.router
+        machines = [_internet(home)]
+        if home.modem:
+            machines.append(_modem(home.modem))
+        machines.append(_router(home, self.does, tuple(self.bridges[router.name])))
+        for node in home.node:
+            settings = _settings(bridge_filter=node.bridge_filter, forwards=False)
+            machines.append(Machine(node.name, settings, tuple(self.bridges[node.name])))
+        for name in (hardware(box.name) for box in home.boxes):
+            if name in self.bridges:
+                machines += [Machine(name, _settings(False, False), tuple(self.bridges[name]))]
+        machines.extend(_host(home, host) for host in home.lan_hosts)
+        return tuple(machines)
+
+
+def _settings(bridge_filter: bool, forwards: bool) -> tuple[tuple[str, str], ...]:
+    flag, forward = str(int(bridge_filter)), str(int(forwards))
+    v4 = {"forwarding": forward, "rp_filter": "0", "accept_redirects": "1", "send_redirects": "1", "arp_ignore": "0"}
+    v6 = {"forwarding": forward, "accept_ra": "0", "accept_dad": "0", "dad_transmits": "0", "disable_ipv6": "0"}
+    return (
+        ("net/ipv4/ip_forward", forward),
+        *((f"net/ipv4/conf/{scope}/{key}", value) for scope in ("all", "default") for key, value in v4.items()),
+        *((f"net/ipv6/conf/{scope}/{key}", value) for scope in ("all", "default") for key, value in v6.items()),
+        ("net/ipv4/ping_group_range", "0 0"),
+        *((f"net/bridge/bridge-nf-call-{family}", flag) for family in ("iptables", "ip6tables", "arptables")),
+    )
+
+
+def _other_end(mine: IPv4Interface | IPv6Interface) -> str:
+    """The ISP's address on the WAN: the first of the network that is not the router's."""
+    first = mine.network.network_address + 1
+    return str(first if first != mine.ip else first + 1)
+
+
+def _internet(home: Home) -> Machine:
+    wan = home.modem.wan if home.modem else home.router.wan
+    lines = [f"addr add {_other_end(wan)}/{wan.network.prefixlen} dev wan"]
+    if home.router.wan6 and home.router.lan6:
+        wan6 = home.router.wan6
+        lines.append(f"addr add {_other_end(wan6)}/{wan6.network.prefixlen} dev wan nodad")
+        lines.append(f"route add {home.router.lan6.network} via {wan6.ip}")
+    listens, records, resolvers = [], [], []
+    for server in home.internet.server:
+        addresses = [str(server.v4), *([str(server.v6)] if server.v6 else [])]
+        lines += [f"addr add {a} dev lo{' nodad' if ':' in a else ''}" for a in addresses]
+        for service in server.serves:
+            ports = (SERVICE_PORTS[service], *(server.ports if service == "http" else ()))
+            if service == "dns":
+                resolvers += addresses
+            else:
+                listens += [(service, a, port) for a in addresses for port in ports]
+        if server.domain:
+            records += [f"--host-record={server.domain},{','.join(addresses)}"]
+    return Machine(
+        INTERNET,
+        _settings(False, False),
+        addresses=tuple(lines),
+        rules=(Rules(("nft", "-f", "-"), _blocking(home)),),
+        daemons=(_dnsmasq("internet", *(f"--listen-address={a}" for a in resolvers), *records),) if resolvers else (),
+        listens=tuple(listens),
+    )
+
+
+def _blocking(home: Home) -> str:
+    rules = "".join(f"        ip{'6' if a.version == 6 else ''} daddr {a} drop\n" for a in home.internet.blocked)
+    return (
+        "table inet isp {\n    chain arriving {\n"
+        "        type filter hook prerouting priority raw; policy accept;\n"
+        f"{rules}    }}\n}}\n"
+    )
+
+
+def _dnsmasq(name: str, *options: str) -> tuple[str, ...]:
+    """A dnsmasq that reads nothing of this machine and goes to the background when it answers."""
+    common = ("--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--bind-interfaces", "--user=root", "--group=")
+    return ("dnsmasq", *common, f"--pid-file=/run/dnsmasq-{name}.pid", "--cache-size=1000", *options)
+
+
+def _modem(modem: Modem) -> Machine:
+    wan, lan = modem.wan, modem.lan
+    return Machine(
+        MODEM,
+        _settings(False, True),
+        addresses=(
+            f"addr add {wan} dev wan",
+            f"addr add {lan} dev lan",
+            f"route add default via {_other_end(wan)}",
+        ),
+        rules=(nat_rules("nft", "masquerade", wan.ip, (), False, False, {}),),
+    )
+
+
+def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...]) -> Machine:
+    router = home.router
+    upstream = str(home.modem.lan.ip) if home.modem else _other_end(router.wan)
+    lines = [
+        f"addr add {router.wan} dev wan",
+        f"addr add {router.lan} dev br-lan",
+        f"route add default via {upstream}",
+    ]
+    if router.wan6 and router.lan6:
+        lines += [
+            f"addr add {router.wan6} dev wan nodad",
+            f"addr add {router.lan6} dev br-lan nodad",
+            f"route add default via {_other_end(router.wan6)}",
+        ]
+    resolvers = [str(s.v4) for s in home.internet.server if "dns" in s.serves]
+    forwarder = _dnsmasq(router.name, f"--listen-address={router.lan.ip}", *(f"--server={r}" for r in resolvers))
+    return Machine(
+        router.name,
+        _settings(does.bridge_filter, True),
+        bridges,
+        tuple(lines),
+        rules=(_router_rules(home, does),),
+        daemons=(forwarder,),
+        listens=(("http", str(router.lan.ip), 80),),
+    )
+
+
+def _router_rules(home: Home, does: Behaviour) -> Rules:
+    targets = {c.name: c.v4 for c in home.client}
+    return nat_rules(
+        does.firewall,
+        does.nat,
+        home.router.wan.ip,
+        home.router.port_forward,
+        does.drop_invalid,
+        does.dns_hijack,
+        targets,
+    )
+
+
+def nat_rules(
+    firewall: str,
+    nat: str,
+    wan: IPv4Address,
+    forwards: tuple[PortForward, ...],
+    drop_invalid: bool,
+    dns_hijack: bool,
+    targets: dict[str, IPv4Address],
+) -> Rules:
+    """A stock router's ruleset in one of three languages: NAT, port forwards, nothing else in from the WAN."""
+    ports = [(f.protocol, f.port, targets[f.to], f.to_port) for f in forwards]
+    if firewall == "nft":
+        return Rules(("nft", "-f", "-"), _nft_router(nat, wan, ports, drop_invalid, dns_hijack))
+    return Rules((f"{firewall}-restore",), _iptables_router(nat, wan, ports, drop_invalid, dns_hijack))
+
+
+_Forwards = Sequence[tuple[str, int, IPv4Address, int]]
+
+
+def _nft_router(nat: str, wan: IPv4Address, ports: _Forwards, drop_invalid: bool, dns_hijack: bool) -> str:
+    inward = [f'iifname "wan" {proto} dport {port} dnat to {to}:{to_port}' for proto, port, to, to_port in ports]
+    if dns_hijack:
+        inward += [f'iifname "br-lan" {proto} dport 53 redirect' for proto in ("udp", "tcp")]
+    outward = {"masquerade": ['oifname "wan" masquerade'], "snat": [f'oifname "wan" snat to {wan}'], "none": []}[nat]
+    forward = [
+        *(["ct state invalid drop"] if drop_invalid else []),
+        'iifname != "wan" accept',
+        "ct state established,related accept",
+        "ct status dnat accept",
+        "drop",
+    ]
+
+    def chain(name: str, head: str, rules: list[str]) -> str:
+        return (
+            f"    chain {name} {{\n        {head}; policy accept;\n"
+            + "".join(f"        {r}\n" for r in rules)
+            + "    }\n"
+        )
+
+    return (
+        "table ip router {\n"
+        + chain("inward", "type nat hook prerouting priority dstnat", inward)
+        + chain("outward", "type nat hook postrouting priority srcnat", outward)
+        + chain("forward", "type filter hook forward priority filter", forward)
+        + "}\n"
+    )
+
+
+def _iptables_router(nat: str, wan: IPv4Address, ports: _Forwards, drop_invalid: bool, dns_hijack: bool) -> str:
+    inward = [f"-i wan -p {proto} --dport {port} -j DNAT --to {to}:{to_port}" for proto, port, to, to_port in ports]
+    if dns_hijack:
+        inward += [f"-i br-lan -p {proto} --dport 53 -j REDIRECT" for proto in ("udp", "tcp")]
+    outward = {"masquerade": ["-o wan -j MASQUERADE"], "snat": [f"-o wan -j SNAT --to {wan}"], "none": []}[nat]
+    forward = [
+        *(["-m conntrack --ctstate INVALID -j DROP"] if drop_invalid else []),
+        "! -i wan -j ACCEPT",
+        "-m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT",
+        "-j DROP",
+    ]
+    lines = ["*nat", *(f"-A PREROUTING {r}" for r in inward), *(f"-A POSTROUTING {r}" for r in outward), "COMMIT"]
+    lines += ["*filter", *(f"-A FORWARD {r}" for r in forward), "COMMIT"]
+    return "\n".join(lines) + "\n"
+
+
+def _host(home: Home, host: Gateway | Client) -> Machine:
+    router = home.router
+    lines = [f"addr add {host.v4}/{router.lan.network.prefixlen} dev {LAN_PORT}"]
+    way = router.lan.ip
+    if isinstance(host, Client) and host.gateway == "gateway" and home.gateway:
+        way = home.gateway.v4
+    if not (isinstance(host, Client) and host.gateway == "none"):
+        lines.append(f"route add default via {way}")
+    if host.v6 and router.lan6:
+        lines.append(f"addr add {host.v6}/{router.lan6.network.prefixlen} dev {LAN_PORT} nodad")
+        lines.append(f"route add default via {router.lan6.ip}")
+    listens = tuple((service, str(a), port) for a in (host.v4, host.v6) if a for service, port in _HOST_SERVICES)
+    if isinstance(host, Gateway) and not host.plugged:
+        # Its port has no carrier, so that the routes would be refused.
+        lines, listens = [line for line in lines if line.startswith("addr")], ()
+    return Machine(
+        host.name,
+        _settings(False, False),
+        addresses=tuple(lines),
+        listens=listens,
+        resolver=str(router.dhcp.dns or router.lan.ip),
+    )
+
+
+_HOST_SERVICES = (("http", 80), ("echo", 7))
+
+
+def gateway_commands(runs: GatewayRuns, interface: str = LAN_PORT) -> tuple[tuple[str, ...], ...]:
+    """Commands that make the gateway forward as people do by hand; for `sidegate` it starts from a plain box.
+
+    `forwarding` and `masquerade` turn ICMP redirects off: with them on, a client that accepts one leaves the gateway
+    and the fault hides (net/ipv4/route.c, ip_rt_send_redirect).
+    """
+    on = str(int(runs in ("forwarding", "masquerade")))
+    settings = (f"net.ipv4.ip_forward={on}", *(f"net.ipv4.conf.{i}.send_redirects=0" for i in ("all", interface)))
+    commands: list[tuple[str, ...]] = [
+        ("sysctl", "-q", "-w", *settings),
+        ("iptables", "-t", "nat", "-F", "POSTROUTING"),
+    ]
+    if runs == "masquerade":
+        commands.append(("iptables", "-t", "nat", "-I", "POSTROUTING", "-j", "MASQUERADE"))
+    return tuple(commands)

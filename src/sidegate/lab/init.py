@@ -1,0 +1,320 @@
+"""PID 1 of a lab: builds the machines, then keeps them alive until it dies, and all of them with it.
+
+Every machine is a process that holds namespaces and sleeps. When PID 1 of a PID namespace dies, the kernel kills every
+process in it (kernel/pid_namespace.c, zap_pid_ns_processes), and a namespace dies with its last process: so nothing is
+left behind, however the lab ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from sidegate.lab import namespaces as ns
+from sidegate.lab.blueprint import Blueprint, Machine, Rules, Wire
+from sidegate.lab.servers import serve
+from sidegate.problems import Exit, Problem, Problems
+
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "HOME": "/run",
+}
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """The process that holds a machine: its id outside of the lab, and inside."""
+
+    outside: int
+    inside: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """pid: PID 1 of the lab, as an id outside of it."""
+
+    pid: int
+    machines: dict[str, Holder]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    problems: tuple[Problem, ...]
+
+
+Outcome = Ready | Failed
+
+
+def run_init(plan: Blueprint, report_fd: int, alive_fd: int | None) -> NoReturn:
+    """Builds the lab, reports Ready or Failed on `report_fd`, and lives on until told to end.
+
+    alive_fd: the reading end of a pipe; when its last writer dies the lab ends. Without it the lab lives until killed.
+    Called in a fresh child process, the first one of its PID namespace.
+    """
+    close_other_fds(report_fd, *([alive_fd] if alive_fd is not None else []))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.setsid()
+    try:
+        ready = _build(plan)
+    except Problems as error:
+        _report(report_fd, Failed(error.problems))
+        os._exit(1)
+    except BaseException as error:
+        _report(report_fd, Failed((Problem("lab", f"{type(error).__name__}: {error}", exit_code=Exit.FAULT),)))
+        os._exit(1)
+    _detach_output()
+    _report(report_fd, ready)
+    _sleep(alive_fd)
+    os._exit(0)
+
+
+def close_other_fds(*kept: int) -> None:
+    """Closes what was inherited: a pipe counts as open as long as any process holds its end."""
+    edges = [2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
+    for low, high in itertools.pairwise(edges):
+        os.closerange(low + 1, high)
+
+
+def _report(fd: int, outcome: Outcome) -> None:
+    os.write(fd, msgspec.json.encode(outcome))
+    os.close(fd)
+
+
+def _detach_output() -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def _sleep(alive_fd: int | None) -> None:
+    """Waits for the end and reaps what died: a PID 1 inherits every orphan."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)
+    watched = [wake_read, *([alive_fd] if alive_fd is not None else [])]
+    while True:
+        readable, _, _ = select.select(watched, [], [])
+        if alive_fd in readable:
+            return
+        os.read(wake_read, 4096)
+        _reap()
+
+
+def _reap() -> None:
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                return
+        except ChildProcessError:
+            return
+
+
+def _build(plan: Blueprint) -> Ready:
+    ns.mount("", "/", flags=ns.MS_REC | ns.MS_PRIVATE)
+    pid_outside = ns.own_pid_outside()
+    holders = {machine.name: _start_holder(machine) for machine in plan.machines}
+    machines = {name: Holder(outside=holder.wait(), inside=holder.pid) for name, holder in holders.items()}
+    ns.mount("proc", "/proc", "proc")
+    pids = {name: holder.inside for name, holder in machines.items()}
+    _ip_batch(None, [line for wire in plan.wires for line in _wire_lines(wire, pids)])
+    _in_parallel([(m.name, partial(_configure, m, plan.wires, pids[m.name])) for m in plan.machines])
+    _Child.start(lambda done: serve(plan, pids, done)).wait()
+    return Ready(pid_outside, machines)
+
+
+class _Child:
+    """A forked process that says a number when it is ready, or a problem."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid, self.channel = pid, channel
+
+    @classmethod
+    def start(cls, work: Callable[[Callable[[int], None]], None]) -> _Child:
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid:
+            theirs.close()
+            return cls(pid, ours)
+        close_other_fds(theirs.fileno())
+        try:
+            work(lambda number: theirs.sendall(msgspec.json.encode(number)))
+        except Problems as error:
+            theirs.sendall(msgspec.json.encode(error.problems))
+        except BaseException as error:
+            theirs.sendall(msgspec.json.encode((Problem("lab", f"{type(error).__name__}: {error}"),)))
+        os._exit(0)
+
+    def wait(self) -> int:
+        """The number it said. Raises its Problems."""
+        said = self.channel.recv(65536)
+        self.channel.close()
+        if not said:
+            raise Problems(Problem("lab", "a process of the lab ended before it was ready", exit_code=Exit.FAULT))
+        answer = msgspec.json.decode(said, type=int | tuple[Problem, ...])
+        if isinstance(answer, int):
+            return answer
+        raise Problems(*answer)
+
+
+def _in_parallel(work: list[tuple[str, Callable[[], None]]]) -> None:
+    """Runs each in a process of its own. Raises all their Problems at once."""
+
+    def task(act: Callable[[], None]) -> Callable[[Callable[[int], None]], None]:
+        def run(done: Callable[[int], None]) -> None:
+            act()
+            done(0)
+
+        return run
+
+    children = [(name, _Child.start(task(act))) for name, act in work]
+    problems: list[Problem] = []
+    for name, child in children:
+        try:
+            child.wait()
+        except Problems as error:
+            problems += (msgspec.structs.replace(p, where=f"{name}: {p.where}") for p in error.problems)
+    if problems:
+        raise Problems(*problems)
+
+
+def _start_holder(machine: Machine) -> _Child:
+    def hold(ready: Callable[[int], None]) -> None:
+        ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
+        socket.sethostname(machine.name)
+        for path, value in machine.settings:
+            _set(path, value)
+        outside = ns.own_pid_outside()
+        _furnish(machine)
+        ready(outside)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        while True:
+            signal.pause()
+
+    return _Child.start(hold)
+
+
+def _set(path: str, value: str) -> None:
+    """Without br_netfilter in the kernel there is no net/bridge, and then nothing to turn off either."""
+    file = Path("/proc/sys", path)
+    if path.startswith("net/bridge/") and not file.exists():
+        if value != "0":
+            remedy = "sudo modprobe br_netfilter"
+            raise Problems(Problem(path, "the kernel module br_netfilter is not loaded", remedy, Exit.MISSING))
+        return
+    file.write_text(value, "ascii")
+
+
+def _furnish(machine: Machine) -> None:
+    """A /proc, /run, /sys and resolver of its own: what a program would find on a box of its own."""
+    ns.mount("proc", "/proc", "proc")
+    ns.mount("tmpfs", "/run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
+    os.makedirs("/run/lock")
+    os.makedirs("/run/lab")
+    if machine.resolver is not None:
+        text = Path("/run/lab/resolv.conf")
+        text.write_text(f"nameserver {machine.resolver}\n", "ascii")
+        _put_over("/run/lab/resolv.conf", "/etc/resolv.conf")
+
+
+def _put_over(source: str, target: str) -> None:
+    """Binds a file over another; a link's target under /run is made first, since /run is empty here."""
+    real = os.path.realpath(target)
+    if real.startswith("/run/"):
+        os.makedirs(os.path.dirname(real), exist_ok=True)
+        Path(real).touch()
+    if os.path.exists(real):
+        ns.mount(source, real, flags=ns.MS_BIND)
+
+
+def _wire_lines(wire: Wire, pids: dict[str, int]) -> list[str]:
+    near, far = wire.near, wire.far
+    return [
+        f"link add name {near.interface} index {near.index} address {near.mac} netns {pids[near.machine]} type veth "
+        f"peer name {far.interface} index {far.index} address {far.mac} netns {pids[far.machine]}"
+    ]
+
+
+def _configure(machine: Machine, wires: tuple[Wire, ...], pid: int) -> None:
+    """Everything inside one machine once its interfaces are there."""
+    ns.enter(pid, ("net", "mnt", "uts"))
+    for rules in machine.rules:
+        _load(rules)
+    _ip_batch(machine.name, _inside_lines(machine, wires))
+    _limit_rates(machine, wires)
+    for daemon in machine.daemons:
+        _run(daemon)
+
+
+def _inside_lines(machine: Machine, wires: tuple[Wire, ...]) -> list[str]:
+    lines = ["link set lo up"]
+    for bridge in machine.bridges:
+        options = "forward_delay 0 stp_state 0 mcast_snooping 0"
+        lines.append(f"link add name {bridge.name} address {bridge.mac} type bridge {options}")
+    for wire in wires:
+        for end in (wire.near, wire.far):
+            if end.machine == machine.name:
+                master = f" master {end.bridge}" if end.bridge else ""
+                state = "down" if wire.cut and end is wire.far else "up"
+                lines.append(f"link set {end.interface}{master} {state}")
+    lines += [f"link set {bridge.name} up" for bridge in machine.bridges]
+    return [*lines, *machine.addresses]
+
+
+def _limit_rates(machine: Machine, wires: tuple[Wire, ...]) -> None:
+    for wire in wires:
+        for end in (wire.near, wire.far):
+            if end.machine == machine.name and wire.rate_mbit is not None:
+                _run(rate_command(end.interface, wire.rate_mbit))
+
+
+def rate_command(interface: str, rate_mbit: float) -> tuple[str, ...]:
+    """Limits what leaves an interface: a token bucket of 10 ms at the rate, at least four full segments."""
+    burst_bytes = max(int(rate_mbit * 1e6 / 8 * 0.01), 4 * 65536)
+    limits = ("rate", f"{rate_mbit}mbit", "burst", str(burst_bytes), "latency", "50ms")
+    return ("tc", "qdisc", "add", "dev", interface, "root", "tbf", *limits)
+
+
+def _ip_batch(where: str | None, lines: list[str]) -> None:
+    _run(("ip", "-batch", "-"), "\n".join(lines) + "\n", where or "wires")
+
+
+def _load(rules: Rules) -> None:
+    _run(rules.program, rules.text)
+
+
+def _run(command: tuple[str, ...], text: str = "", where: str = "") -> None:
+    """Raises Problems with the program's own words."""
+    try:
+        done = subprocess.run(
+            command, input=text, text=True, capture_output=True, timeout=20, env=_ENVIRONMENT, cwd="/"
+        )
+    except FileNotFoundError:
+        raise Problems(Problem(command[0], "this program is missing", "make setup", Exit.MISSING)) from None
+    except subprocess.TimeoutExpired:
+        raise Problems(Problem(command[0], "did not end within 20 s", exit_code=Exit.FAULT)) from None
+    if done.returncode:
+        said = done.stderr.strip() or f"exit {done.returncode}"
+        raise Problems(Problem(where or " ".join(command[:4]), said, exit_code=Exit.FAULT))
+
+
+def main_environment() -> dict[str, str]:
+    """The environment of a program that runs on a machine of the lab.
+
+    STATE_DIRECTORY is what systemd gives a service (systemd.exec(5)): without root nobody can write below /var/lib.
+    """
+    interpreter = os.path.dirname(sys.executable)
+    return {**_ENVIRONMENT, "PATH": f"{interpreter}:{_ENVIRONMENT['PATH']}", "STATE_DIRECTORY": "/run/state"}

@@ -1,0 +1,118 @@
+"""Real servers of the lab, all in one process: a socket stays in the network namespace it was made in.
+
+HTTP answers `/` with the machine's name, `/who` with the asking address as the server sees it, and `/bytes/N` with N
+bytes. Echo sends every UDP datagram back.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from sidegate.lab import namespaces as ns
+from sidegate.lab.blueprint import Blueprint, Machine
+
+_BLOCK_BYTES = 1 << 24
+
+
+def serve(plan: Blueprint, pids: dict[str, int], ready: Callable[[int], None]) -> None:
+    """Opens every machine's sockets, says that it is ready, and answers for as long as it lives."""
+    block = os.memfd_create("bytes")
+    os.truncate(block, _BLOCK_BYTES)
+    selector = selectors.DefaultSelector()
+    for machine in plan.machines:
+        if machine.listens:
+            _listen(machine, pids[machine.name], block, selector)
+    ready(0)
+    while True:
+        for key, _ in selector.select():
+            key.data(key.fileobj)
+
+
+def _listen(machine: Machine, pid: int, block: int, selector: selectors.BaseSelector) -> None:
+    ns.enter_network(pid)
+    for service, address, port in machine.listens:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = socket.SOCK_DGRAM if service == "echo" else socket.SOCK_STREAM
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        if service == "echo":
+            selector.register(listener, selectors.EVENT_READ, _echo)
+        else:
+            listener.listen(512)
+            selector.register(listener, selectors.EVENT_READ, _acceptor(machine.name, block))
+
+
+def _echo(listener: socket.socket) -> None:
+    data, asker = listener.recvfrom(65536)
+    try:
+        listener.sendto(data, asker)
+    except OSError:
+        # No route to a private address: the fault this lab is built to show.
+        return
+
+
+def _acceptor(name: str, block: int) -> Callable[[socket.socket], None]:
+    def accept(listener: socket.socket) -> None:
+        connection, asker = listener.accept()
+        threading.Thread(target=_answer, args=(connection, asker, name, block), daemon=True).start()
+
+    return accept
+
+
+def _answer(connection: socket.socket, asker: Any, name: str, block: int) -> None:
+    connection.settimeout(60)
+    try:
+        _Handler(connection, asker, _Site(name, block))  # type: ignore[arg-type]
+    except OSError:
+        return
+    finally:
+        connection.close()
+
+
+class _Site:
+    """What `BaseHTTPRequestHandler` calls its server."""
+
+    def __init__(self, name: str, block: int) -> None:
+        self.name, self.block = name, block
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Site  # type: ignore[assignment]
+
+    def do_GET(self) -> None:
+        """RFC 9110, section 9.3.1."""
+        if self.path.startswith("/bytes/") and self.path[7:].isdigit():
+            self._send_bytes(int(self.path[7:]))
+        elif self.path == "/who":
+            self._send_text(f"{self.client_address[0]} {self.client_address[1]}\n")
+        elif self.path == "/":
+            self._send_text(f"{self.server.name}\n")
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _send_text(self, text: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def _send_bytes(self, size: int) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        self.wfile.flush()
+        with open(os.dup(self.server.block), "rb") as block:
+            for start in range(0, size, _BLOCK_BYTES):
+                self.connection.sendfile(block, 0, min(_BLOCK_BYTES, size - start))
+
+    def log_message(self, *_: Any) -> None:
+        """Nobody reads a lab's access log."""

@@ -1,0 +1,36 @@
+# Each target does all its own set-up. `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+SHELL := /bin/bash
+
+# Debian leaves the sbin directories out of a user's PATH; nft and ip live there.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# Kernel tests wait more than they compute: two workers at least. More than four gain nothing.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
+ARGS ?=
+
+help:   ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup:  ## install what is missing: system packages, .venv, Python packages
+	@tools/setup
+
+demo: setup  ## the article's home on the real kernel, broken and healed, in under a minute
+	@.venv/bin/sidegate demo $(ARGS)
+
+test: setup  ## run all tests (ARGS="-k name" picks some, WORKERS=n sets how many at once)
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: setup  ## ruff check, ruff format --check, mypy --strict
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m mypy
+
+bench: setup  ## measure every number of the README
+	@.venv/bin/python -m bench $(ARGS)
+
+clean:  ## remove all that the other targets made
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info demo-report.html bench/results
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""`sidegate`: its commands, each imported only when it is called, and the one place that prints problems."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from sidegate import __version__
+from sidegate.problems import Exit, Problems
+
+_COMMANDS = {
+    "demo": ("sidegate.cli.demo", "Watch the article's home break and heal, on this machine's kernel."),
+    "lab": ("sidegate.cli.lab", "Homes on the real kernel, in namespaces of their own."),
+    "up": ("sidegate.cli.gateway", "Make this box the bypass gateway."),
+    "down": ("sidegate.cli.gateway", "Put everything on this box back as it was."),
+    "status": ("sidegate.cli.gateway", "What the gateway is doing."),
+    "clients": ("sidegate.cli.gateway", "The clients, their return paths, and why."),
+    "probe": ("sidegate.cli.probe", "Put questions to the network."),
+}
+
+
+class _Lazy(click.Group):
+    """A command's module costs its import only when it is called: `--help` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sidegate")
+def sidegate() -> None:
+    """A bypass gateway done right: NAT only where it is needed, proved per client."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command line. Exit codes: see `sidegate.problems.Exit`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        result: Any = sidegate(words, standalone_mode=False)
+    except Problems as error:
+        _show(error, as_json="--json" in words)
+        sys.exit(int(error.exit_code))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(int(Exit.USAGE))
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has enough of it.
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _show(error: Problems, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode({"schema": 1, "problems": error.problems}))
+    else:
+        click.echo(str(error), err=True)

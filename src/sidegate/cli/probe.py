@@ -1,0 +1,107 @@
+"""`probe`: questions to the network, answered with evidence. Needs no running gateway, and changes nothing."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import click
+
+from sidegate.cli.gateway import config_option
+from sidegate.cli.output import json_option, print_json
+from sidegate.gateway.config import load_config
+from sidegate.gateway.facts import Facts, observe
+from sidegate.gateway.places import places
+from sidegate.probe.arp import resolve
+from sidegate.probe.bridge import probe_bridge
+from sidegate.probe.reach import reach_by_icmp
+from sidegate.probe.talk import Vantage
+from sidegate.problems import Exit, Problem, Problems
+
+
+class _Address(click.ParamType):
+    name = "address"
+
+    def convert(
+        self, value: str | IPv4Address, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IPv4Address:
+        try:
+            return IPv4Address(value)
+        except ValueError:
+            self.fail(f"{value} is no IPv4 address", param, ctx)
+
+
+@click.group()
+def probe() -> None:
+    """Put questions to the network."""
+
+
+@probe.command()
+@click.option("--client", "clients", type=_Address(), multiple=True, required=True, help="Whom to probe; repeatable.")
+@click.option("--target", "targets", type=_Address(), multiple=True, help="Ask by way of this public address.")
+@config_option
+@json_option
+def bridge(
+    clients: tuple[IPv4Address, ...], targets: tuple[IPv4Address, ...], config: Path | None, as_json: bool
+) -> int:
+    """Does the main router's bridge track this client's frames? Then it needs masquerade.
+
+    Exit code 1: a client's verdict is unknown.
+    """
+    settings = load_config(config)
+    facts = observe(settings, places().state)
+    found = probe_bridge(_vantage(facts), _with_macs(facts, clients), targets or settings.probe.targets)
+    if as_json:
+        print_json({"schema": 1, "results": found})
+    else:
+        click.echo("\n\n".join(result.text() for result in found))
+    return int(Exit.FAULT if any(r.verdict == "unknown" for r in found) else Exit.FINE)
+
+
+@probe.command()
+@click.argument("address", type=_Address())
+@config_option
+@json_option
+def arp(address: IPv4Address, config: Path | None, as_json: bool) -> int:
+    """Who has this address? Exit code 1: nobody, or more than one device."""
+    facts = observe(load_config(config), places().state)
+    result = resolve(facts.interface.name, address)[0]
+    if as_json:
+        print_json({"schema": 1, "result": result})
+    else:
+        click.echo(result.text())
+    return int(Exit.FINE if len(result.macs) == 1 else Exit.FAULT)
+
+
+@probe.command()
+@click.argument("targets", type=_Address(), nargs=-1)
+@config_option
+@json_option
+def reach(targets: tuple[IPv4Address, ...], config: Path | None, as_json: bool) -> int:
+    """Is the internet reachable by way of the router? Exit code 1: no target answered."""
+    settings = load_config(config)
+    facts = observe(settings, places().state)
+    results = reach_by_icmp(_vantage(facts), *(targets or settings.probe.targets))
+    if as_json:
+        print_json({"schema": 1, "results": results})
+    else:
+        click.echo("\n".join(result.text() for result in results))
+    return int(Exit.FINE if any(r.rtt_s is not None for r in results) else Exit.FAULT)
+
+
+def _vantage(facts: Facts) -> Vantage:
+    router = facts.router.address
+    own = next(a.ip for a in facts.interface.addresses if router in a.network)
+    return Vantage(facts.interface.name, facts.interface.mac, own, router, facts.router.mac or "")
+
+
+def _with_macs(facts: Facts, clients: tuple[IPv4Address, ...]) -> tuple[tuple[IPv4Address, str], ...]:
+    outside = [c for c in clients if not any(c in network for network in facts.lan)]
+    if outside:
+        lan = ", ".join(map(str, facts.lan))
+        raise Problems(*(Problem(str(c), f"outside the LAN {lan}", "give a client's address") for c in outside))
+    answers = resolve(facts.interface.name, *clients)
+    silent = [a for a in answers if not a.macs]
+    if silent:
+        raise Problems(*(Problem(str(a.ip), "does not answer ARP", "is it switched on?", Exit.FAULT) for a in silent))
+    return tuple((a.ip, a.macs[0]) for a in answers)

@@ -1,0 +1,338 @@
+"""Desired -> the box, as one journalled, reversible transaction; and back.
+
+The journal is written once before the first change, with all that is about to be done and what was there before, so
+`undo` restores the box from wherever the power went. Order: redirects, accepts, our table, then reverse path and
+forwarding, so that nothing is forwarded before it is masqueraded. `undo` goes the other way.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from sidegate.gateway import facts as observed
+from sidegate.gateway import journal as journals
+from sidegate.gateway import programs
+from sidegate.gateway.desired import COMMENT, TABLE, Accept, Desired, Sysctl
+from sidegate.gateway.facts import Facts
+from sidegate.gateway.journal import STATE_DIR, Journal, SysctlStep, TableStep
+from sidegate.problems import Exit, Problem, Problems
+
+_MAX_COPIES = 8
+_SYS = Path("/proc/sys")
+_REMEDY = "something else sets it at the same time: find it, then run `sidegate down` again"
+
+
+class Box(Protocol):
+    """What touches the system. Every method raises Problems where the system refuses."""
+
+    def read_sysctl(self, path: str) -> str | None:
+        """The value; None if there is no such file (the interface is gone)."""
+
+    def write_sysctl(self, path: str, value: str) -> None: ...
+
+    def list_table(self) -> str | None:
+        """Our table without its elements; None if it is not there."""
+
+    def check(self, text: str) -> None:
+        """Whether nft and this kernel would take the transaction."""
+
+    def nft(self, text: str) -> None: ...
+
+    def has_accept(self, accept: Accept) -> bool: ...
+
+    def insert_accept(self, accept: Accept) -> None: ...
+
+    def delete_accept(self, accept: Accept) -> None:
+        """Deletes one of them; there must be one."""
+
+
+class Change(Struct, frozen=True):
+    """what was done, as a person would type it; why: the reason of the desired item."""
+
+    what: str
+    why: str
+
+
+class Changes(Struct, frozen=True):
+    """Empty: the box was as desired already, and nothing was written anywhere."""
+
+    changes: tuple[Change, ...] = ()
+
+
+class Report(Struct, frozen=True):
+    """What `undo` did. left_alone: what somebody else changed since, and why it stays. Restored means: verified."""
+
+    restored: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
+
+
+def apply(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_DIR) -> Changes:
+    """Makes the box as desired; a second time changes nothing. Raises Problems.
+
+    Where it fails on a box that we had not changed before, all is put back; else what stood before the failure
+    stands, and the journal knows it.
+    """
+    old = journals.load(state_dir)
+    needs_table = _needs_table(desired, facts, old)
+    if needs_table:
+        box.check(desired.ruleset)
+    new = _plan(desired, facts, box, old)
+    if new != old:
+        journals.save(new, state_dir)
+    try:
+        return _perform(desired, box, old, new, needs_table, state_dir)
+    except Problems:
+        if old is None:
+            undo(box, state_dir)
+        raise
+
+
+def _needs_table(desired: Desired, facts: Facts, old: Journal | None) -> bool:
+    known = old.table if old else None
+    is_as_left = known is not None and known.listing is not None and known.listing == facts.table
+    return known is None or known.ruleset != desired.ruleset or not is_as_left
+
+
+def _plan(desired: Desired, facts: Facts, box: Box, old: Journal | None) -> Journal:
+    """The journal of all that was or will be done. Steps no longer desired stay in it until they are put back."""
+    steps = {s.path: s for s in old.sysctls} if old else {}
+    for item in desired.sysctls:
+        current = _read(box, item)
+        if item.path in steps:
+            steps[item.path] = msgspec.structs.replace(steps[item.path], wrote=item.value)
+        elif current != item.value:
+            steps[item.path] = SysctlStep(item.path, current, item.value)
+    accepts = [*(old.accepts if old else ()), *desired.accepts]
+    unchanged = old.table if old and old.table and old.table.ruleset == desired.ruleset else None
+    table = unchanged or TableStep(desired.ruleset)
+    unique = {_identity(a): a for a in accepts}
+    return Journal(facts.boot_id, tuple(steps.values()), tuple(unique.values()), table)
+
+
+def _identity(accept: Accept) -> tuple[str, ...]:
+    return (accept.backend, accept.family, accept.table, accept.chain, accept.interface)
+
+
+def _read(box: Box, item: Sysctl) -> str:
+    value = box.read_sysctl(item.path)
+    if value is None:
+        raise Problems(Problem(item.path, "no such setting", "the interface is gone, or this kernel lacks it"))
+    return value
+
+
+def _perform(
+    desired: Desired, box: Box, old: Journal | None, new: Journal, needs_table: bool, state_dir: Path
+) -> Changes:
+    changes: list[Change] = []
+    for item in filter(_is_redirect, desired.sysctls):
+        _set(item, box, changes)
+    for accept in desired.accepts:
+        _admit(accept, box, changes)
+    if needs_table:
+        box.nft(desired.ruleset)
+        changes.append(Change(f"nft table inet {TABLE}", desired.ruleset_reason))
+        new = msgspec.structs.replace(new, table=TableStep(desired.ruleset, box.list_table()))
+        journals.save(new, state_dir)
+    for item in desired.sysctls:
+        if not _is_redirect(item):
+            _set(item, box, changes)
+    if old is not None:
+        _put_back_obsolete(desired, box, new, changes, state_dir)
+    return Changes(tuple(changes))
+
+
+def _is_redirect(item: Sysctl | SysctlStep) -> bool:
+    return item.path.endswith("/send_redirects")
+
+
+def _set(item: Sysctl, box: Box, changes: list[Change]) -> None:
+    if _read(box, item) != item.value:
+        box.write_sysctl(item.path, item.value)
+        changes.append(Change(f"sysctl {item.path}={item.value}", item.reason))
+
+
+def _admit(accept: Accept, box: Box, changes: list[Change]) -> None:
+    if not box.has_accept(accept):
+        box.insert_accept(accept)
+        changes.append(Change(f"accept in {accept.place}", accept.reason))
+
+
+def _put_back_obsolete(desired: Desired, box: Box, journal: Journal, changes: list[Change], state_dir: Path) -> None:
+    """What an earlier configuration needed and this one does not, as after a change of the interface."""
+    paths, places = {s.path for s in desired.sysctls}, {_identity(a) for a in desired.accepts}
+    sysctls = [s for s in journal.sysctls if s.path not in paths]
+    accepts = [a for a in journal.accepts if _identity(a) not in places]
+    if not sysctls and not accepts:
+        return
+    done = [*(_restore(s, box) for s in sysctls), *(_remove(a, box) for a in accepts)]
+    changes.extend(Change(d.what, "no longer needed") for d in done if d.is_restored)
+    kept = (tuple(s for s in journal.sysctls if s.path in paths), tuple(a for a in journal.accepts if a not in accepts))
+    journals.save(msgspec.structs.replace(journal, sysctls=kept[0], accepts=kept[1]), state_dir)
+
+
+class _Done(Struct, frozen=True):
+    """One step back. what: empty if nothing was left to do. is_restored: else it was left alone."""
+
+    what: str = ""
+    is_restored: bool = False
+    is_left_alone: bool = False
+
+
+def undo(box: Box, state_dir: Path = STATE_DIR) -> Report:
+    """Puts back all that the journal speaks of, looks whether it is back, then removes the journal.
+
+    Values that somebody else changed since stay and are reported. No journal, or one of another boot: nothing to do.
+    Raises Problems, with the journal kept, for all that cannot be put back or is not back afterwards.
+    """
+    journal = journals.load(state_dir)
+    if journal is None:
+        journals.discard(state_dir)
+        return Report()
+    problems: list[Problem] = []
+    done = _step_back(journal, box, problems)
+    problems = problems or _not_back(journal, box)
+    if problems:
+        raise Problems(*problems)
+    journals.discard(state_dir)
+    return Report(
+        restored=tuple(d.what for d in done if d.is_restored),
+        left_alone=tuple(d.what for d in done if d.is_left_alone),
+    )
+
+
+def _step_back(journal: Journal, box: Box, problems: list[Problem]) -> list[_Done]:
+    """Tries every step, the later ones too if one fails."""
+    early = [s for s in journal.sysctls if not _is_redirect(s)]
+    late = [s for s in journal.sysctls if _is_redirect(s)]
+    steps = [
+        *(partial(_restore, s, box) for s in reversed(early)),
+        partial(_drop_table, journal, box),
+        *(partial(_remove, a, box) for a in reversed(journal.accepts)),
+        *(partial(_restore, s, box) for s in reversed(late)),
+    ]
+    done = []
+    for step in steps:
+        try:
+            done.append(step())
+        except Problems as found:
+            problems.extend(found.problems)
+    return done
+
+
+def _restore(step: SysctlStep, box: Box) -> _Done:
+    current = box.read_sysctl(step.path)
+    if current is None:
+        return _Done(f"{step.path}: gone, with its interface", is_left_alone=True)
+    if current == step.before:
+        return _Done()
+    if current != step.wrote:
+        what = f"{step.path}: {current}, neither what we wrote ({step.wrote}) nor what was there before ({step.before})"
+        return _Done(what, is_left_alone=True)
+    box.write_sysctl(step.path, step.before)
+    return _Done(f"sysctl {step.path}={step.before}", is_restored=True)
+
+
+def _drop_table(journal: Journal, box: Box) -> _Done:
+    if journal.table is None or box.list_table() is None:
+        return _Done()
+    box.nft(f"delete table inet {TABLE}\n")
+    return _Done(f"nft table inet {TABLE} removed", is_restored=True)
+
+
+def _remove(accept: Accept, box: Box) -> _Done:
+    """Bounded: whoever inserts it as fast as we delete it shall not hold us here."""
+    copies = 0
+    while copies < _MAX_COPIES and box.has_accept(accept):
+        box.delete_accept(accept)
+        copies += 1
+    return _Done(f"accept in {accept.place} removed", is_restored=True) if copies else _Done()
+
+
+def _not_back(journal: Journal, box: Box) -> list[Problem]:
+    problems = [
+        Problem(step.path, f"still {step.wrote}, it was {step.before} before", _REMEDY)
+        for step in journal.sysctls
+        if box.read_sysctl(step.path) == step.wrote != step.before
+    ]
+    if journal.table is not None and box.list_table() is not None:
+        problems.append(Problem(f"nft table inet {TABLE}", "still there after it was removed", _REMEDY))
+    still = [a for a in journal.accepts if box.has_accept(a)]
+    return problems + [Problem(a.place, "our rule is still there after it was removed", _REMEDY) for a in still]
+
+
+class LiveBox:
+    """The Box of this network namespace."""
+
+    def read_sysctl(self, path: str) -> str | None:
+        try:
+            return (_SYS / path).read_text().strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Problems(Problem(path, f"cannot be read: {error.strerror}", exit_code=Exit.MISSING)) from None
+
+    def write_sysctl(self, path: str, value: str) -> None:
+        try:
+            (_SYS / path).write_text(value)
+        except OSError as error:
+            remedy = "run it as root; in a container, /proc/sys must be writable"
+            raise Problems(Problem(path, f"cannot be set: {error.strerror}", remedy, Exit.MISSING)) from None
+
+    def list_table(self) -> str | None:
+        return observed.list_table()
+
+    def check(self, text: str) -> None:
+        programs.run("nft", "--check", "--file", "-", text=text)
+
+    def nft(self, text: str) -> None:
+        programs.run("nft", "--file", "-", text=text)
+
+    def has_accept(self, accept: Accept) -> bool:
+        if accept.backend == "nft":
+            return _handle(accept) is not None
+        arguments = _iptables(accept, "-C")
+        status, _, err = programs.attempt(*arguments)
+        if status > 1:
+            raise Problems(Problem(" ".join(arguments), err.strip()))
+        return status == 0
+
+    def insert_accept(self, accept: Accept) -> None:
+        if accept.backend == "nft":
+            name = accept.interface
+            rule = f'iifname "{name}" oifname "{name}" accept comment "{COMMENT}"'
+            self.nft(f"insert rule {accept.family} {accept.table} {accept.chain} {rule}\n")
+        else:
+            programs.run(*_iptables(accept, "-I"))
+
+    def delete_accept(self, accept: Accept) -> None:
+        if accept.backend == "nft":
+            self.nft(f"delete rule {accept.family} {accept.table} {accept.chain} handle {_handle(accept)}\n")
+        else:
+            programs.run(*_iptables(accept, "-D"))
+
+
+def _iptables(accept: Accept, verb: str) -> list[str]:
+    """-w 5: waits up to 5 s for the lock that Docker and others hold at times."""
+    match = ["-i", accept.interface, "-o", accept.interface, "-m", "comment", "--comment", COMMENT]
+    return [accept.backend, "-w", "5", "-t", accept.table, verb, accept.chain, *match, "-j", "ACCEPT"]
+
+
+def _handle(accept: Accept) -> int | None:
+    """Of our rule in a foreign chain; None if it, or the chain, is not there."""
+    where = (accept.family, accept.table, accept.chain)
+    status, out, err = programs.attempt("nft", "--json", "--handle", "list", "chain", *where)
+    if status and "No such file or directory" not in err:
+        raise Problems(Problem(accept.place, err.strip()))
+    rules = [o["rule"] for o in json.loads(out)["nftables"] if "rule" in o] if not status else []
+    return next((r["handle"] for r in rules if r.get("comment") == COMMENT and _is_by(r, accept.interface)), None)
+
+
+def _is_by(rule: dict[str, Any], interface: str) -> bool:
+    matches = [s["match"] for s in rule["expr"] if "match" in s]
+    return any(m["left"] == {"meta": {"key": "iifname"}} and m["right"] == interface for m in matches)

@@ -1,0 +1,415 @@
+"""The box and its LAN as they are now. Looks, changes nothing; parsing is apart from looking.
+
+Through `ip -json` and `nft -j`: a netlink library would cost the daemon more than half of its 40 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from sidegate.gateway import journal as journals
+from sidegate.gateway import programs
+from sidegate.gateway.config import Config
+from sidegate.gateway.desired import TABLE, Backend
+from sidegate.gateway.journal import STATE_DIR
+from sidegate.packet import BROADCAST, ETH_ARP, NO_MAC, Arp, build, frame_of, parse
+from sidegate.problems import Exit, Problem, Problems
+
+ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
+"""How long each ARP request waits for its answer: 1.5 s in all."""
+
+_SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
+_CT_STATE = {"ct": {"key": "state"}}
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
+
+
+class Interface(Struct, frozen=True):
+    """The LAN interface. mac: lower case. mtu: bytes."""
+
+    name: str
+    mac: str
+    addresses: tuple[IPv4Interface, ...]
+    mtu: int
+
+
+class Router(Struct, frozen=True):
+    """mac: from its ARP reply, lower case."""
+
+    address: IPv4Address
+    mac: str | None
+
+
+class Neighbour(Struct, frozen=True):
+    """One line of the kernel's neighbour table. mac: None while unresolved. state: as `ip neigh` says it."""
+
+    ip: IPv4Address
+    mac: str | None
+    state: str
+
+
+class ForwardDrop(Struct, frozen=True):
+    """A foreign chain on the IPv4 forward hook that would drop what we forward; why: what in it does."""
+
+    backend: Backend
+    family: str
+    table: str
+    chain: str
+    why: str
+
+
+class Facts(Struct, frozen=True):
+    """lan: on-link networks of the interface. sysctls: path below /proc/sys, separated by `/` -> value.
+
+    table: our table as `nft -t list table` prints it, None if it is not there. boot_id: of the running kernel.
+    """
+
+    interface: Interface
+    router: Router
+    lan: tuple[IPv4Network, ...]
+    neighbours: tuple[Neighbour, ...]
+    sysctls: dict[str, str]
+    forward_drops: tuple[ForwardDrop, ...]
+    table: str | None
+    boot_id: str
+
+
+class Link(Struct, frozen=True):
+    """An interface of `ip -json address`. kind: `ether` for what ARP works on.
+
+    has_carrier: LOWER_UP; the operational state, NO-CARRIER, follows up to 1 s later (`link_watch.c`).
+    """
+
+    interface: Interface
+    kind: str
+    is_up: bool
+    has_carrier: bool
+
+
+class Route(Struct, frozen=True):
+    """A route of `ip -json route`: `to` None is the default route; `via` None is on-link."""
+
+    to: IPv4Network | None
+    via: IPv4Address | None
+    interface: str
+    metric: int
+
+
+def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
+    """The facts, or Problems naming all that is wrong. state_dir: where the journal is. Takes 1.5 s if no router."""
+    problems = [*_privileges(), *programs.missing("ip", "nft")]
+    if programs.find("ip") is None:
+        raise Problems(*problems)
+    links, routes = _links(), _routes()
+    link, router = _place(config, links, routes, problems)
+    mac = _router_mac(link, router, problems) if link and router and not problems else None
+    table = None if problems and programs.find("nft") is None else _own_table(state_dir, problems)
+    if problems or link is None or router is None:
+        raise Problems(*problems)
+    return Facts(
+        interface=link.interface,
+        router=Router(router, mac),
+        lan=_lan(link, routes),
+        neighbours=neighbours(link.interface.name),
+        sysctls=_sysctls(link.interface.name),
+        forward_drops=_forward_drops(),
+        table=table,
+        boot_id=journals.boot_id(),
+    )
+
+
+def neighbours(interface: str) -> tuple[Neighbour, ...]:
+    """The kernel's IPv4 neighbour table for this interface. Raises Problems."""
+    return parse_neighbours(programs.run("ip", "-json", "-4", "neighbour", "show", "dev", interface))
+
+
+def list_table() -> str | None:
+    """Our table without the elements of its sets, None if it is not there. Raises Problems."""
+    status, out, err = programs.attempt("nft", "--terse", "list", "table", "inet", TABLE)
+    if status and "No such file or directory" not in err:
+        raise Problems(Problem(f"nft list table inet {TABLE}", err.strip()))
+    return None if status else out
+
+
+def _privileges() -> list[Problem]:
+    status = Path("/proc/self/status").read_text()
+    lacking = missing_capabilities(status)
+    if not lacking:
+        return []
+    return [Problem("privileges", f"{' and '.join(lacking)} missing", "run it as root, with sudo", Exit.MISSING)]
+
+
+def missing_capabilities(status: str) -> list[str]:
+    """Of the capabilities we need, those that are not effective. status: text of /proc/self/status."""
+    line = next((x for x in status.splitlines() if x.startswith("CapEff:")), "CapEff: 0")
+    effective = int(line.split()[1], 16)
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+
+
+def _links() -> list[Link]:
+    return parse_links(programs.run("ip", "-json", "address", "show"))
+
+
+def _routes() -> list[Route]:
+    return parse_routes(programs.run("ip", "-json", "-4", "route", "show"))
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The objects of a JSON list; `ip` prints nothing at all, or an empty object, where it has nothing to say."""
+    try:
+        data = json.loads(text or "[]")
+    except ValueError as error:
+        raise Problems(Problem("ip -json", f"prints no JSON: {error}", "a newer iproute2 is needed")) from None
+    return [x for x in data if isinstance(x, dict) and x] if isinstance(data, list) else []
+
+
+def parse_links(text: str) -> list[Link]:
+    """Interfaces in what `ip -json address` printed; what is no interface is left out."""
+    return [_link(x) for x in _objects(text) if "ifname" in x]
+
+
+def _link(data: dict[str, Any]) -> Link:
+    flags = data.get("flags", [])
+    found = (x for x in data.get("addr_info", []) if x.get("family") == "inet")
+    addresses = tuple(IPv4Interface(f"{x['local']}/{x['prefixlen']}") for x in found)
+    interface = Interface(data["ifname"], data.get("address", "").lower(), addresses, data.get("mtu", 1500))
+    return Link(interface, data.get("link_type", ""), "UP" in flags, "LOWER_UP" in flags)
+
+
+def parse_routes(text: str) -> list[Route]:
+    """Unicast routes in what `ip -json route` printed, the preferred one first; what is no such route is left out."""
+    routes = [_route(x) for x in _objects(text) if x.get("type", "unicast") == "unicast"]
+    return sorted((r for r in routes if r is not None), key=lambda r: r.metric)
+
+
+def _route(data: dict[str, Any]) -> Route | None:
+    try:
+        to = None if data["dst"] == "default" else IPv4Network(data["dst"])
+        via = IPv4Address(data["gateway"]) if "gateway" in data else None
+        return Route(to, via, data["dev"], int(data.get("metric", 0)))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def parse_neighbours(text: str) -> tuple[Neighbour, ...]:
+    """Neighbours in what `ip -json -4 neighbour` printed; lines without a usable address are left out."""
+    return tuple(n for n in map(_neighbour, _objects(text)) if n is not None)
+
+
+def _neighbour(data: dict[str, Any]) -> Neighbour | None:
+    try:
+        ip = IPv4Address(data["dst"])
+    except (KeyError, ValueError):
+        return None
+    mac, states = data.get("lladdr"), data.get("state")
+    state = str(states[0]) if isinstance(states, list) and states else "NONE"
+    return Neighbour(ip, mac.lower() if isinstance(mac, str) else None, state)
+
+
+def _place(
+    config: Config, links: list[Link], routes: list[Route], problems: list[Problem]
+) -> tuple[Link | None, IPv4Address | None]:
+    """The interface and the router, configured or found; None after adding to `problems`."""
+    wanted, router = config.network.interface, config.network.router
+    defaults = [r for r in routes if r.to is None and r.via is not None and wanted in (None, r.interface)]
+    name = wanted or _interface_of(router, links) or (defaults[0].interface if defaults else None)
+    router = router or next((r.via for r in defaults if r.interface == name), None)
+    if name is None or router is None:
+        problems.append(_no_route(wanted, router))
+    link = _usable(name, links, problems) if name else None
+    if link and router:
+        problems.extend(_misplaced(router, link))
+    return link, router
+
+
+def _interface_of(router: IPv4Address | None, links: list[Link]) -> str | None:
+    if router is None:
+        return None
+    return next((x.interface.name for x in links for a in x.interface.addresses if router in a.network), None)
+
+
+def _no_route(interface: str | None, router: IPv4Address | None) -> Problem:
+    if router is not None:
+        what = f"no default route, and no interface has an address beside the router {router}"
+        return Problem("network.router", what, "check network.router, or set network.interface")
+    what = f"no default route by {interface}" if interface else "no default route"
+    return Problem("network", what, "set network.router to the main router's address, or mend the route")
+
+
+def _usable(name: str, links: list[Link], problems: list[Problem]) -> Link | None:
+    link = next((x for x in links if x.interface.name == name), None)
+    if link is None:
+        known = ", ".join(dict.fromkeys(x.interface.name for x in links if x.interface.name != "lo"))
+        problems.append(Problem(name, "no such interface", f"interfaces here: {known}"))
+        return None
+    faults = []
+    if link.kind != "ether":
+        faults.append(Problem(name, f"not an Ethernet interface ({link.kind})", "set network.interface"))
+    if not link.is_up:
+        faults.append(Problem(name, "the interface is down", f"ip link set {name} up"))
+    elif not link.has_carrier:
+        faults.append(Problem(name, "the interface has no carrier", "plug the cable in, or look at the other end"))
+    if not link.interface.addresses:
+        faults.append(Problem(name, "the interface has no IPv4 address", "give it one, by DHCP or by hand"))
+    problems.extend(faults)
+    return None if faults else link
+
+
+def _misplaced(router: IPv4Address, link: Link) -> list[Problem]:
+    name, addresses = link.interface.name, link.interface.addresses
+    if router in (a.ip for a in addresses):
+        return [Problem("network.router", f"{router} is this box itself", "name the main router's address")]
+    if not any(router in a.network for a in addresses):
+        shown = ", ".join(map(str, addresses))
+        what = f"{router} is outside the networks of {name} ({shown})"
+        return [Problem("network.router", what, "check network.router, network.interface and the box's address")]
+    return []
+
+
+def _router_mac(link: Link, router: IPv4Address, problems: list[Problem]) -> str | None:
+    source = next(a.ip for a in link.interface.addresses if router in a.network)
+    mac = ask_arp(link.interface, source, router)
+    if mac is None:
+        what = f"the router {router} does not answer ARP on {link.interface.name}"
+        problems.append(Problem("network.router", what, "check the address, the cable, and that the router is on"))
+    return mac
+
+
+def ask_arp(interface: Interface, source: IPv4Address, target: IPv4Address) -> str | None:
+    """The MAC address that answers for target, lower case; None after 1.5 s without answer. Raises Problems.
+
+    Asks itself (RFC 826) where the kernel would not: a STALE neighbour may have been gone for hours.
+    """
+    request = Arp(reply=False, sender_mac=interface.mac, sender_ip=source, target_mac=NO_MAC, target_ip=target)
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_ARP)) as wire:
+            wire.bind((interface.name, ETH_ARP))
+            for wait_s in ARP_WAITS_S:
+                wire.send(build(frame_of(BROADCAST, interface.mac, request)))
+                answer = _await_arp(wire, target, time.monotonic() + wait_s)
+                if answer is not None:
+                    return answer
+    except OSError as error:
+        raise Problems(Problem(interface.name, f"ARP cannot be asked there: {error.strerror}")) from None
+    return None
+
+
+def _await_arp(wire: socket.socket, target: IPv4Address, deadline_s: float) -> str | None:
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        wire.settimeout(left_s)
+        try:
+            heard = parse(wire.recv(128)).body
+        except TimeoutError:
+            return None
+        if isinstance(heard, Arp) and heard.reply and heard.sender_ip == target:
+            return heard.sender_mac
+    return None
+
+
+def _own_table(state_dir: Path, problems: list[Problem]) -> str | None:
+    try:
+        journal, table = journals.load(state_dir), list_table()
+    except Problems as found:
+        problems.extend(found.problems)
+        return None
+    if table is not None and (journal is None or journal.table is None):
+        what = "a table of our name is there that no journal of ours knows"
+        remedy = f"if nobody needs it: nft delete table inet {TABLE}"
+        problems.append(Problem(f"nft table inet {TABLE}", what, remedy))
+    return table
+
+
+def _lan(link: Link, routes: Iterable[Route]) -> tuple[IPv4Network, ...]:
+    """Networks of the addresses and on-link routes; an on-link default route makes no LAN of the internet."""
+    name = link.interface.name
+    routed = [r.to for r in routes if r.interface == name and r.via is None and r.to is not None]
+    return tuple(collapse_addresses([a.network for a in link.interface.addresses] + routed))
+
+
+def _sysctls(interface: str) -> dict[str, str]:
+    paths = [f"net/ipv4/conf/{p.format(interface)}" for p in _SYSCTLS]
+    return {p: Path("/proc/sys", p).read_text().strip() for p in paths}
+
+
+def _forward_drops() -> tuple[ForwardDrop, ...]:
+    found = parse_forward_drops(programs.run("nft", "--json", "--terse", "list", "ruleset"))
+    return tuple(map(_by_iptables, found)) + _legacy_drop()
+
+
+def parse_forward_drops(text: str) -> tuple[ForwardDrop, ...]:
+    """Foreign chains on the IPv4 forward hook that drop, in what `nft --json --terse list ruleset` printed.
+
+    That is: by policy, by a last rule for everything (firewalld), or by a rule of the chain itself that drops
+    `ct state invalid`, which half flows are. What a chain that is jumped to drops is the owner's wish.
+    """
+    objects = json.loads(text)["nftables"]
+    rules = [o["rule"] for o in objects if "rule" in o]
+    chains = [c for c in (o["chain"] for o in objects if "chain" in o) if _is_foreign_forward(c)]
+    judged = [(c, _why_drops(c, [r for r in rules if _belongs(r, c)])) for c in chains]
+    return tuple(ForwardDrop("nft", c["family"], c["table"], c["name"], why) for c, why in judged if why)
+
+
+def _is_foreign_forward(chain: dict[str, Any]) -> bool:
+    own = chain["family"] == "inet" and chain["table"] == TABLE
+    return chain.get("hook") == "forward" and chain["family"] in ("ip", "inet") and not own
+
+
+def _belongs(rule: dict[str, Any], chain: dict[str, Any]) -> bool:
+    return (rule["family"], rule["table"], rule["chain"]) == (chain["family"], chain["table"], chain["name"])
+
+
+def _why_drops(chain: dict[str, Any], rules: list[dict[str, Any]]) -> str:
+    if chain.get("policy") == "drop":
+        return "its policy is drop"
+    if rules and _is_final(rules[-1]["expr"]):
+        return "its last rule drops everything"
+    if any(_drops_invalid(r["expr"]) for r in rules):
+        return "it drops ct state invalid, which half flows are"
+    return ""
+
+
+def _verdicts(expr: list[dict[str, Any]]) -> set[str]:
+    return {key for statement in expr for key in statement}
+
+
+def _is_final(expr: list[dict[str, Any]]) -> bool:
+    kinds = _verdicts(expr)
+    return bool(kinds & {"drop", "reject"}) and kinds <= {"drop", "reject", "counter", "log", "limit", "comment"}
+
+
+def _drops_invalid(expr: list[dict[str, Any]]) -> bool:
+    if any(_maps_invalid(s["vmap"]) for s in expr if "vmap" in s):
+        return True
+    matches = [s["match"] for s in expr if "match" in s] if _verdicts(expr) & {"drop", "reject"} else []
+    return any(m["left"] == _CT_STATE and "invalid" in json.dumps(m["right"]) for m in matches)
+
+
+def _maps_invalid(vmap: dict[str, Any]) -> bool:
+    pairs = vmap["data"]["set"] if vmap["key"] == _CT_STATE and isinstance(vmap["data"], dict) else []
+    return any(state == "invalid" and "drop" in verdict for state, verdict in pairs)
+
+
+def _by_iptables(drop: ForwardDrop) -> ForwardDrop:
+    """A chain of iptables-nft is best changed by iptables-nft, or iptables-save could no longer print it."""
+    if (drop.family, drop.table, drop.chain) != ("ip", "filter", "FORWARD") or programs.find("iptables-nft") is None:
+        return drop
+    status, _, _ = programs.attempt("iptables-nft", "-w", "5", "-S", "FORWARD")
+    return drop if status else ForwardDrop("iptables-nft", "ip", "filter", "FORWARD", drop.why)
+
+
+def _legacy_drop() -> tuple[ForwardDrop, ...]:
+    """Asked only where the kernel has the table already: iptables-legacy would create it by asking."""
+    names = Path("/proc/net/ip_tables_names")
+    if not names.exists() or "filter" not in names.read_text().split() or programs.find("iptables-legacy") is None:
+        return ()
+    listing = programs.run("iptables-legacy", "-w", "5", "-S", "FORWARD")
+    if "-P FORWARD DROP" not in listing.splitlines():
+        return ()
+    return (ForwardDrop("iptables-legacy", "ip", "filter", "FORWARD", "its policy is drop"),)

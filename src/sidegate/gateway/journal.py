@@ -1,0 +1,123 @@
+"""What was there before, on disk, so that it can be put back. Written before anything is done.
+
+`before` of a step is what was found the first time and is never overwritten while the journal stands: a second `up`
+after a crash must not take the first one's work for the user's own. A journal of another boot is void: all that it
+speaks of was kernel state.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from sidegate.gateway.desired import Accept
+from sidegate.problems import Problem, Problems
+
+STATE_DIR = Path("/var/lib/sidegate")
+VERSION = 1
+_NAME = "journal.json"
+
+
+class SysctlStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """before: the value found; wrote: the value that replaced it or was about to."""
+
+    path: str
+    before: str
+    wrote: str
+
+
+class TableStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """ruleset: the transaction; listing: how nft listed our table after it, None if that was never seen."""
+
+    ruleset: str
+    listing: str | None = None
+
+
+class Journal(Struct, frozen=True, forbid_unknown_fields=True):
+    """Steps in the order in which they are done; before an accept and our table there was nothing."""
+
+    boot_id: str
+    sysctls: tuple[SysctlStep, ...] = ()
+    accepts: tuple[Accept, ...] = ()
+    table: TableStep | None = None
+    version: int = VERSION
+
+
+def boot_id() -> str:
+    """Changes with every boot (`drivers/char/random.c`)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def load(state_dir: Path) -> Journal | None:
+    """The journal of this boot; None if there is none or it is of another boot. Raises Problems if it is damaged."""
+    path = state_dir / _NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Problems(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+    journal = _decode(data, path)
+    return journal if journal.boot_id == boot_id() else None
+
+
+def _decode(data: bytes, path: Path) -> Journal:
+    try:
+        journal = msgspec.json.decode(data, type=Journal)
+    except msgspec.MsgspecError as error:
+        remedy = f"nothing was changed; remove {path} after a reboot, which undoes all that it speaks of"
+        raise Problems(Problem(str(path), f"the journal is damaged: {error}", remedy)) from None
+    if journal.version != VERSION:
+        what = f"the journal has version {journal.version}, this program knows {VERSION}"
+        raise Problems(Problem(str(path), what, "run `down` with the program that wrote it, or reboot"))
+    return journal
+
+
+def save(journal: Journal, state_dir: Path) -> None:
+    """Replaces the journal as a whole: after a crash there is the old one or the new one. Raises Problems."""
+    path = state_dir / _NAME
+    fresh = path.with_suffix(".new")
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(fresh, msgspec.json.format(msgspec.json.encode(journal), indent=1))
+        os.replace(fresh, path)
+        _sync_directory(state_dir)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        what = f"the journal cannot be written: {error.strerror}"
+        raise Problems(
+            Problem(str(path), what, "without a journal nothing is changed: make room, or mend it")
+        ) from None
+
+
+def discard(state_dir: Path) -> None:
+    """Removes the journal, if there is one. Raises Problems."""
+    path = state_dir / _NAME
+    try:
+        path.with_suffix(".new").unlink(missing_ok=True)
+        if path.exists():
+            path.unlink()
+            _sync_directory(state_dir)
+    except OSError as error:
+        raise Problems(Problem(str(path), f"cannot be removed: {error.strerror}")) from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(handle, "wb", closefd=False) as file:
+            file.write(data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,286 @@
+"""Our one nft table as text: pure; golden files hold what comes out.
+
+The laws of the table
+
+1. Only what a LAN client sends to the internet by way of this box is decided on: in and out by one interface, from a
+   LAN address, to an address outside the LAN. Everything else leaves the chains at their first rules.
+2. `source_nat` masquerades every *new tracked* flow it sees. It knows no clients and no proofs.
+3. So a flow keeps its address by not being tracked when it begins: `proved` sets `notrack`. A full set, a lost element,
+   a deleted proof make the `notrack` rule fail, and the flow is masqueraded: slower, never broken.
+4. TCP is decided on its SYN. A later segment without an entry is picked up by conntrack with no NAT at all
+   (`source_nat` passes it by), so a flow begun direct stays direct, whatever becomes of the proof.
+5. A flow begun masqueraded stays so when the proof comes: established ones because only SYNs, datagrams and echo
+   requests are ever `notrack`ed; SYNs sent again and datagrams because `masqueraded4` remembers their tuple.
+6. UDP and echo requests of proved clients are decided packet by packet, or a tunnel with a fixed port whose client
+   roamed would refresh its un-NATed conntrack entry for ever and never come back.
+7. The proof is watched: a SYN (`pending4`) is answered by the client's first ACK. A SYN sent again, with no handshake
+   of this client completed since its latest SYN (`answered4`), means that the return path is gone: the proof is
+   deleted and this very SYN is masqueraded.
+
+Sources: `nft_ct.c` nft_notrack_eval (no effect on what is tracked already, hence priority raw); `nf_nat_core.c`
+nf_nat_inet_fn (untracked: no NAT; rules only for new connections); `nf_conntrack_proto_tcp.c` (pick-up with
+tcp_loose, 300 s while no reply is seen); `nft_dynset.c` (an update of a full set ends the rule); iifname in
+postrouting: Linux 5.7, commit 28f8bfd1ac94. Rules one per line: nft 1.0.6 wants a newline before a closing brace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from msgspec import Struct
+
+from sidegate.gateway.config import Masquerade
+from sidegate.gateway.desired import TABLE
+
+CLIENT = "ether saddr . ip saddr"
+TUPLE = "ip saddr . tcp sport . ip daddr . tcp dport"
+FLOW = "ip saddr . meta l4proto . th sport . ip daddr . th dport"
+SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+
+CLIENTS_SIZE = 16384
+"""Enough for 5,000 clients with three addresses each."""
+FLOWS_SIZE = 65536
+PROOF_TIMEOUT_S = 300
+
+
+class Client(Struct, frozen=True, order=True):
+    """A client as the sets name it. mac: lower case."""
+
+    mac: str
+    ip: IPv4Address
+
+
+class Element(Struct, frozen=True):
+    """One element of a set. key: its parts. packets, bytes: since it was added; None where the set does not count.
+
+    expires_s: whole seconds left; None for an element without timeout.
+    """
+
+    key: tuple[str, ...]
+    packets: int | None = None
+    bytes: int | None = None
+    expires_s: int | None = None
+
+
+class Shape(Struct, frozen=True):
+    """What decides the table's text.
+
+    mac: of the interface. masquerade: for clients without a setting of their own; own: for those with one.
+    """
+
+    interface: str
+    mac: str
+    lan: tuple[IPv4Network, ...]
+    masquerade: Masquerade
+    own: tuple[tuple[str, Masquerade], ...] = ()
+
+    def having(self, *settings: Masquerade) -> list[str]:
+        """MAC addresses whose own setting is one of these and not the common one."""
+        return sorted(mac for mac, own in self.own if own in settings and own != self.masquerade)
+
+    @property
+    def has_auto(self) -> bool:
+        """Whether any client's return path is to be proved."""
+        return self.masquerade == "auto" or bool(self.having("auto"))
+
+
+def ruleset(shape: Shape) -> str:
+    """The transaction that replaces our table, whether or not it is there."""
+    head = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+    body = [*_sets(shape), *_chains(shape)]
+    return head + f'table inet {TABLE} {{\n\tcomment "made by sidegate"\n\n' + "\n".join(body) + "}\n"
+
+
+def _block(kind: str, name: str, lines: Iterable[str]) -> str:
+    return f"\t{kind} {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
+
+
+def _constant(name: str, kind: str, elements: Sequence[str], *flags: str) -> str:
+    return _block("set", name, [f"type {kind}", *flags, f"elements = {{ {', '.join(elements)} }}"])
+
+
+def _dynamic(name: str, key: str, size: int, timeout_s: int, *more: str) -> str:
+    lines = [f"typeof {key}", f"size {size}", "flags dynamic,timeout", f"timeout {timeout_s}s", *more]
+    return _block("set", name, lines)
+
+
+def _sets(shape: Shape) -> list[str]:
+    sets = [
+        _constant("lan4", "ipv4_addr", [str(n) for n in shape.lan], "flags interval"),
+        _dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
+        _dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
+    ]
+    if shape.has_auto:
+        sets += [
+            _dynamic("direct4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
+            _dynamic("stale4", CLIENT, CLIENTS_SIZE, 30),
+            _dynamic("answered4", CLIENT, CLIENTS_SIZE, 10),
+            _dynamic("pending4", TUPLE, FLOWS_SIZE, 10),
+            _dynamic("masqueraded4", FLOW, FLOWS_SIZE, 120),
+        ]
+    for name, macs in (("not_auto", _not_auto(shape)), ("auto", _only_auto(shape)), ("nat", _nat(shape))):
+        if macs:
+            sets.append(_constant(name, "ether_addr", macs))
+    return sets
+
+
+def _not_auto(shape: Shape) -> list[str]:
+    return shape.having("always", "never") if shape.masquerade == "auto" else []
+
+
+def _only_auto(shape: Shape) -> list[str]:
+    return [] if shape.masquerade == "auto" else shape.having("auto")
+
+
+def _nat(shape: Shape) -> list[str]:
+    """Whose setting differs from the common one in whether it is masqueraded at all."""
+    return shape.having("auto", "always") if shape.masquerade == "never" else shape.having("never")
+
+
+def _chains(shape: Shape) -> list[str]:
+    chains = [_block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
+    if shape.has_auto:
+        chains += _WATCH
+    return [*chains, _block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]
+
+
+def _upstream(shape: Shape) -> list[str]:
+    """ether daddr: leaves multicast out, and what only crosses the interface where it is a bridge with br_netfilter."""
+    return [
+        "type filter hook prerouting priority raw; policy accept;",
+        f'iifname != "{shape.interface}" return',
+        "ip saddr != @lan4 return",
+        "ip daddr @lan4 return",
+        f"ether daddr != {shape.mac} return",
+        f"update @clients4 {{ {CLIENT} }}",
+    ]
+
+
+def _prove_or_remember(shape: Shape) -> list[str]:
+    """fib: what leaves by another interface, as into a tunnel, is not ours, and untracked it would miss its own NAT."""
+    only = ["ether saddr != @auto return"] if _only_auto(shape) else []
+    other = ["ether saddr @not_auto return"] if _not_auto(shape) else []
+    return [
+        *only,
+        *other,
+        f'fib daddr oifname != "{shape.interface}" return',
+        f"{CLIENT} @direct4 goto proved",
+        f"{SYN} goto remember",
+        "meta l4proto udp goto remember",
+    ]
+
+
+_WATCH = [
+    _block("chain", "remember", [f"update @masqueraded4 {{ {FLOW} }}"]),
+    _block(
+        "chain",
+        "proved",
+        [
+            "icmp type echo-request notrack",
+            "meta l4proto udp goto proved_udp",
+            "meta l4proto != tcp return",
+            f"{SYN} goto opening",
+            "tcp flags & ack == 0 return",
+            f"{TUPLE} @pending4 delete @pending4 {{ {TUPLE} }} update @answered4 {{ {CLIENT} }}",
+        ],
+    ),
+    _block("chain", "proved_udp", [f"{FLOW} @masqueraded4 goto remember", "notrack"]),
+    _block(
+        "chain",
+        "opening",
+        [
+            f"{FLOW} @masqueraded4 goto remember",
+            f"{TUPLE} @pending4 goto repeated",
+            f"delete @answered4 {{ {CLIENT} }}",
+            f"update @pending4 {{ {TUPLE} }} notrack",
+        ],
+    ),
+    _block(
+        "chain",
+        "repeated",
+        [
+            f"{CLIENT} @answered4 update @pending4 {{ {TUPLE} }} notrack return",
+            f"delete @direct4 {{ {CLIENT} }}",
+            f"update @stale4 {{ {CLIENT} }}",
+            "goto remember",
+        ],
+    ),
+]
+
+
+def _downstream(shape: Shape) -> list[str]:
+    through = f'iifname "{shape.interface}" oifname "{shape.interface}"'
+    return [
+        "type filter hook forward priority filter; policy accept;",
+        f"{through} ip saddr != @lan4 ip daddr @lan4 update @replies4 {{ ip daddr }}",
+    ]
+
+
+def _source_nat(shape: Shape) -> list[str]:
+    macs = _nat(shape)
+    if shape.masquerade == "never" and not macs:
+        return []
+    exempt = f"ether saddr {'!= ' if shape.masquerade == 'never' else ''}@nat return"
+    lines = [
+        "type nat hook postrouting priority srcnat - 1; policy accept;",
+        f'iifname != "{shape.interface}" return',
+        f'oifname != "{shape.interface}" return',
+        "ip saddr != @lan4 return",
+        "ip daddr @lan4 return",
+        *([exempt] if macs else []),
+        f"{SYN} masquerade",
+        "meta l4proto tcp snat ip to ip saddr",
+        "masquerade",
+    ]
+    return [_block("chain", "source_nat", lines)]
+
+
+def prove(clients: Iterable[Client], timeout_s: int = PROOF_TIMEOUT_S) -> str:
+    """The transaction that puts these clients into `direct4` for timeout_s, or renews them. Empty for no clients.
+
+    Add, delete, add: adding alone keeps the old timeout of an element that is there (before Linux 6.11), deleting
+    alone fails for one that is not.
+    """
+    keys = _keys(clients)
+    if not keys:
+        return ""
+    target = f"element inet {TABLE} direct4"
+    plain, timed = _listed(keys), _listed([f"{key} timeout {timeout_s}s" for key in keys])
+    return f"add {target} {plain}\ndelete {target} {plain}\nadd {target} {timed}\n"
+
+
+def withdraw(clients: Iterable[Client]) -> str:
+    """The transaction that takes these clients out of `direct4`, whether or not they are in. Empty for no clients."""
+    keys = _keys(clients)
+    target = f"element inet {TABLE} direct4"
+    return f"add {target} {_listed(keys)}\ndelete {target} {_listed(keys)}\n" if keys else ""
+
+
+def _keys(clients: Iterable[Client]) -> list[str]:
+    return [f"{c.mac} . {c.ip}" for c in sorted(set(clients))]
+
+
+def _listed(keys: list[str]) -> str:
+    return "{ " + ", ".join(keys) + " }"
+
+
+def parse_elements(text: str) -> tuple[Element, ...]:
+    """The elements in what `nft -j list set …` printed. Raises ValueError for text of another shape."""
+    try:
+        objects = json.loads(text)["nftables"]
+        sets = [o["set"] for o in objects if "set" in o]
+        return tuple(_element(e) for s in sets for e in s.get("elem", ()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a listing of nft: {error!r}") from None
+
+
+def _element(data: Any) -> Element:
+    """nft prints a bare value where there is nothing else to say, else {"elem": {"val": …, "expires": s, …}}."""
+    fields = data["elem"] if isinstance(data, dict) and "elem" in data else {"val": data}
+    value = fields["val"]
+    key = value["concat"] if isinstance(value, dict) and "concat" in value else [value]
+    counter = fields.get("counter") or {}
+    return Element(tuple(map(str, key)), counter.get("packets"), counter.get("bytes"), fields.get("expires"))

@@ -1,0 +1,118 @@
+"""What is told to people and programs about the running gateway: plain data, with a version.
+
+`clients_in_kernel` needs no daemon: counters and proofs are in the kernel.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Literal
+
+from msgspec import Struct
+
+from sidegate.gateway import programs
+from sidegate.gateway.config import Config
+from sidegate.gateway.desired import TABLE
+from sidegate.gateway.nft import Client, Element, parse_elements
+
+SCHEMA = 1
+
+
+class ClientView(Struct, frozen=True, kw_only=True):
+    """One client.
+
+    path: `direct` (the router answers it), or `masqueraded`. why: the reason. decided: whether a probe has spoken.
+    since_s, last_sent_s: seconds ago. proof_left_s: seconds until its proof lapses.
+    up_*, down_*: through this box to the internet and back, since it was first seen.
+    evidence: what the last probe sent and heard.
+    """
+
+    ip: IPv4Address
+    mac: str
+    name: str = ""
+    path: Literal["direct", "masqueraded"]
+    why: str = ""
+    decided: bool = False
+    since_s: float | None = None
+    last_sent_s: float | None = None
+    proof_left_s: int | None = None
+    up_packets: int = 0
+    up_bytes: int = 0
+    down_packets: int = 0
+    down_bytes: int = 0
+    evidence: str = ""
+
+
+class ClientsView(Struct, frozen=True):
+    """daemon: whether a daemon told this; otherwise the kernel alone did, and reasons are not known."""
+
+    clients: tuple[ClientView, ...]
+    daemon: bool
+    schema: int = SCHEMA
+
+
+class EventView(Struct, frozen=True):
+    """at: RFC 3339, local time."""
+
+    at: str
+    what: str
+
+
+class StatusView(Struct, frozen=True, kw_only=True):
+    """up: our table is in the kernel. faults: what is wrong now, as sentences. config: the file in force, or empty."""
+
+    up: bool
+    daemon: bool
+    pid: int | None = None
+    since_s: float | None = None
+    interface: str = ""
+    address: str = ""
+    router: str = ""
+    masquerade: str = ""
+    config: str = ""
+    config_digest: str = ""
+    clients: int = 0
+    direct: int = 0
+    undecided: int = 0
+    faults: tuple[str, ...] = ()
+    events: tuple[EventView, ...] = ()
+    schema: int = SCHEMA
+
+
+def elements(name: str) -> tuple[Element, ...]:
+    """The elements of one of our sets now; none if the set is not there. Raises Problems."""
+    status, out, _ = programs.attempt("nft", "--json", "list", "set", "inet", TABLE, name)
+    return () if status else parse_elements(out)
+
+
+def client_of(element: Element) -> Client:
+    mac, ip = element.key
+    return Client(mac, IPv4Address(ip))
+
+
+def clients_in_kernel(config: Config) -> tuple[ClientView, ...]:
+    """What the kernel alone knows. Raises Problems."""
+    proofs = {client_of(e): e.expires_s for e in elements("direct4")}
+    down = {e.key[0]: e for e in elements("replies4")}
+    return tuple(_from_kernel(e, proofs, down, config) for e in elements("clients4"))
+
+
+def _from_kernel(
+    element: Element, proofs: dict[Client, int | None], down: dict[str, Element], config: Config
+) -> ClientView:
+    client = client_of(element)
+    setting = config.masquerade_of(client.mac)
+    is_direct = setting == "never" or (setting == "auto" and client in proofs)
+    back = down.get(str(client.ip))
+    return ClientView(
+        ip=client.ip,
+        mac=client.mac,
+        name=config.name_of(client.mac),
+        path="direct" if is_direct else "masqueraded",
+        decided=setting != "auto" or client in proofs,
+        proof_left_s=proofs.get(client),
+        up_packets=element.packets or 0,
+        up_bytes=element.bytes or 0,
+        down_packets=(back and back.packets) or 0,
+        down_bytes=(back and back.bytes) or 0,
+    )

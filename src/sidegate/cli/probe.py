@@ -37,8 +37,8 @@ def probe() -> None:
 
 
 @probe.command()
-@click.option("--client", "clients", type=_Address(), multiple=True, required=True, help="Whom to probe; repeatable.")
-@click.option("--target", "targets", type=_Address(), multiple=True, help="Ask by way of this public address.")
+@click.option("--client", "clients", type=_ADDRESS, multiple=True, required=True, help="Whom to probe; repeatable.")
+@click.option("--target", "targets", type=_ADDRESS, multiple=True, help="Ask by way of this public address.")
 @config_option
 @json_option
 def bridge(
@@ -59,7 +59,7 @@ def bridge(
 
 
 @probe.command()
-@click.argument("address", type=_Address())
+@click.argument("address", type=_ADDRESS)
 @config_option
 @json_option
 def arp(address: IPv4Address, config: Path | None, as_json: bool) -> int:
@@ -74,7 +74,7 @@ def arp(address: IPv4Address, config: Path | None, as_json: bool) -> int:
 
 
 @probe.command()
-@click.argument("targets", type=_Address(), nargs=-1)
+@click.argument("targets", type=_ADDRESS, nargs=-1)
 @config_option
 @json_option
 def reach(targets: tuple[IPv4Address, ...], config: Path | None, as_json: bool) -> int:

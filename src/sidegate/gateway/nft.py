@@ -7,8 +7,9 @@ The laws of the table
 2. `source_nat` masquerades every *new tracked* flow it sees. It knows no clients and no proofs.
 3. So a flow keeps its address by not being tracked when it begins: `proved` sets `notrack`. A full set, a lost element,
    a deleted proof make the `notrack` rule fail, and the flow is masqueraded: slower, never broken.
-4. TCP is decided on its SYN. A later segment without an entry is picked up by conntrack with no NAT at all
-   (`source_nat` passes it by), so a flow begun direct stays direct, whatever becomes of the proof.
+4. TCP is decided on its SYN. A later segment without an entry is picked up by conntrack and bound to its own address
+   (`snat ip to ip saddr`), so a flow begun direct stays direct, whatever becomes of the proof. Bound, not passed by,
+   and just before the owner's own NAT rules: a `MASQUERADE` of theirs would rewrite it in mid-flow.
 5. A flow begun masqueraded stays so when the proof comes: established ones because only SYNs, datagrams and echo
    requests are ever `notrack`ed; SYNs sent again and datagrams because `masqueraded4` remembers their tuple.
 6. UDP and echo requests of proved clients are decided packet by packet, or a tunnel with a fixed port whose client

@@ -23,12 +23,13 @@ class Answer(Struct, frozen=True):
     port: int = 0
 
 
-def http_get(address: str, port: int = 80, path: str = "/", timeout_s: float = 1.5) -> Answer:
-    """One HTTP request over a new connection."""
+def http_get(address: str, port: int = 80, path: str = "/", timeout_s: float = 1.5, source: str = "") -> Answer:
+    """One HTTP request over a new connection. source: the address to ask from, where a machine has several."""
     start = time.monotonic()
     local = 0
     try:
-        connection = http.client.HTTPConnection(address, port, timeout=timeout_s)
+        sender = (source, 0) if source else None
+        connection = http.client.HTTPConnection(address, port, timeout=timeout_s, source_address=sender)
         connection.connect()
         local = connection.sock.getsockname()[1]
         connection.request("GET", path)

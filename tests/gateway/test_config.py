@@ -1,0 +1,117 @@
+"""The user's file: what it may say, and every error at once."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from sidegate.gateway import config as configs
+from sidegate.gateway.config import Config, load_config, parse_config
+from sidegate.problems import Exit, Problems
+
+
+def errors(text: str) -> list[str]:
+    with pytest.raises(Problems) as caught:
+        parse_config(text, "x.toml")
+    assert caught.value.exit_code == Exit.USAGE
+    return [f"{p.where}: {p.what}" for p in caught.value.problems]
+
+
+def test_empty_file_is_complete() -> None:
+    assert parse_config("", "x.toml") == Config()
+    assert Config().probe.targets[0] == IPv4Address("1.1.1.1")
+
+
+def test_missing_default_file_is_an_empty_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(configs, "DEFAULT_PATH", tmp_path / "sidegate.toml")
+    assert load_config() == Config()
+    (tmp_path / "sidegate.toml").write_text('[nat]\nmasquerade = "always"')
+    assert load_config().nat.masquerade == "always"
+
+
+def test_missing_given_file_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(Problems, match="cannot be read: No such file"):
+        load_config(tmp_path / "sidegate.toml")
+
+
+def test_file_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(Problems, match="not UTF-8 text"):
+        load_config(tmp_path / "x.toml")
+
+
+def test_full_file() -> None:
+    config = parse_config(
+        """
+        [network]
+        interface = "eth0.10"
+        router = "192.168.1.1"
+        [nat]
+        masquerade = "never"
+        [probe]
+        targets = ["4.2.2.2"]
+        [[client]]
+        mac = "AA:BB:CC:DD:EE:FF"
+        name = "tv"
+        masquerade = "auto"
+        [[client]]
+        mac = "02:00:00:00:00:01"
+        """,
+        "x.toml",
+    )
+    assert (config.network.interface, config.network.router) == ("eth0.10", IPv4Address("192.168.1.1"))
+    assert config.client[0].mac == "aa:bb:cc:dd:ee:ff"
+    macs = ("aa:bb:cc:dd:ee:ff", "02:00:00:00:00:01", "02:00:00:00:00:02")
+    assert [(config.masquerade_of(m), config.name_of(m)) for m in macs] == [
+        ("auto", "tv"),
+        ("never", ""),
+        ("never", ""),
+    ]
+
+
+def test_all_errors_at_once() -> None:
+    found = errors(
+        """
+        colour = 1
+        [network]
+        interface = "eth 0"
+        router = "192.168.1.999"
+        [nat]
+        masquerade = "sometimes"
+        [probe]
+        targets = "1.1.1.1"
+        [[client]]
+        mac = "01:00:5e:00:00:01"
+        [[client]]
+        name = "tv"
+        """
+    )
+    mac = "the MAC address of one device such as aa:bb:cc:dd:ee:ff"
+    assert sorted(found) == [
+        f'x.toml: client[0].mac: expected {mac}, got "01:00:5e:00:00:01"',
+        f"x.toml: client[1].mac: missing; expected {mac}",
+        "x.toml: colour: unknown key",
+        'x.toml: nat.masquerade: expected one of "auto", "always", "never", got "sometimes"',
+        'x.toml: network.interface: expected the name of a network interface such as eth0, got "eth 0"',
+        'x.toml: network.router: expected an IPv4 address such as 192.168.1.2, got "192.168.1.999"',
+        'x.toml: probe.targets: expected a list, each item an IPv4 address such as 192.168.1.2, got "1.1.1.1"',
+    ]
+
+
+def test_same_device_twice_and_no_targets() -> None:
+    found = errors(
+        """
+        [probe]
+        targets = []
+        [[client]]
+        mac = "aa:bb:cc:dd:ee:ff"
+        [[client]]
+        mac = "AA:BB:CC:DD:EE:FF"
+        """
+    )
+    assert found == [
+        "x.toml: probe.targets: empty: nothing to probe with",
+        "x.toml: client[1].mac: AA:BB:CC:DD:EE:FF is already client[0]",
+    ]

@@ -1,0 +1,100 @@
+"""Config × Facts -> Desired, as text beside golden files, and what must hold for any box."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from sidegate.gateway.config import ClientConfig, Config, Masquerade, Nat
+from sidegate.gateway.decide import decide
+from sidegate.gateway.desired import Desired
+from sidegate.gateway.facts import Facts, ForwardDrop, Interface, Router
+from tests.conftest import Golden
+
+CONF = "net/ipv4/conf"
+
+
+def facts(name: str = "eth0", **sysctls: str) -> Facts:
+    """A fresh box; sysctls as all_rp_filter="1"."""
+    values = {"all_send_redirects": "1", "own_send_redirects": "1", "all_rp_filter": "0", "own_rp_filter": "0"}
+    paths = {k.replace("own", name, 1).replace("_", "/", 1): v for k, v in (values | sysctls).items()}
+    return Facts(
+        interface=Interface(name, "02:00:00:00:00:02", (IPv4Interface("192.168.1.2/24"),), 1500),
+        router=Router(IPv4Address("192.168.1.1"), "02:00:00:00:00:01"),
+        lan=(IPv4Network("192.168.1.0/24"),),
+        neighbours=(),
+        sysctls={f"{CONF}/{p}": v for p, v in paths.items()} | {f"{CONF}/{name}/forwarding": "0"},
+        forward_drops=(),
+        table=None,
+        boot_id="boot",
+    )
+
+
+def shown(desired: Desired) -> str:
+    """As a person may read it."""
+    lines = [f"sysctl {s.path}={s.value}  # {s.reason}" for s in desired.sysctls]
+    lines += [f"accept in {a.place} by {a.interface}  # {a.reason}" for a in desired.accepts]
+    return "\n".join([*lines, f"# {desired.ruleset_reason}", desired.ruleset])
+
+
+def clients(*settings: Masquerade | None) -> tuple[ClientConfig, ...]:
+    return tuple(ClientConfig(f"02:00:00:00:00:1{n}", masquerade=s) for n, s in enumerate(settings))
+
+
+CASES: dict[str, tuple[Config, Facts]] = {
+    "auto": (Config(), facts()),
+    "always": (Config(nat=Nat("always")), facts()),
+    "never": (Config(nat=Nat("never")), facts()),
+    "auto-with-own": (Config(client=clients("always", "never", "auto", None)), facts()),
+    "always-with-own": (Config(nat=Nat("always"), client=clients("always", "never", "auto")), facts()),
+    "never-with-own": (Config(nat=Nat("never"), client=clients("always", "never", "auto")), facts()),
+    "surroundings": (
+        Config(),
+        structs.replace(
+            facts("eth0.10", all_rp_filter="1"),
+            forward_drops=(
+                ForwardDrop("iptables-nft", "ip", "filter", "FORWARD", "its policy is drop"),
+                ForwardDrop("nft", "inet", "firewalld", "filter_FORWARD", "its last rule drops everything"),
+            ),
+            lan=(IPv4Network("10.0.0.0/16"), IPv4Network("192.168.1.0/24")),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_desired(name: str, golden: Golden) -> None:
+    golden(f"gateway/{name}.txt", shown(decide(*CASES[name])))
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "own", "wanted"),
+    [("0", "0", None), ("1", "0", "2"), ("0", "1", "2"), ("1", "1", "2"), ("2", "1", None), ("1", "2", "2")],
+)
+def test_reverse_path_is_loosened_only_where_it_is_strict(everywhere: str, own: str, wanted: str | None) -> None:
+    desired = decide(Config(), facts(all_rp_filter=everywhere, own_rp_filter=own))
+    assert next((s.value for s in desired.sysctls if s.path.endswith("rp_filter")), None) == wanted
+
+
+SETTINGS = st.sampled_from(["0", "1", "2"])
+
+
+@given(SETTINGS, SETTINGS, st.sampled_from(["auto", "always", "never"]))
+def test_what_is_applied_stays_desired(everywhere: str, own: str, masquerade: Masquerade) -> None:
+    """Else a second `up` would take back what the first one did."""
+    config, before = Config(nat=Nat(masquerade)), facts(all_rp_filter=everywhere, own_rp_filter=own)
+    desired = decide(config, before)
+    after = structs.replace(before, sysctls=before.sysctls | {s.path: s.value for s in desired.sysctls})
+    assert decide(config, after) == desired
+
+
+@given(SETTINGS, SETTINGS)
+def test_forwarding_comes_last_and_everything_has_a_reason(everywhere: str, own: str) -> None:
+    desired = decide(Config(), facts("eth0.10", all_rp_filter=everywhere, own_rp_filter=own))
+    assert desired.sysctls[-1].path == f"{CONF}/eth0.10/forwarding"
+    assert all(s.reason for s in desired.sysctls)
+    assert desired.ruleset_reason

@@ -1,0 +1,139 @@
+"""The repository's own machinery: what `tools/setup` says and does, and that no kernel test is skipped unseen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASIC_PROGRAMS = ["bash", "dirname", "cut", "paste", "sort", "head", "sed", "flock", "cat", "sha256sum"]
+
+
+def write_program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def run(command: list[str], cwd: Path, path: str, **env: str) -> subprocess.CompletedProcess[str]:
+    surroundings = os.environ | {"PATH": path, "PYTHON": sys.executable} | env
+    return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=120)
+
+
+class TestSetup:
+    """A copy of the tree that needs a program that no machine has, with an apt-get that only notes how it is called."""
+
+    @pytest.fixture
+    def tree(self, tmp_path: Path) -> Path:
+        tree = tmp_path / "a tree"
+        shutil.copytree(ROOT / "tools", tree / "tools")
+        with (tree / "tools/packages.txt").open("a") as packages:
+            packages.write("no-such-program  no-such-package  # a test\n")
+        return tree
+
+    @pytest.fixture
+    def fakes(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "fakes"
+        write_program(folder, "id", "echo 1000")
+        write_program(folder, "dpkg-query", "exit 0")
+        write_program(folder, "apt-get", f'echo "$@" >>"{tmp_path}/apt-get.log"')
+        return folder
+
+    def test_without_privilege_prints_the_exact_command_and_installs_nothing(self, tree: Path, fakes: Path) -> None:
+        write_program(fakes, "sudo", "exit 1")
+        result = run(["tools/setup"], tree, f"{fakes}:{os.environ['PATH']}")
+        assert result.returncode == 3
+        assert "sudo apt-get install --no-install-recommends" in result.stderr
+        assert "no-such-package" in result.stderr
+        log = (tree.parent / "apt-get.log").read_text()
+        assert [line for line in log.splitlines() if "--simulate" not in line] == []
+
+    def test_with_passwordless_sudo_installs_and_looks_again(self, tree: Path, fakes: Path) -> None:
+        write_program(fakes, "sudo", 'shift; exec "$@"')
+        result = run(["tools/setup"], tree, f"{fakes}:{os.environ['PATH']}")
+        assert result.returncode == 3
+        assert "not found on PATH" in result.stderr
+        assert "no-such-program" in result.stderr
+        installs = [line for line in (tree.parent / "apt-get.log").read_text().splitlines() if " -y " in line]
+        assert len(installs) == 1
+        assert "--no-install-recommends" in installs[0]
+        assert "no-such-package" in installs[0]
+
+    def test_elsewhere_than_on_debian_names_the_programs(self, tree: Path, tmp_path: Path) -> None:
+        basics = tmp_path / "basics"
+        basics.mkdir()
+        for name in BASIC_PROGRAMS:
+            (basics / name).symlink_to(str(shutil.which(name)))
+        result = run([str(shutil.which("bash")), "tools/setup"], tree, str(basics))
+        assert result.returncode == 3
+        assert "package manager" in result.stderr
+        assert "no-such-program" in result.stderr
+
+    def test_an_unusable_python_is_refused(self, tree: Path) -> None:
+        result = run(["tools/setup"], tree, os.environ["PATH"], PYTHON="/bin/false")
+        assert result.returncode == 3
+        assert "PYTHON=/bin/false is not a Python" in result.stderr
+
+    def test_every_package_has_a_reason(self) -> None:
+        lines = (ROOT / "tools/packages.txt").read_text().splitlines()
+        entries = [line for line in lines if line and not line.startswith("#")]
+        assert entries
+        for line in entries:
+            listed, _, reason = line.partition("#")
+            assert len(listed.split()) == 2, line
+            assert reason.strip(), line
+
+
+PASSING = "def test_it(): pass"
+SKIPPING = "import pytest\ndef test_it(): pytest.skip('for no reason')"
+SKIPPED_FILE = "import pytest\npytest.skip('for no reason', allow_module_level=True)"
+ALL_WORKS = "exit 0"
+NO_NAMESPACES = "echo 'unshare failed: Operation not permitted' >&2; exit 1"
+NO_BR_NETFILTER = 'test "$4" = "ip link set lo up" || { echo 2; exit 1; }'
+
+
+class TestKernelGate:
+    """pytest, with this tree's conftest files, on one kernel test and an `unshare` that tells what the machine can."""
+
+    @pytest.fixture
+    def tests(self, tmp_path: Path) -> Path:
+        (tmp_path / "tests/kernel").mkdir(parents=True)
+        for name in ("tests/conftest.py", "tests/kernel/conftest.py", "pyproject.toml"):
+            shutil.copy(ROOT / name, tmp_path / name)
+        return tmp_path
+
+    def outcome(self, tree: Path, unshare: str, test: str, required: bool, *options: str) -> tuple[int, str]:
+        write_program(tree / "fakes", "unshare", unshare)
+        (tree / "tests/kernel/test_it.py").write_text(test)
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+        path = f"{tree / 'fakes'}:{os.environ['PATH']}"
+        result = run(command, tree, path, SIDEGATE_REQUIRE_KERNEL="1" if required else "0", COLUMNS="400")
+        return result.returncode, result.stdout
+
+    @pytest.mark.parametrize(
+        ("unshare", "named"), [(NO_NAMESPACES, "lacks user namespaces"), (NO_BR_NETFILTER, "lacks br_netfilter")]
+    )
+    def test_a_lacking_machine_skips_with_the_name_or_fails(self, tests: Path, unshare: str, named: str) -> None:
+        code, output = self.outcome(tests, unshare, PASSING, False)
+        assert (code, named in output, "1 skipped in" in output) == (0, True, True), output
+        code, output = self.outcome(tests, unshare, PASSING, True)
+        assert (code, named in output, "1 error in" in output) == (1, True, True), output
+
+    @pytest.mark.parametrize("test", [SKIPPING, SKIPPED_FILE])
+    def test_any_other_skip_fails_where_kernel_tests_are_required(self, tests: Path, test: str) -> None:
+        code, output = self.outcome(tests, ALL_WORKS, test, True, "-n", "1")
+        assert (code != 0, "for no reason" in output) == (True, True), output
+
+    def test_an_able_machine_passes_and_counts(self, tests: Path) -> None:
+        code, output = self.outcome(tests, ALL_WORKS, PASSING, True, "-n", "1")
+        assert (code, "kernel tests: 1, of which skipped: 0" in output) == (0, True), output
+
+    def test_a_selection_without_kernel_tests_fails_where_they_are_required(self, tests: Path) -> None:
+        (tests / "tests/test_other.py").write_text(PASSING)
+        code, output = self.outcome(tests, ALL_WORKS, PASSING, True, "--ignore=tests/kernel")
+        assert (code, "1 passed" in output) == (1, True), output

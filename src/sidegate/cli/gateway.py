@@ -91,14 +91,15 @@ def _status_lines(found: StatusView) -> list[str]:
 
 @click.command()
 @click.argument("ip", required=False)
+@click.option("--evidence", is_flag=True, help="With all that the last probe sent and heard; always so for one client.")
 @config_option
 @json_option
-def clients(ip: str | None, config: Path | None, as_json: bool) -> None:
+def clients(ip: str | None, evidence: bool, config: Path | None, as_json: bool) -> None:
     """The clients, their return paths, and why. With an address: one client, with the evidence."""
-    found = lifecycle.clients(places(), config, ip)
+    found = lifecycle.clients(places(), config, ip, evidence=evidence or ip is not None)
     if as_json:
         print_json(found)
-    elif ip is not None:
+    elif evidence or ip is not None:
         click.echo("\n\n".join(_client_text(c) for c in found.clients) or f"{ip}: not seen")
     else:
         click.echo(_clients_table(found))
@@ -106,7 +107,8 @@ def clients(ip: str | None, config: Path | None, as_json: bool) -> None:
 
 def _client_text(client: ClientView) -> str:
     name = f", {client.name}" if client.name else ""
-    return f"{client.ip} ({client.mac}{name}): {client.path}\n{client.why}\n\n{client.evidence}".rstrip()
+    head = f"{client.ip} ({client.mac}{name}): {client.path}\n{client.why}"
+    return f"{head}\n\n{client.probe.text()}" if client.probe else head
 
 
 def _clients_table(found: ClientsView) -> str:

@@ -19,16 +19,14 @@ from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems
 
 
-class _Address(click.ParamType):
-    name = "address"
+def _address(value: str) -> IPv4Address:
+    try:
+        return IPv4Address(value)
+    except ValueError:
+        raise click.BadParameter(f"{value} is no IPv4 address") from None
 
-    def convert(
-        self, value: str | IPv4Address, param: click.Parameter | None, ctx: click.Context | None
-    ) -> IPv4Address:
-        try:
-            return IPv4Address(value)
-        except ValueError:
-            self.fail(f"{value} is no IPv4 address", param, ctx)
+
+_ADDRESS = click.types.FuncParamType(_address)
 
 
 @click.group()

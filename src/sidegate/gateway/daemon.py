@@ -33,11 +33,12 @@ from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe
 from sidegate.gateway.nft import Client, prove, withdraw
 from sidegate.gateway.places import Lock, Places, places, running_pid
-from sidegate.gateway.returnpath import Command, Prove, ReturnPaths
+from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing
 from sidegate.gateway.view import ClientsView, ClientView, EventView, StatusView
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problem, Problems
+from sidegate.reading import decode_address, encode_address
 
 POLL_S = 5.0
 """Between looks at who sent something and whose proof the kernel withdrew."""
@@ -252,7 +253,7 @@ class Daemon:
         before = self._paths.get(client)
         was = before.path if before and before.decided else None
         commands = self._paths.probed(client, result.verdict, result.reason, time.monotonic())
-        self._evidence[client] = result.text().encode()
+        self._evidence[client] = msgspec.json.encode(result, enc_hook=encode_address)
         after = self._paths.get(client)
         if after is not None and after.path != was:
             self._tell(f"{self._named(client)}: {after.path} ({result.confidence}): {result.reason}")
@@ -285,7 +286,7 @@ class Daemon:
         if request.method == "GET" and request.path == "/v1/status":
             return Reply(200, self._status())
         if request.method == "GET" and request.path == "/v1/clients":
-            return Reply(200, self._clients(request.query.get("ip")))
+            return Reply(200, self._clients(request.query.get("ip"), "evidence" in request.query))
         if request.method == "POST" and request.path == "/v1/probe":
             return self._probe_again(request)
         return Reply(404, {"error": f"no such thing: {request.method} {request.path}"})
@@ -317,29 +318,26 @@ class Daemon:
             events=tuple(self._events),
         )
 
-    def _clients(self, ip: str | None) -> ClientsView:
-        counted = {c.mac + str(c.ip): c for c in view.clients_in_kernel(self._config)}
-        now = time.monotonic()
-        views = []
-        for standing in self._paths:
-            client = standing.client
-            if ip is not None and str(client.ip) != ip:
-                continue
-            known = counted.get(client.mac + str(client.ip)) or ClientView(
-                ip=client.ip, mac=client.mac, name=self._config.name_of(client.mac), path=standing.path
-            )
-            views.append(
-                msgspec.structs.replace(
-                    known,
-                    path=standing.path,
-                    why=standing.why,
-                    decided=standing.decided,
-                    since_s=round(now - standing.since_s, 1),
-                    last_sent_s=None if standing.active_s is None else round(now - standing.active_s, 1),
-                    evidence=self._evidence.get(client, b"").decode() if ip is not None else "",
-                )
-            )
+    def _clients(self, ip: str | None, with_evidence: bool) -> ClientsView:
+        counted = {(c.mac, c.ip): c for c in view.clients_in_kernel(self._config)}
+        standings = [s for s in self._paths if ip in (None, str(s.client.ip))]
+        views = [self._view(s, counted.get((s.client.mac, s.client.ip)), with_evidence) for s in standings]
         return ClientsView(tuple(sorted(views, key=lambda v: v.ip)), daemon=True)
+
+    def _view(self, standing: Standing, counted: ClientView | None, with_evidence: bool) -> ClientView:
+        client, now = standing.client, time.monotonic()
+        name = self._config.name_of(client.mac)
+        known = counted or ClientView(ip=client.ip, mac=client.mac, name=name, path=standing.path)
+        evidence = self._evidence.get(client) if with_evidence else None
+        return msgspec.structs.replace(
+            known,
+            path=standing.path,
+            why=standing.why,
+            decided=standing.decided,
+            since_s=round(now - standing.since_s, 1),
+            last_sent_s=None if standing.active_s is None else round(now - standing.active_s, 1),
+            probe=msgspec.json.decode(evidence, type=BridgeResult, dec_hook=decode_address) if evidence else None,
+        )
 
     def _wake_on_signals(self) -> None:
         read_end, write_end = socket.socketpair()

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -132,7 +133,7 @@ def _end_daemon(at: Places) -> None:
 def status(at: Places) -> StatusView:
     """From the daemon, or from the kernel and the journal where none runs. Raises Problems."""
     if running_pid(at.lock) is not None:
-        return msgspec.convert(control.ask(at.control, "GET", "/v1/status"), StatusView, dec_hook=_dec)
+        return msgspec.convert(control.ask(at.control, "GET", "/v1/status"), StatusView, dec_hook=decode_address)
     up = list_table() is not None
     faults = (
         ("no daemon is running: clients are masqueraded as their proofs lapse; start it: sidegate up",) if up else ()
@@ -142,14 +143,11 @@ def status(at: Places) -> StatusView:
     return StatusView(up=up, daemon=False, faults=faults)
 
 
-def clients(at: Places, config: Path | None, ip: str | None = None) -> ClientsView:
+def clients(at: Places, config: Path | None, ip: str | None = None, *, evidence: bool = False) -> ClientsView:
     """From the daemon, or from the kernel where none runs. Raises Problems."""
     if running_pid(at.lock) is not None:
-        target = "/v1/clients" + (f"?ip={ip}" if ip else "")
-        return msgspec.convert(control.ask(at.control, "GET", target), ClientsView, dec_hook=_dec)
+        query = urlencode({**({"ip": ip} if ip else {}), **({"evidence": "1"} if evidence else {})})
+        target = f"/v1/clients?{query}"
+        return msgspec.convert(control.ask(at.control, "GET", target), ClientsView, dec_hook=decode_address)
     seen = clients_in_kernel(load_config(config))
     return ClientsView(tuple(c for c in seen if ip in (None, str(c.ip))), daemon=False)
-
-
-def _dec(kind: type, value: Any) -> Any:
-    return decode_address(kind, value)

@@ -14,6 +14,7 @@ from sidegate.gateway import programs
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.nft import Client, Element, parse_elements
+from sidegate.probe.bridge import BridgeResult
 
 SCHEMA = 1
 
@@ -24,7 +25,7 @@ class ClientView(Struct, frozen=True, kw_only=True):
     path: `direct` (the router answers it), or `masqueraded`. why: the reason. decided: whether a probe has spoken.
     since_s, last_sent_s: seconds ago. proof_left_s: seconds until its proof lapses.
     up_*, down_*: through this box to the internet and back, since it was first seen.
-    evidence: what the last probe sent and heard.
+    probe: what the last probe sent and heard, where it was asked for.
     """
 
     ip: IPv4Address
@@ -40,7 +41,7 @@ class ClientView(Struct, frozen=True, kw_only=True):
     up_bytes: int = 0
     down_packets: int = 0
     down_bytes: int = 0
-    evidence: str = ""
+    probe: BridgeResult | None = None
 
 
 class ClientsView(Struct, frozen=True):

@@ -110,8 +110,8 @@ def _hold(lab: Lab, expectation: Expectation) -> Iterator[Checked]:
         expected: dict[str, Outcome] = getattr(expectation, family)
         if not expected:
             continue
-        with _Relayed(lab) as relayed:
-            asked = [(name, _ask(lab, name, expectation.to, family)) for name in expected]
+        with Relayed(lab) as relayed:
+            asked = [(name, ask(lab, name, expectation.to, family)) for name in expected]
             answers = [(name, waiting.result()) for name, waiting in asked]
             crossed = relayed.ports()
         for name, answer in answers:
@@ -129,7 +129,8 @@ def _hold(lab: Lab, expectation: Expectation) -> Iterator[Checked]:
             )
 
 
-def _ask(lab: Lab, who: str, to: str, family: Family) -> Waiting[Answer]:
+def ask(lab: Lab, who: str, to: str, family: Family) -> Waiting[Answer]:
+    """One node asks another for a page; `to` as in an expectation. Raises Problems for a node without an address."""
     name, _, port = to.partition(":")
     server = next((s for s in lab.home.internet.server if s.name == who), None)
     machine = INTERNET if server else who
@@ -153,7 +154,7 @@ def address_of(home: Home, name: str, family: Family, *, from_outside: bool = Fa
     return str(address)
 
 
-class _Relayed:
+class Relayed:
     """Hears which replies the gateway hands on to clients: those took the way through it."""
 
     def __init__(self, lab: Lab) -> None:
@@ -163,7 +164,7 @@ class _Relayed:
             self._socket = lab.socket(lab.home.gateway.name, socket.AF_PACKET, kind, protocol)
             self._socket.setblocking(False)
 
-    def __enter__(self) -> _Relayed:
+    def __enter__(self) -> Relayed:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,7 +19,7 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
     "masquerade": ("costly", "The router would not NAT it: masqueraded"),
     "unknown": ("unknown", "Not proved: masqueraded, which always works"),
 }
-_OUTCOMES: dict[str, tuple[Tone, str]] = {
+OUTCOMES: dict[str, tuple[Tone, str]] = {
     "direct": ("good", "online, direct"),
     "masqueraded": ("costly", "online, masqueraded"),
     "dead": ("bad", "offline"),
@@ -55,7 +55,7 @@ def marks_of(stage: Stage) -> Marks:
 def _mark(found: ClientReach) -> Mark:
     if found.v4 is None:
         return Mark("unknown", "IPv4 not asked")
-    tone, words = _OUTCOMES[found.v4.outcome]
+    tone, words = OUTCOMES[found.v4.outcome]
     if found.v4.ok:
         return Mark(tone, words)
     return Mark("bad", "offline (IPv4)" if found.v6 and found.v6.ok else "offline")
@@ -192,7 +192,7 @@ def _reached(result: Result) -> Iterator[str]:
 def _cell(reach: Reach | None) -> str:
     if reach is None:
         return '<td class="none">not asked</td>'
-    tone, words = _OUTCOMES[reach.outcome]
+    tone, words = OUTCOMES[reach.outcome]
     took = f" · {duration(reach.took_ms)}" if reach.took_ms is not None else ""
     detail = f"{escape(reach.detail)}{took}".removeprefix(" · ")
     return f"<td>{_tone(tone, words)}{f'<small>{detail}</small>' if detail else ''}</td>"
@@ -208,18 +208,20 @@ def _tone(tone: Tone, words: str) -> str:
 # What it means
 
 
-_MEANING = """<p>A device's address at home is private: nobody on the internet can answer it. So the router writes its
-own, public address on every packet that leaves (<em>NAT</em>). It decides this once per connection, at the first packet it
-sees, and remembers the decision (<em>connection tracking</em>, conntrack).</p>
-<p>With a bypass gateway, a packet passes the router twice: first as a plain frame from the device to the gateway, then
-again, sent back by the gateway, on its way out. Between two sockets of the switch chip the router's kernel does not see
-the first pass. But a frame that comes by Wi-Fi or mesh crosses the kernel's bridge, and on some routers the bridge
-hands its frames to conntrack. There the connection begins as local traffic: <em>no NAT needed</em>. When the packet comes
-back, bound for the internet, that is already decided. It leaves with its private address, and no answer ever finds its
-way home. IPv6 needs no NAT, so it is not affected.</p>
-<p>If the gateway puts its own address on the packet (<em>masquerade</em>), the second pass is a new connection to the
-router, and is translated as it should be. The price: the answers must come back through the gateway's one network
-port. Sidegate pays it only for the devices that need it.</p>"""
+_MEANING = """\
+<p>A device's address at home is private: nobody on the internet can answer it. So the router writes its own,
+public address on every packet that leaves (<em>NAT</em>). It decides this once per connection, at the first
+packet it sees, and remembers the decision (<em>connection tracking</em>, conntrack).</p>
+<p>With a bypass gateway, a packet passes the router twice: first as a plain frame from the device to the
+gateway, then again, sent back by the gateway, on its way out. Between two sockets of the switch chip the
+router's kernel does not see the first pass. But a frame that comes by Wi-Fi or mesh crosses the kernel's
+bridge, and on some routers the bridge hands its frames to conntrack. There the connection begins as local
+traffic: <em>no NAT needed</em>. When the packet comes back, bound for the internet, that is already decided. It
+leaves with its private address, and no answer ever finds its way home. IPv6 needs no NAT, so it is not
+affected.</p>
+<p>If the gateway puts its own address on the packet (<em>masquerade</em>), the second pass is a new connection
+to the router, and is translated as it should be. The price: the answers must come back through the gateway's
+one network port. Sidegate pays it only for the devices that need it.</p>"""
 
 
 def _meaning(result: Result) -> Iterator[str]:
@@ -228,10 +230,11 @@ def _meaning(result: Result) -> Iterator[str]:
     yield _MEANING
 
 
-_METHOD = """<p>The router cannot be asked. So the probe makes the same thing happen to a harmless packet of its own. A
-<em>control</em> goes to the internet by way of the router, and is answered. A second packet is first sent to the
-device, which drops it, and then by way of the router. If only this one stays without an answer, the router tracked it on the
-way to the device, and will not NAT what that device sends through the gateway.</p>"""
+_METHOD = """\
+<p>The router cannot be asked. So the probe makes the same thing happen to a harmless packet of its own. A
+<em>control</em> goes to the internet by way of the router, and is answered. A second packet is first sent to
+the device, which drops it, and then by way of the router. If only this one stays without an answer, the router
+tracked it on the way to the device, and will not NAT what that device sends through the gateway.</p>"""
 
 
 def _probes(result: Result) -> Iterator[str]:

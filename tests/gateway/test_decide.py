@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -84,6 +84,7 @@ SETTINGS = st.sampled_from(["0", "1", "2"])
 
 
 @given(SETTINGS, SETTINGS, st.sampled_from(["auto", "always", "never"]))
+@settings(deadline=None)
 def test_what_is_applied_stays_desired(everywhere: str, own: str, masquerade: Masquerade) -> None:
     """Else a second `up` would take back what the first one did."""
     config, before = Config(nat=Nat(masquerade)), facts(all_rp_filter=everywhere, own_rp_filter=own)
@@ -93,6 +94,7 @@ def test_what_is_applied_stays_desired(everywhere: str, own: str, masquerade: Ma
 
 
 @given(SETTINGS, SETTINGS)
+@settings(deadline=None)
 def test_forwarding_comes_last_and_everything_has_a_reason(everywhere: str, own: str) -> None:
     desired = decide(Config(), facts("eth0.10", all_rp_filter=everywhere, own_rp_filter=own))
     assert desired.sysctls[-1].path == f"{CONF}/eth0.10/forwarding"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidegate.gateway.config import Masquerade
@@ -67,6 +67,7 @@ def test_other_text_is_a_value_error(text: str) -> None:
 
 
 @given(SETTINGS, st.dictionaries(st.integers(0, 9).map(lambda n: f"02:00:00:00:00:0{n}"), SETTINGS))
+@settings(deadline=None)
 def test_every_set_named_is_declared_and_used(common: Masquerade, own: dict[str, Masquerade]) -> None:
     shape = Shape("eth0", "02:00:00:00:00:02", (IPv4Network("10.0.0.0/8"),), common, tuple(own.items()))
     words = ruleset(shape).split()
@@ -75,6 +76,7 @@ def test_every_set_named_is_declared_and_used(common: Masquerade, own: dict[str,
 
 
 @given(SETTINGS, st.dictionaries(st.integers(0, 9).map(lambda n: f"02:00:00:00:00:0{n}"), SETTINGS))
+@settings(deadline=None)
 def test_order_of_clients_does_not_matter(common: Masquerade, own: dict[str, Masquerade]) -> None:
     shapes = [Shape("eth0", "02:00:00:00:00:02", (), common, tuple(i)) for i in (own.items(), reversed(own.items()))]
     assert ruleset(shapes[0]) == ruleset(shapes[1])

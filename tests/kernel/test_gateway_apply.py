@@ -394,7 +394,7 @@ def test_ruleset_that_nft_refuses_changes_nothing() -> None:
     desired = decide(EMPTY, facts)
     broken = type(desired)(desired.sysctls, desired.accepts, desired.ruleset.replace("masquerade\n", "nonsense\n"), "")
     with pytest.raises(Problems, match="nonsense"):
-        apply(broken, facts, LiveBox(), STATE_DIR)
+        apply(broken, facts, Watching(pytest.fail), STATE_DIR)
     assert (changed(before), files()) == ({}, [])
 
 

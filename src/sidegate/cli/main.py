@@ -32,7 +32,7 @@ class _Lazy(click.Group):
     def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _ = _COMMANDS[cmd_name]
+        module = _COMMANDS[cmd_name][0]
         command: click.Command = getattr(importlib.import_module(module), cmd_name)
         return command
 

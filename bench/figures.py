@@ -1,0 +1,57 @@
+"""What a measurement returns, and how it is told."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Figure(Struct, frozen=True):
+    """One measured number. bar: what it must not exceed (`most`) or fall below (`least`); None: only reported."""
+
+    name: str
+    value: float
+    unit: str
+    bar: float | None = None
+    sense: Literal["most", "least"] = "most"
+    note: str = ""
+
+    @property
+    def is_met(self) -> bool:
+        if self.bar is None:
+            return True
+        return self.value <= self.bar if self.sense == "most" else self.value >= self.bar
+
+
+def median_ms(act: Callable[[], object], runs: int) -> tuple[float, str]:
+    """The median of several runs after one that is not counted, and a note with the range."""
+    act()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        act()
+        times.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times), spread(times)
+
+
+def spread(values: Iterable[float]) -> str:
+    """How far the runs lie apart."""
+    listed = sorted(values)
+    return f"median of {len(listed)}, {listed[0]:.0f} to {listed[-1]:.0f}"
+
+
+def table(figures: list[Figure]) -> str:
+    """The figures in columns; what misses its bar is marked."""
+    rows = [("", "FIGURE", "VALUE", "BAR", "NOTE"), *(_row(f) for f in figures)]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _row(figure: Figure) -> tuple[str, str, str, str, str]:
+    sign = {"most": "≤", "least": "≥"}[figure.sense]
+    bar = "" if figure.bar is None else f"{sign} {figure.bar:g} {figure.unit}"
+    return ("" if figure.is_met else "MISSED", figure.name, f"{figure.value:.4g} {figure.unit}", bar, figure.note)

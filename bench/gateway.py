@@ -15,7 +15,7 @@ import msgspec
 
 from bench.figures import Figure, spread
 from sidegate.demo.run import CLIENT_MBIT, GATEWAY_MBIT, with_rates
-from sidegate.home import Client, Home, load_home
+from sidegate.home import Client, Gateway, Home, load_home
 from sidegate.lab.asking import Answer, download_mbit, http_get, udp_echo
 from sidegate.lab.check import set_gateway, sidegate
 from sidegate.lab.lab import Lab
@@ -112,10 +112,9 @@ def crowd(clients: int) -> Home:
         assume=msgspec.structs.replace(home.router.assume, bridge_filter="off"),
         port_forward=(),
     )
-    gateway = msgspec.structs.replace(home.gateway, v4=IPv4Address("10.0.0.2"), v6=None)
-    return msgspec.structs.replace(
-        home, router=router, gateway=gateway, client=people, node=(), expect=(), name="crowd"
-    )
+    gateway = Gateway(IPv4Address("10.0.0.2"))
+    plain = msgspec.structs.replace(home, node=(), expect=(), name="crowd")
+    return msgspec.structs.replace(plain, router=router, gateway=gateway, client=people)
 
 
 def daemon_with_a_crowd() -> list[Figure]:

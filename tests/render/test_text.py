@@ -6,25 +6,31 @@ import subprocess
 import sys
 from io import StringIO
 
-from sidegate.render.text import BarRow, CheckRow, bars, checks_table, wants_colour
+from sidegate.demo.result import ClientReach, Reach, Stage
+from sidegate.render.text import BarRow, bars, reach_table, wants_colour
 
-ROWS = (
-    CheckRow("my-computer", "server over IPv4", "good", "direct", "200 OK"),
-    CheckRow("tablet", "server over IPv4", "bad", "dead", "no answer \x1b[2Jwithin [bold]1 s"),
+STAGE = Stage(
+    "forwards",
+    "forwarding",
+    "server",
+    (
+        ClientReach("my-computer", Reach("direct", "200 OK"), Reach("masqueraded", "200 OK")),
+        ClientReach("tablet", Reach("dead", "no answer \x1b[2Jwithin [bold]1 s")),
+    ),
 )
 
 
-def test_checks_as_plain_text() -> None:
-    assert checks_table(ROWS) == (
-        "   client       check             outcome  detail\n"
-        "✓  my-computer  server over IPv4  direct   200 OK\n"
-        "✗  tablet       server over IPv4  dead     no answer �[2Jwithin [bold]1 s\n"
-    )
+def test_reach_as_plain_text() -> None:
+    assert [line.rstrip() for line in reach_table(STAGE).splitlines()] == [
+        "client        IPv4                                         IPv6",
+        "my-computer   ✓ online, direct                             ⇄ online, masqueraded",
+        "tablet        ✗ offline (no answer �[2Jwithin [bold]1 s)   not asked",
+    ]
 
 
 def test_colour_only_where_asked() -> None:
-    assert "\x1b[" in checks_table(ROWS, colour=True)
-    assert "\x1b[2J" not in checks_table(ROWS, colour=True)
+    assert "\x1b[" in reach_table(STAGE, colour=True)
+    assert "\x1b[2J" not in reach_table(STAGE, colour=True)
 
 
 def test_bars_share_one_scale() -> None:

@@ -12,9 +12,8 @@ from sidegate.cli.output import json_option, print_json
 from sidegate.problems import Exit, Problem, Problems
 
 if TYPE_CHECKING:
-    from sidegate.demo.result import ClientReach, Result, Stage
+    from sidegate.demo.result import Result, Stage
     from sidegate.home import Home
-    from sidegate.render.text import CheckRow
 
 
 @click.command()
@@ -64,19 +63,10 @@ class _Screen:
     def stage(self, stage: Stage) -> None:
         if self._quiet:
             return
-        from sidegate.render.text import checks_table, wants_colour
+        from sidegate.render.text import reach_table, wants_colour
 
         click.echo(f"\n{stage.name}. Who reaches {stage.target}?\n")
-        rows = [row for client in stage.clients for row in _rows(client)]
-        click.echo(checks_table(rows, wants_colour(sys.stdout)))
-
-
-def _rows(client: ClientReach) -> list[CheckRow]:
-    from sidegate.render.report import OUTCOMES
-    from sidegate.render.text import CheckRow
-
-    found = [(family, reach) for family, reach in (("IPv4", client.v4), ("IPv6", client.v6)) if reach is not None]
-    return [CheckRow(client.client, family, *OUTCOMES[reach.outcome], reach.detail) for family, reach in found]
+        click.echo(reach_table(stage, wants_colour(sys.stdout)))
 
 
 def _write_report(result: Result, home: Home, path: Path) -> None:
@@ -95,6 +85,9 @@ def _show_end(result: Result, path: Path) -> None:
     from sidegate.render.report import headline
     from sidegate.render.text import BarRow, bars, wants_colour
 
+    click.echo("\nWhat the bridge probe proved:\n")
+    for probe in result.probes:
+        click.echo(f"  {probe.client}: {probe.verdict} ({probe.confidence})")
     click.echo("\nWhat masquerade costs a wired client (gateway port 100 Mbit/s, client port 1 Gbit/s):\n")
     click.echo(bars([BarRow(b.label, b.mbit, b.note) for b in result.throughput], wants_colour(sys.stdout)))
     click.echo(f"\n{headline(result)}\nThe report, with every probe's evidence: {path.resolve()}")

@@ -57,6 +57,14 @@ class Mark(Struct, frozen=True):
     text: str
 
 
+OUTCOMES: dict[str, tuple[Tone, str]] = {
+    "direct": ("good", "online, direct"),
+    "masqueraded": ("costly", "online, masqueraded"),
+    "dead": ("bad", "offline"),
+}
+"""How each outcome of `home.Outcome` is told."""
+
+
 class Rect(Struct, frozen=True):
     x: float
     y: float

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from sidegate.demo.result import Bar, ClientReach, ProbeFinding, Reach, Result, Stage
 from sidegate.home import Behaviour, GatewayRuns, Home
 from sidegate.render.layout import Marks
-from sidegate.render.picture import Mark, Tone
+from sidegate.render.picture import OUTCOMES, Mark, Tone
 from sidegate.render.report_style import style_sheet
 from sidegate.render.svg import SIGNS, svg
 from sidegate.render.words import duration, escape, rate
@@ -18,11 +18,6 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
     "direct": ("good", "The router answers it directly: no masquerade"),
     "masquerade": ("costly", "The router would not NAT it: masqueraded"),
     "unknown": ("unknown", "Not proved: masqueraded, which always works"),
-}
-OUTCOMES: dict[str, tuple[Tone, str]] = {
-    "direct": ("good", "online, direct"),
-    "masqueraded": ("costly", "online, masqueraded"),
-    "dead": ("bad", "offline"),
 }
 
 

@@ -12,24 +12,17 @@ from typing import TYPE_CHECKING, TextIO
 
 from msgspec import Struct
 
-from sidegate.render.picture import Tone
+from sidegate.render.picture import OUTCOMES, Tone
 from sidegate.render.words import clean, rate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text as RichText
+
+    from sidegate.demo.result import Reach, Stage
 
 SIGNS: dict[Tone, str] = {"good": "✓", "costly": "⇄", "bad": "✗", "unknown": "?"}
 _COLOURS: dict[Tone, str] = {"good": "green", "costly": "yellow", "bad": "red", "unknown": "bright_black"}
-
-
-class CheckRow(Struct, frozen=True):
-    """One line of a table of checks. who asked what, how it ended (tone and words), and why."""
-
-    who: str
-    what: str
-    tone: Tone
-    outcome: str
-    detail: str = ""
 
 
 class BarRow(Struct, frozen=True):
@@ -43,19 +36,26 @@ def wants_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def checks_table(rows: Sequence[CheckRow], colour: bool = False, width: int = 110) -> str:
-    """The checks as a table, at most `width` columns wide; long texts go on below."""
+def reach_table(stage: Stage, colour: bool = False, width: int = 110) -> str:
+    """Who reached the internet in a stage, a line a client, at most `width` columns wide."""
     from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for heading in ("client", "IPv4", "IPv6"):
+        table.add_column(heading, overflow="fold")
+    for client in stage.clients:
+        table.add_row(clean(client.client), _outcome(client.v4), _outcome(client.v6))
+    return _rendered(table, colour, width)
+
+
+def _outcome(reach: Reach | None) -> RichText:
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("", "client", "check", "outcome", "detail"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        style = _COLOURS[row.tone]
-        cells = [Text(SIGNS[row.tone], style), *(Text(clean(t)) for t in (row.who, row.what))]
-        table.add_row(*cells, Text(clean(row.outcome), style), Text(clean(row.detail)))
-    return _rendered(table, colour, width)
+    if reach is None:
+        return Text("not asked", _COLOURS["unknown"])
+    tone, words = OUTCOMES[reach.outcome]
+    detail = f" ({clean(reach.detail)})" if reach.detail and not reach.ok else ""
+    return Text(f"{SIGNS[tone]} {words}{detail}", _COLOURS[tone])
 
 
 def bars(rows: Sequence[BarRow], colour: bool = False, width: int = 40) -> str:

@@ -18,6 +18,8 @@ SETTINGS = st.sampled_from(["auto", "always", "never"])
 
 def test_prove_renews_in_one_transaction() -> None:
     assert prove([TV, PHONE, TV], 60) == (
+        "add element inet sidegate stale4 { 02:00:00:00:00:10 . 192.168.1.16, 02:00:00:00:00:11 . 192.168.1.17 }\n"
+        "delete element inet sidegate stale4 { 02:00:00:00:00:10 . 192.168.1.16, 02:00:00:00:00:11 . 192.168.1.17 }\n"
         "add element inet sidegate direct4 { 02:00:00:00:00:10 . 192.168.1.16, 02:00:00:00:00:11 . 192.168.1.17 }\n"
         "delete element inet sidegate direct4 { 02:00:00:00:00:10 . 192.168.1.16, 02:00:00:00:00:11 . 192.168.1.17 }\n"
         "add element inet sidegate direct4 { 02:00:00:00:00:10 . 192.168.1.16 timeout 60s, "

@@ -1,13 +1,14 @@
 """The daemon's control socket: HTTP with JSON on a Unix socket. Everybody in its group may read, only root may change.
 
-Requests are small and come one to a connection. A handler gets method, path and query and returns a status and data;
-it is called in the daemon's loop, between two events, and must not wait.
+Requests are small and come one to a connection. A handler gets method, path and query and returns a status and data,
+or raises Problems; it is called in the daemon's loop, between two events, and must not wait.
 """
 
 from __future__ import annotations
 
 import grp
 import os
+import selectors
 import socket
 import struct
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from sidegate.reading import encode_address
 SOCKET_NAME = "control.sock"
 GROUP = "sidegate"
 _LARGEST_REQUEST = 16384
+_MOST_CONVERSATIONS = 32
+_CONVERSATION_S = 5.0
 _ANSWER_WITHIN_S = 10.0
 
 
@@ -45,39 +48,95 @@ Handler = Callable[[Request], Reply]
 
 
 class ControlSocket:
-    """Listens; `accept` gives a conversation for a selectors loop."""
+    """Listens and converses, for a selectors loop: wait for `fileno` until `next_deadline`, then `turn`.
+
+    Nobody can hold it up: a conversation ends after `_CONVERSATION_S`, and of too many the oldest makes room.
+    All times are `time.monotonic()`.
+    """
 
     def __init__(self, path: Path, handler: Handler) -> None:
+        """Raises Problems if the socket cannot be made."""
         self._path, self._handler = path, handler
-        path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.bind(str(path))
-        _let_group_read(path)
-        self._socket.listen(16)
-        self._socket.setblocking(False)
+        self._ends_s: dict[Conversation, float] = {}
+        self._listener = _listener(path)
+        self._selector = selectors.EpollSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._selector.fileno()
 
-    def accept(self) -> Conversation | None:
-        try:
-            connection, _ = self._socket.accept()
-        except BlockingIOError:
-            return None
-        return Conversation(connection, self._handler)
+    def next_deadline(self) -> float | None:
+        """When a conversation has lasted long enough; None: there is none."""
+        return min(self._ends_s.values(), default=None)
+
+    def turn(self, now: float) -> None:
+        """Accepts, reads, answers, writes: as far as it goes without waiting."""
+        for key, _ in self._selector.select(0):
+            if key.fileobj is self._listener:
+                self._accept(now)
+            elif key.data in self._ends_s:
+                self._go_on(key.data)
+        for conversation in [c for c, ends_s in self._ends_s.items() if ends_s <= now]:
+            self._end(conversation)
 
     def close(self) -> None:
-        self._socket.close()
+        for conversation in list(self._ends_s):
+            self._end(conversation)
+        self._selector.close()
+        self._listener.close()
         self._path.unlink(missing_ok=True)
+
+    def _accept(self, now: float) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            # Whoever asked has gone already.
+            return
+        if len(self._ends_s) >= _MOST_CONVERSATIONS:
+            self._end(next(iter(self._ends_s)))
+        conversation = Conversation(connection, self._handler)
+        self._ends_s[conversation] = now + _CONVERSATION_S
+        self._selector.register(conversation, selectors.EVENT_READ, conversation)
+
+    def _go_on(self, conversation: Conversation) -> None:
+        conversation.turn()
+        if conversation.is_over:
+            self._end(conversation)
+        elif conversation.wants_to_write:
+            self._selector.modify(conversation, selectors.EVENT_WRITE, conversation)
+
+    def _end(self, conversation: Conversation) -> None:
+        del self._ends_s[conversation]
+        self._selector.unregister(conversation)
+        conversation.close()
+
+
+def _listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(before)
+        _let_group_read(path)
+        listener.listen(_MOST_CONVERSATIONS)
+    except OSError as error:
+        listener.close()
+        raise Problems(Problem(str(path), f"cannot listen there: {error.strerror or error}")) from None
+    listener.setblocking(False)
+    return listener
 
 
 def _let_group_read(path: Path) -> None:
     """Connecting needs write permission on the socket's file (unix(7)). Without the group it stays with root."""
     try:
-        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
-        path.chmod(0o660)
+        group = grp.getgrnam(GROUP).gr_gid
     except KeyError:
-        path.chmod(0o600)
+        return
+    os.chown(path, -1, group)
+    path.chmod(0o660)
 
 
 class Conversation:
@@ -122,29 +181,48 @@ class Conversation:
             self._answer(Reply(error.error_status_hint, {"error": "not an HTTP request"}))
             return
         if isinstance(event, h11.Request):
-            self._answer(self._handler(self._request(event)))
+            self._answer(self._reply_to(event), is_head=event.method == b"HEAD")
         elif not data:
             self.is_over = True
 
+    def _reply_to(self, event: h11.Request) -> Reply:
+        if event.method not in (b"GET", b"HEAD", b"POST"):
+            return Reply(405, {"error": "no such method"})
+        try:
+            return self._handler(self._request(event))
+        except ValueError:
+            return Reply(400, {"error": "no such address"})
+        except Problems as error:
+            return Reply(503, {"error": str(error)})
+
     def _request(self, event: h11.Request) -> Request:
-        target = urlsplit(event.target.decode("ascii", "replace"))
+        """Raises ValueError for a target that is no URL."""
+        target = urlsplit(event.target.decode("ascii"))
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         _, uid, _ = struct.unpack("3i", credentials)
         return Request(event.method.decode("ascii"), target.path, dict(parse_qsl(target.query)), uid)
 
-    def _answer(self, reply: Reply) -> None:
+    def _answer(self, reply: Reply, *, is_head: bool = False) -> None:
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.is_over = True
+            return
         body = msgspec.json.encode(reply.data, enc_hook=encode_address)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            start = h11.Response(status_code=reply.status, headers=headers)
-            parts = (self._http.send(start), self._http.send(h11.Data(body)), self._http.send(h11.EndOfMessage()))
-            self._out = b"".join(part or b"" for part in parts)
-        else:
-            self.is_over = True
+        head, content = h11.Response(status_code=reply.status, headers=headers), h11.Data(data=body)
+        # The answer to HEAD has no content (RFC 9110, section 9.3.2).
+        events = [head, h11.EndOfMessage()] if is_head else [head, content, h11.EndOfMessage()]
+        self._out = b"".join(self._http.send(event) or b"" for event in events)
+
+
+class NotListening(Problems):
+    """Nobody is at the other end: no daemon, or one that has not begun yet."""
 
 
 def ask(socket_path: Path, method: str, target: str) -> Any:
-    """What the daemon answers, decoded. Raises Problems: no daemon, no permission, or what the daemon refused."""
+    """What the daemon answers, decoded. Raises Problems: no permission, or what the daemon refused.
+
+    Raises NotListening, one of them, where nobody listens.
+    """
     where = str(socket_path)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -155,7 +233,7 @@ def ask(socket_path: Path, method: str, target: str) -> Any:
         remedy = f"run it with sudo, or join the group {GROUP}"
         raise Problems(Problem(where, "no permission to ask the daemon", remedy, Exit.MISSING)) from None
     except (FileNotFoundError, ConnectionRefusedError):
-        raise Problems(Problem(where, "no daemon is running", "start it: sidegate up")) from None
+        raise NotListening(Problem(where, "the daemon does not listen", "try again", Exit.FAULT)) from None
     except (OSError, h11.ProtocolError) as error:
         raise Problems(Problem(where, f"the daemon does not answer: {error}", exit_code=Exit.FAULT)) from None
     data = msgspec.json.decode(body)

@@ -6,38 +6,33 @@ every client is masqueraded. So it ends without undoing anything; `sidegate down
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import os
 import selectors
 import signal
 import socket
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Iterable
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sidegate.gateway import programs, view
 from sidegate.gateway.apply import Changes, LiveBox, apply
-from sidegate.gateway.config import DEFAULT_PATH, Config, load_config
-from sidegate.gateway.control import ControlSocket, Conversation, Reply, Request
+from sidegate.gateway.config import Config
+from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
+from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe
 from sidegate.gateway.nft import Client, prove, withdraw
-from sidegate.gateway.places import Lock, Places, places, running_pid
-from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing
-from sidegate.gateway.view import ClientsView, ClientView, EventView, StatusView
+from sidegate.gateway.places import Places
+from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
+from sidegate.gateway.view import ClientsView, ClientView, StatusView
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
-from sidegate.problems import Problem, Problems
+from sidegate.problems import Problems
 from sidegate.reading import decode_address, encode_address
 
 POLL_S = 5.0
@@ -46,8 +41,9 @@ OBSERVE_S = 30.0
 """Between looks at the box and the router, if nothing announces a change."""
 SETTLE_S = 0.5
 """After an announced change: more of them will follow."""
+CALM_S = 2.0
+"""Between looks at the box at least, however much is announced."""
 RETRY_S = 5.0
-_EVENTS_KEPT = 200
 
 
 class Daemon:
@@ -56,37 +52,37 @@ class Daemon:
     def __init__(self, config: Config, config_path: str, at: Places) -> None:
         self._config, self._config_path, self._places = config, config_path, at
         self._paths = ReturnPaths()
-        self._evidence: dict[Client, bytes] = {}
         self._counted: dict[Client, int] = {}
         self._probes: dict[int, Client] = {}
-        self._events: deque[EventView] = deque(maxlen=_EVENTS_KEPT)
-        self._faults: tuple[Problem, ...] = ()
+        self._log = EventLog(at.log)
         self._began_s = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._facts: Facts | None = None
         self._prober: Prober | None = None
-        self._observe_at_s = self._poll_at_s = 0.0
+        self._observed_s = self._observe_at_s = self._poll_at_s = 0.0
         self._stopping = False
 
     def begin(self) -> Changes:
-        """Observes and applies, opens everything. Raises Problems; nothing is changed then."""
-        facts = observe(self._config, self._places.state)
-        changes = apply(decide(self._config, facts), facts, LiveBox(), self._places.state)
-        now = time.monotonic()
-        self._stand_at(facts)
-        self._kernel = KernelEvents()
-        self._control = ControlSocket(self._places.control, self._answer)
-        self._selector.register(self._kernel, selectors.EVENT_READ, self._on_kernel)
-        self._selector.register(self._control, selectors.EVENT_READ, self._on_asker)
+        """Opens everything, observes and applies. Raises Problems; nothing is changed then."""
         self._wake_on_signals()
-        for element in view.elements("direct4"):
-            self._paths.adopted(view.client_of(element), float(element.expires_s or 0), now)
-        for neighbour in facts.neighbours:
-            if neighbour.mac is not None and neighbour.state != "FAILED":
-                self._meet(Client(neighbour.mac, neighbour.ip), now, active=False)
-        self._observe_at_s = now + OBSERVE_S
+        self._kernel = KernelEvents()
+        facts = observe(self._config, self._places.state)
+        self._control = ControlSocket(self._places.control, self._answer)
+        try:
+            self._stand_at(facts)
+            proofs = view.elements("direct4")
+            changes = apply(decide(self._config, facts), facts, LiveBox(), self._places.state)
+        except Problems:
+            self._control.close()
+            raise
+        self._selector.register(self._kernel, selectors.EVENT_READ, self._on_kernel)
+        self._selector.register(self._control, selectors.EVENT_READ, lambda: None)
+        self._observed_s = time.monotonic()
+        self._observe_at_s = self._observed_s + OBSERVE_S
+        for element in () if _is_table_new(changes) else proofs:
+            self._paths.adopted(view.client_of(element), float(element.expires_s or 0), self._observed_s)
         for change in changes.changes:
-            self._tell(f"{change.what}: {change.why}")
+            self._log.tell(f"{change.what}: {change.why}")
         return changes
 
     def run(self) -> None:
@@ -94,7 +90,7 @@ class Daemon:
         while not self._stopping:
             for key, _ in self._selector.select(max(0.0, self._next_time() - time.monotonic())):
                 key.data()
-            self._on_time()
+            self._turn()
         self._control.close()
 
     # What happens
@@ -105,71 +101,75 @@ class Daemon:
             if isinstance(event, Met):
                 self._meet_neighbour(event, now)
             elif isinstance(event, Changed):
-                self._observe_at_s = min(self._observe_at_s, now + SETTLE_S)
+                self._observe_soon(now)
 
     def _meet_neighbour(self, met: Met, now: float) -> None:
-        if self._facts is not None and met.index == _index_of(self._facts.interface.name):
-            self._meet(met.client, now, active=False)
+        if self._facts is None or met.index != _index_of(self._facts.interface.name):
+            return
+        router = self._facts.router
+        if met.client.ip == router.address and met.client.mac != router.mac:
+            self._observe_soon(now)
+        self._meet(met.client, now, active=False)
 
-    def _on_asker(self) -> None:
-        conversation = self._control.accept()
-        if conversation is not None:
-            self._selector.register(conversation, selectors.EVENT_READ, lambda: self._converse(conversation))
+    def _observe_soon(self, now: float) -> None:
+        self._observe_at_s = min(self._observe_at_s, max(now + SETTLE_S, self._observed_s + CALM_S))
 
-    def _converse(self, conversation: Conversation) -> None:
-        conversation.turn()
-        if conversation.is_over:
-            self._selector.unregister(conversation)
-            conversation.close()
-        elif conversation.wants_to_write:
-            self._selector.modify(conversation, selectors.EVENT_WRITE, lambda: self._converse(conversation))
-
-    def _on_time(self) -> None:
+    def _turn(self) -> None:
+        """What is due, because of the time or of what came in."""
         now = time.monotonic()
+        self._control.turn(now)
         if now >= self._observe_at_s:
             self._reconcile(now)
         if now >= self._poll_at_s:
             self._poll(now)
+        for client in self._paths.lapse(now):
+            self._log.tell(f"{self._named(client)}: its proof lapsed, masqueraded again")
         self._probe(now)
 
     def _next_time(self) -> float:
-        times = [self._observe_at_s, self._poll_at_s]
+        others = [self._control.next_deadline(), self._paths.next_lapse_s()]
         if self._prober is not None:
-            times += [t for t in (self._paths.next_due_s(), self._prober.next_deadline()) if t is not None]
-        return min(times)
+            others += [self._paths.next_due_s(), self._prober.next_deadline()]
+        return min([self._observe_at_s, self._poll_at_s, *(t for t in others if t is not None)])
 
     # The box
 
     def _reconcile(self, now: float) -> None:
         """The box as it should be, whatever was done to it meanwhile."""
-        self._observe_at_s = now + OBSERVE_S
+        self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
             changes = apply(decide(self._config, facts), facts, LiveBox(), self._places.state)
         except Problems as error:
-            self._note_faults(error.problems)
+            self._log.note_faults(error.problems)
             self._observe_at_s = now + RETRY_S
             return
-        self._note_faults(())
+        self._log.note_faults(())
         for change in changes.changes:
-            self._tell(f"put right: {change.what}: {change.why}")
+            self._log.tell(f"put right: {change.what}: {change.why}")
         self._stand_at(facts)
-        if any(c.what.startswith("nft table") for c in changes.changes):
-            self._perform([Prove(client) for client in self._paths.proved()])
+        if _is_table_new(changes):
+            self._perform(self._paths.proofs(time.monotonic()))
 
     def _stand_at(self, facts: Facts) -> None:
         """Our place in the LAN; where it or the router changed, every proof is void."""
+        now = time.monotonic()
         old, new = _vantage(self._facts), _vantage(facts)
         self._facts = facts
-        if old == new and self._prober is not None:
-            return
-        self._close_prober()
-        self._prober = Prober(new, self._config.probe.targets) if new else None
-        if self._prober is not None:
-            self._selector.register(self._prober, selectors.EVENT_READ, self._on_probe)
+        if old != new or self._prober is None:
+            self._open_prober(new)
         if old is not None and old != new:
-            self._tell(f"the router or our place changed: {old} -> {new}; all proofs are void")
-            self._perform(self._paths.doubt_all("the router or our place changed", time.monotonic()))
+            self._log.tell(f"the router or our place changed: {old} -> {new}; all proofs are void")
+            self._perform(self._paths.doubt_all("the router or our place changed", now))
+        for neighbour in facts.neighbours:
+            if neighbour.mac is not None and neighbour.state != "FAILED":
+                self._meet(Client(neighbour.mac, neighbour.ip), now, active=False)
+
+    def _open_prober(self, vantage: Vantage | None) -> None:
+        self._close_prober()
+        if vantage is not None:
+            self._prober = Prober(vantage, self._config.probe.targets)
+            self._selector.register(self._prober, selectors.EVENT_READ, lambda: None)
 
     def _close_prober(self) -> None:
         if self._prober is not None:
@@ -177,14 +177,7 @@ class Daemon:
             self._prober.close()
             self._prober = None
         self._probes.clear()
-
-    def _note_faults(self, problems: tuple[Problem, ...]) -> None:
-        if problems != self._faults:
-            for problem in problems:
-                self._tell(f"fault: {problem.where}: {problem.what}")
-            if not problems:
-                self._tell("the fault is over")
-        self._faults = problems
+        self._paths.probes_lost(time.monotonic())
 
     # The clients
 
@@ -197,7 +190,7 @@ class Daemon:
         else:
             is_new = self._paths.fixed(client, "direct" if setting == "never" else "masqueraded", now, active=active)
         if is_new:
-            self._tell(f"met {self._named(client)}")
+            self._log.tell(f"met {self._named(client)}")
 
     def _is_client(self, client: Client) -> bool:
         """A LAN device that is neither the router nor ourselves."""
@@ -214,15 +207,13 @@ class Daemon:
             counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
             stale = [view.client_of(e) for e in view.elements("stale4")]
         except Problems as error:
-            self._note_faults(error.problems)
+            self._log.note_faults(error.problems)
             return
         for client, packets in counted.items():
             self._meet(client, now, active=packets != self._counted.get(client))
         self._counted = counted
         for client in self._paths.went_stale(stale, now):
-            self._tell(f"{self._named(client)}: connections stayed unanswered, masqueraded again")
-        for client in self._paths.lapse(now):
-            self._tell(f"{self._named(client)}: its proof lapsed, masqueraded again")
+            self._log.tell(f"{self._named(client)}: connections stayed unanswered, masqueraded again")
         self._perform(self._paths.forget(now))
 
     def _probe(self, now: float) -> None:
@@ -230,53 +221,37 @@ class Daemon:
             return
         for client in self._paths.due(now):
             self._probes[self._prober.start(client.ip, client.mac)] = client
-        self._on_probe()
-
-    def _on_probe(self) -> None:
-        if self._prober is None:
-            return
         try:
-            self._prober.on_readable(time.monotonic())
+            self._prober.on_time(time.monotonic())
         except Problems as error:
-            self._note_faults(error.problems)
+            self._log.note_faults(error.problems)
             self._close_prober()
-            self._observe_at_s = time.monotonic() + SETTLE_S
+            self._observe_soon(now)
             return
-        commands: list[Command] = []
-        for key, result in self._prober.finished():
-            client = self._probes.pop(key, None)
-            if client is not None:
-                commands += self._conclude(client, result)
-        self._perform(commands)
+        results = [(self._probes.pop(key, None), result) for key, result in self._prober.finished()]
+        self._perform([c for client, result in results if client for c in self._conclude(client, result)])
 
     def _conclude(self, client: Client, result: BridgeResult) -> list[Command]:
         before = self._paths.get(client)
         was = before.path if before and before.decided else None
-        commands = self._paths.probed(client, result.verdict, result.reason, time.monotonic())
-        self._evidence[client] = msgspec.json.encode(result, enc_hook=encode_address)
+        evidence = msgspec.json.encode(result, enc_hook=encode_address)
+        commands = self._paths.probed(client, result.verdict, result.reason, time.monotonic(), evidence)
         after = self._paths.get(client)
         if after is not None and after.path != was:
-            self._tell(f"{self._named(client)}: {after.path} ({result.confidence}): {result.reason}")
+            self._log.tell(f"{self._named(client)}: {after.path} ({result.confidence}): {result.reason}")
         return commands
 
     def _perform(self, commands: Iterable[Command]) -> None:
-        proved = [c.client for c in commands if isinstance(c, Prove)]
-        withdrawn = [c.client for c in commands if not isinstance(c, Prove)]
-        text = prove(proved) + withdraw(withdrawn)
+        text = transaction(commands)
         if text:
             try:
                 programs.run("nft", "--file", "-", text=text)
             except Problems as error:
                 # Without its element a client is masqueraded: the safe side. Looked after at once.
-                self._note_faults(error.problems)
-                self._observe_at_s = time.monotonic() + SETTLE_S
+                self._log.note_faults(error.problems)
+                self._observe_soon(time.monotonic())
 
     # Telling
-
-    def _tell(self, what: str) -> None:
-        at = datetime.now().astimezone().isoformat(timespec="seconds")
-        self._events.append(EventView(at, what))
-        print(what, file=sys.stderr, flush=True)
 
     def _named(self, client: Client) -> str:
         name = self._config.name_of(client.mac)
@@ -294,8 +269,8 @@ class Daemon:
     def _probe_again(self, request: Request) -> Reply:
         if request.uid != 0:
             return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
-        commands = self._paths.doubt_all("asked to probe again", time.monotonic())
-        self._perform(commands)
+        self._probes.clear()
+        self._perform(self._paths.doubt_all("asked to probe again", time.monotonic()))
         return Reply(200, {"probing": len(self._paths)})
 
     def _status(self) -> StatusView:
@@ -314,8 +289,8 @@ class Daemon:
             clients=len(standings),
             direct=sum(s.path == "direct" for s in standings),
             undecided=sum(not s.decided for s in standings),
-            faults=tuple(f"{p.where}: {p.what}" for p in self._faults),
-            events=tuple(self._events),
+            faults=tuple(f"{p.where}: {p.what}" for p in self._log.faults),
+            events=self._log.events,
         )
 
     def _clients(self, ip: str | None, with_evidence: bool) -> ClientsView:
@@ -328,7 +303,7 @@ class Daemon:
         client, now = standing.client, time.monotonic()
         name = self._config.name_of(client.mac)
         known = counted or ClientView(ip=client.ip, mac=client.mac, name=name, path=standing.path)
-        evidence = self._evidence.get(client) if with_evidence else None
+        evidence = standing.evidence if with_evidence else b""
         return msgspec.structs.replace(
             known,
             path=standing.path,
@@ -353,6 +328,20 @@ class Daemon:
         self._stopping = True
 
 
+def _is_table_new(changes: Changes) -> bool:
+    """Whether its sets are empty now."""
+    return any(c.what.startswith("nft table") for c in changes.changes)
+
+
+def transaction(commands: Iterable[Command]) -> str:
+    """What nft is told; empty for no commands."""
+    commands = list(commands)
+    proofs = [c for c in commands if isinstance(c, Prove)]
+    times = sorted({c.for_s for c in proofs})
+    proved = [prove([c.client for c in proofs if c.for_s == for_s], for_s) for for_s in times]
+    return "".join(proved) + withdraw(c.client for c in commands if isinstance(c, Withdraw))
+
+
 def digest(config: Config) -> str:
     """Tells two configurations apart."""
     return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
@@ -371,67 +360,3 @@ def _vantage(facts: Facts | None) -> Vantage | None:
     router = facts.router.address
     ip: IPv4Address = next(a.ip for a in facts.interface.addresses if router in a.network)
     return Vantage(facts.interface.name, facts.interface.mac, ip, router, facts.router.mac)
-
-
-class Started(msgspec.Struct, frozen=True, tag="started"):
-    pid: int
-    changes: Changes
-
-
-class NotStarted(msgspec.Struct, frozen=True, tag="not-started"):
-    problems: tuple[Problem, ...]
-
-
-Report = Started | NotStarted
-
-
-def notify_service_manager(state: str) -> None:
-    """sd_notify(3): one datagram to the socket in NOTIFY_SOCKET, if there is one."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
-
-
-def start(config_path: Path | None, at: Places, tell: Callable[[Report], None]) -> int:
-    """Runs the daemon to its end; `tell` hears how the start went. Returns the exit code."""
-    lock = Lock(at.lock)
-    try:
-        config = load_config(config_path)
-        if not lock.take():
-            pid = running_pid(at.lock)
-            raise Problems(Problem("sidegate", f"a daemon is running already (process {pid})", "sidegate status"))
-        shown = str(config_path or (DEFAULT_PATH if DEFAULT_PATH.exists() else ""))
-        daemon = Daemon(config, shown, at)
-        changes = daemon.begin()
-    except Problems as error:
-        tell(NotStarted(error.problems))
-        return int(error.exit_code)
-    tell(Started(os.getpid(), changes))
-    notify_service_manager("READY=1")
-    daemon.run()
-    notify_service_manager("STOPPING=1")
-    lock.release()
-    return 0
-
-
-def main() -> None:
-    """The process that `sidegate up` starts: without the command line's libraries it needs half the memory."""
-    parser = argparse.ArgumentParser(prog="sidegate-daemon")
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--report-fd", type=int, help="where to tell, in JSON, how the start went")
-    options = parser.parse_args()
-
-    def tell(report: Report) -> None:
-        if options.report_fd is not None:
-            with open(options.report_fd, "wb") as out:
-                out.write(msgspec.json.encode(report))
-        elif isinstance(report, NotStarted):
-            print(Problems(*report.problems), file=sys.stderr)
-
-    sys.exit(start(options.config, places(), tell))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,14 @@
-"""What the kernel tells without being asked: new neighbours, and that a link, an address or a route changed.
+"""What the kernel tells without being asked: new neighbours, and that a link, an address, a route or a rule changed.
 
-Two message types of rtnetlink are read here by hand, because a netlink library costs more memory than all the rest of
-the daemon (see `facts`). Layout: rtnetlink(7), include/uapi/linux/neighbour.h.
+Two families of netlink messages are read here by hand, because a netlink library costs more memory than all the rest
+of the daemon (see `facts`). Layout: rtnetlink(7), include/uapi/linux/neighbour.h, linux/netfilter/nfnetlink.h. What
+packets put into sets is not announced (net/netfilter/nft_dynset.c), what `nft` does is. iptables-legacy is not.
 """
 
 from __future__ import annotations
 
+import errno
+import select
 import socket
 import struct
 from ipaddress import IPv4Address
@@ -15,7 +18,11 @@ from msgspec import Struct
 from sidegate.gateway.nft import Client
 
 _RTMGRP_LINK, _RTMGRP_NEIGH, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
+_NETLINK_NETFILTER = 12  # include/uapi/linux/netlink.h
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
+_GROUP_NFTABLES = 1 << 7 - 1  # NFNLGRP_NFTABLES
+_NFTABLES, _LAST_OF_RULES = 10, 8
+"""NFNL_SUBSYS_NFTABLES in a type's high byte; in the low one NFT_MSG_NEWTABLE to DELRULE, beyond them sets and more."""
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x80 | 0x40
 """Reachable, stale, delay, probe, permanent, noarp: states in which the MAC address is known."""
@@ -25,7 +32,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 
 class Changed(Struct, frozen=True):
-    """A link, an IPv4 address or an IPv4 route changed."""
+    """A link, an IPv4 address, an IPv4 route, or a table, chain or rule of nftables changed."""
 
 
 class Met(Struct, frozen=True):
@@ -39,30 +46,47 @@ Event = Changed | Met
 
 
 class KernelEvents:
-    """A netlink socket to wait on."""
+    """Netlink sockets to wait on as one."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_NEIGH | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE))
-        self._socket.setblocking(False)
+        self._poll = select.epoll()
+        links = _RTMGRP_LINK | _RTMGRP_NEIGH | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE
+        self._sockets = (_listen(socket.NETLINK_ROUTE, links), _listen(_NETLINK_NETFILTER, _GROUP_NFTABLES))
+        for heard in self._sockets:
+            self._poll.register(heard, select.EPOLLIN)
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._poll.fileno()
 
     def read(self) -> list[Event]:
         """What happened since. Where the kernel had to drop messages, that counts as a change of everything."""
-        events: list[Event] = []
-        while True:
-            try:
-                events += parse(self._socket.recv(1 << 16))
-            except BlockingIOError:
-                return events
-            except OSError:
-                # ENOBUFS: the receive buffer overran (netlink(7)).
-                events.append(Changed())
+        return [event for heard in self._sockets for event in _read(heard)]
 
     def close(self) -> None:
-        self._socket.close()
+        self._poll.close()
+        for heard in self._sockets:
+            heard.close()
+
+
+def _listen(protocol: int, groups: int) -> socket.socket:
+    heard = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    heard.bind((0, groups))
+    heard.setblocking(False)
+    return heard
+
+
+def _read(heard: socket.socket) -> list[Event]:
+    events: list[Event] = []
+    while True:
+        try:
+            events += parse(heard.recv(1 << 16))
+        except BlockingIOError:
+            return events
+        except OSError as error:
+            # The receive buffer overran (netlink(7)); reading goes on behind the gap.
+            if error.errno != errno.ENOBUFS:
+                raise
+            events.append(Changed())
 
 
 def parse(data: bytes) -> list[Event]:
@@ -72,13 +96,18 @@ def parse(data: bytes) -> list[Event]:
         length, kind, _, _, _ = _HEADER.unpack_from(data)
         if not _HEADER.size <= length <= len(data):
             break
-        if kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
-            met = _met(data[_HEADER.size : length]) if kind == _RTM_NEWNEIGH else None
-            events += [met] if met else []
-        else:
-            events.append(Changed())
+        event = _event(kind, data[_HEADER.size : length])
+        events += [event] if event else []
         data = data[(length + 3) & ~3 :]
     return events
+
+
+def _event(kind: int, body: bytes) -> Event | None:
+    if kind >> 8 == _NFTABLES and kind & 0xFF > _LAST_OF_RULES:
+        return None
+    if kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
+        return _met(body) if kind == _RTM_NEWNEIGH else None
+    return Changed()
 
 
 def _met(body: bytes) -> Met | None:

@@ -243,21 +243,25 @@ def prove(clients: Iterable[Client], timeout_s: int = PROOF_TIMEOUT_S) -> str:
     """The transaction that puts these clients into `direct4` for timeout_s, or renews them. Empty for no clients.
 
     Add, delete, add: adding alone keeps the old timeout of an element that is there (before Linux 6.11), deleting
-    alone fails for one that is not.
+    alone fails for one that is not. What made an earlier proof stale is wiped from `stale4`, so that whoever is in
+    both sets went stale after this proof.
     """
     keys = _keys(clients)
     if not keys:
         return ""
-    target = f"element inet {TABLE} direct4"
-    plain, timed = _listed(keys), _listed([f"{key} timeout {timeout_s}s" for key in keys])
-    return f"add {target} {plain}\ndelete {target} {plain}\nadd {target} {timed}\n"
+    timed = _listed([f"{key} timeout {timeout_s}s" for key in keys])
+    return _removed("stale4", keys) + _removed("direct4", keys) + f"add element inet {TABLE} direct4 {timed}\n"
 
 
 def withdraw(clients: Iterable[Client]) -> str:
     """The transaction that takes these clients out of `direct4`, whether or not they are in. Empty for no clients."""
     keys = _keys(clients)
-    target = f"element inet {TABLE} direct4"
-    return f"add {target} {_listed(keys)}\ndelete {target} {_listed(keys)}\n" if keys else ""
+    return _removed("direct4", keys) if keys else ""
+
+
+def _removed(name: str, keys: list[str]) -> str:
+    target = f"element inet {TABLE} {name} {_listed(keys)}"
+    return f"add {target}\ndelete {target}\n"
 
 
 def _keys(clients: Iterable[Client]) -> list[str]:

@@ -7,8 +7,11 @@ systemd gives a service its directories in STATE_DIRECTORY and RUNTIME_DIRECTORY
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import struct
+import time
 from pathlib import Path
 
 from msgspec import Struct
@@ -18,6 +21,7 @@ from sidegate.gateway.journal import STATE_DIR
 from sidegate.problems import Exit, Problem, Problems
 
 RUNTIME_DIR = Path("/run/sidegate")
+_LOOK_AGAIN_S = 0.02
 
 
 class Places(Struct, frozen=True):
@@ -33,6 +37,11 @@ class Places(Struct, frozen=True):
         return self.runtime / "daemon.pid"
 
     @property
+    def commands(self) -> Path:
+        """Held by `up` and `down` while they work, so that they do so one after the other."""
+        return self.runtime / "command.pid"
+
+    @property
     def log(self) -> Path:
         return self.runtime / "daemon.log"
 
@@ -45,25 +54,24 @@ def places() -> Places:
 
 
 class Lock:
-    """Held by the running daemon, or by `down` while it puts things back. It ends with its process."""
+    """Held by the running daemon, or by `down` while it puts things back. It ends with its process.
+
+    An open file description lock (fcntl(2)): unlike flock(2), it can be asked for without being taken.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
 
-    def take(self) -> bool:
-        """Whether we have it now. Raises Problems if the file cannot be made."""
-        try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            what = f"cannot be written: {error.strerror}"
-            raise Problems(Problem(str(self._path), what, "run it as root, with sudo", Exit.MISSING)) from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
+    def take(self, wait_s: float = 0.0) -> bool:
+        """Whether we have it now, or wait_s later. Raises Problems if the file cannot be made."""
+        fd = self._open()
+        deadline = time.monotonic() + wait_s
+        while not _lock(fd):
+            if time.monotonic() >= deadline:
+                os.close(fd)
+                return False
+            time.sleep(_LOOK_AGAIN_S)
         self._fd = fd
         with contextlib.suppress(OSError):
             # The process id is a courtesy to people; what counts is the lock.
@@ -76,15 +84,42 @@ class Lock:
             os.close(self._fd)
             self._fd = None
 
+    def _open(self) -> int:
+        try:
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Problems(unwritable(self._path, error)) from None
+
+
+def unwritable(path: Path, error: OSError) -> Problem:
+    """For a file or a directory of ours that the system refuses."""
+    what = f"cannot be written: {error.strerror}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Problem(str(path), what, "run it as root, with sudo", Exit.MISSING)
+    return Problem(str(path), what)
+
+
+def _record(kind: int) -> bytes:
+    """struct flock (fcntl(2)) for the whole file; l_pid is 0 for open file description locks."""
+    return struct.pack("@hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _record(fcntl.F_WRLCK))
+    except BlockingIOError:
+        return False
+    return True
+
 
 def running_pid(path: Path) -> int | None:
-    """The process that holds the lock, None if nobody does."""
+    """The process that holds the lock, None if nobody does; 0 for one that has not written its id yet."""
     try:
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read().strip() or 0) or None
+        with path.open("rb") as file:
+            found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _record(fcntl.F_WRLCK))
+            if struct.unpack_from("@h", found)[0] == fcntl.F_UNLCK:
+                return None
+            return int(file.read().strip() or 0)
     except (OSError, ValueError):
         return None
-    return None

@@ -14,6 +14,8 @@ The laws
 | direct | lapsed (its proof timed out) | masqueraded | probe when it is active |
 | direct | went stale (the kernel withdrew the proof) | masqueraded | probe, later each time it happens |
 | any | forgotten (not seen for long) | (gone) | withdraw |
+| any | probes lost (the prober broke) | as it was | probe |
+| any but fixed | doubted (the router or our place changed) | masqueraded | withdraw; probe |
 
 Not in the table: a proof is never renewed without a probe, and a client that sends nothing is not probed again: its
 proof lapses, which costs nothing, because it sends nothing.
@@ -35,6 +37,8 @@ RETRY_LONGEST_S = 300.0
 STALE_CALM_S = 600.0
 """A proof that held this long before it went stale counts as the first to do so."""
 FORGET_S = 3600.0
+_DOUBLINGS = 10
+"""After as many the delay is the longest; without a bound 2**n outgrows a float in some days without internet."""
 
 Path = Literal["direct", "masqueraded"]
 Verdict = Literal["direct", "masquerade", "unknown"]
@@ -48,6 +52,7 @@ class Standing(Struct):
     active_s: when it last sent something to the internet by way of us; None: never seen doing so.
     proved_until_s: when its proof lapses. probe_at_s: when it is to be probed; None: when it is active again.
     misses: probes without a verdict in a row. stales: proofs that went stale in a row.
+    evidence: what the last probe sent and heard, packed by whoever probed.
     """
 
     client: Client
@@ -64,12 +69,14 @@ class Standing(Struct):
     probe_at_s: float | None = None
     misses: int = 0
     stales: int = 0
+    evidence: bytes = b""
 
 
 class Prove(Struct, frozen=True):
-    """Let the kernel pass this client's new flows un-NATed for `PROOF_TIMEOUT_S`."""
+    """Let the kernel pass this client's new flows un-NATed for that long."""
 
     client: Client
+    for_s: int = PROOF_TIMEOUT_S
 
 
 class Withdraw(Struct, frozen=True):
@@ -91,9 +98,10 @@ class ReturnPaths:
     def __len__(self) -> int:
         return len(self._standings)
 
-    def proved(self) -> list[Client]:
-        """Those whose proof holds."""
-        return [s.client for s in self._standings.values() if _is_proved(s)]
+    def proofs(self, now_s: float) -> list[Prove]:
+        """Those that hold, each for the time that is left to it: for a kernel that has lost them."""
+        left = [(s.client, int(s.proved_until_s - now_s)) for s in self._standings.values() if _is_proved(s)]
+        return [Prove(client, left_s) for client, left_s in left if left_s > 0]
 
     def get(self, client: Client) -> Standing | None:
         return self._standings.get(client)
@@ -143,21 +151,24 @@ class ReturnPaths:
         return [s.client for s in due if s.probing]
 
     def next_due_s(self) -> float | None:
-        """When `due` or `lapse` has something to do; None: not before something happens."""
-        times = [s.probe_at_s for s in self._standings.values() if s.probe_at_s is not None]
-        times += [s.proved_until_s for s in self._standings.values() if _is_proved(s)]
-        return min(times, default=None)
+        """When `due` has something to do; None: not before something happens."""
+        return min((s.probe_at_s for s in self._standings.values() if s.probe_at_s is not None), default=None)
 
-    def probed(self, client: Client, verdict: Verdict, reason: str, now_s: float) -> list[Command]:
+    def next_lapse_s(self) -> float | None:
+        """When `lapse` has something to do; None: nobody is proved."""
+        return min((s.proved_until_s for s in self._standings.values() if _is_proved(s)), default=None)
+
+    def probed(
+        self, client: Client, verdict: Verdict, reason: str, now_s: float, evidence: bytes = b""
+    ) -> list[Command]:
         """What a probe said. A client forgotten meanwhile is left alone."""
         standing = self._standings.get(client)
         if standing is None:
             return []
-        standing.probing, standing.decided = False, True
+        standing.probing, standing.decided, standing.evidence = False, True, evidence
         if verdict == "unknown":
             standing.misses += 1
-            delay_s = min(RETRY_FIRST_S * 2 ** (standing.misses - 1), RETRY_LONGEST_S)
-            standing.probe_at_s = now_s + delay_s
+            standing.probe_at_s = now_s + _delay_s(standing.misses - 1)
             if standing.path == "masqueraded":
                 standing.why = reason
             return []
@@ -181,8 +192,7 @@ class ReturnPaths:
                 continue
             calm = now_s - standing.since_s >= STALE_CALM_S
             standing.stales = 1 if calm else standing.stales + 1
-            delay_s = 0.0 if standing.stales == 1 else min(RETRY_FIRST_S * 2**standing.stales, RETRY_LONGEST_S)
-            standing.probe_at_s = now_s + delay_s
+            standing.probe_at_s = now_s + (0.0 if standing.stales == 1 else _delay_s(standing.stales))
             self._turn(standing, "masqueraded", "connections stayed unanswered: the proof was withdrawn", now_s)
             fallen.append(client)
         return fallen
@@ -200,6 +210,12 @@ class ReturnPaths:
         for standing in gone:
             del self._standings[standing.client]
         return [Withdraw(s.client) for s in gone if _is_proved(s)]
+
+    def probes_lost(self, now_s: float) -> None:
+        """What was being probed will get no verdict: to be probed again."""
+        for standing in self._standings.values():
+            if standing.probing:
+                standing.probing, standing.probed_s, standing.probe_at_s = False, None, now_s
 
     def doubt_all(self, why: str, now_s: float) -> list[Command]:
         """The router or our place changed: every proof is void, and everybody is probed again."""
@@ -226,6 +242,10 @@ class ReturnPaths:
 
 def _is_proved(standing: Standing) -> bool:
     return standing.path == "direct" and not standing.fixed
+
+
+def _delay_s(times: int) -> float:
+    return min(RETRY_FIRST_S * 2.0 ** min(times, _DOUBLINGS), RETRY_LONGEST_S)
 
 
 def _is_worth_a_probe(standing: Standing) -> bool:

@@ -15,6 +15,7 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.nft import Client, Element, parse_elements
 from sidegate.probe.bridge import BridgeResult
+from sidegate.problems import Problem, Problems
 
 SCHEMA = 1
 
@@ -82,8 +83,17 @@ class StatusView(Struct, frozen=True, kw_only=True):
 
 def elements(name: str) -> tuple[Element, ...]:
     """The elements of one of our sets now; none if the set is not there. Raises Problems."""
-    status, out, _ = programs.attempt("nft", "--json", "list", "set", "inet", TABLE, name)
-    return () if status else parse_elements(out)
+    command = ("nft", "--json", "list", "set", "inet", TABLE, name)
+    status, out, err = programs.attempt(*command)
+    if status and "No such file or directory" in err:
+        return ()
+    try:
+        if not status:
+            return parse_elements(out)
+        why = err.strip()
+    except ValueError as error:
+        why = str(error)
+    raise Problems(Problem(" ".join(command), why))
 
 
 def client_of(element: Element) -> Client:

@@ -1,0 +1,53 @@
+"""What the daemon did and why: the latest events for whoever asks, all of them on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import deque
+from datetime import datetime
+from pathlib import Path
+
+from sidegate.gateway.view import EventView
+from sidegate.problems import Problem
+
+_EVENTS_KEPT = 200
+_LOG_LARGEST = 1 << 18
+"""Bytes of a log file, which is in memory (/run); a service manager keeps its own."""
+
+
+class EventLog:
+    """Events, and the faults of now: told when they come and when they go."""
+
+    def __init__(self, file: Path) -> None:
+        """file: where standard error goes when the daemon runs in the background; kept small."""
+        self._file = file
+        self._events: deque[EventView] = deque(maxlen=_EVENTS_KEPT)
+        self.faults: tuple[Problem, ...] = ()
+
+    @property
+    def events(self) -> tuple[EventView, ...]:
+        return tuple(self._events)
+
+    def tell(self, what: str) -> None:
+        event = EventView(datetime.now().astimezone().isoformat(timespec="seconds"), what)
+        self._events.append(event)
+        _keep_small(self._file)
+        print(f"{event.at} {what}", file=sys.stderr, flush=True)
+
+    def note_faults(self, problems: tuple[Problem, ...]) -> None:
+        """These are wrong now, and nothing else is."""
+        if problems != self.faults:
+            for problem in problems:
+                self.tell(f"fault: {problem.where}: {problem.what}")
+            if not problems:
+                self.tell("the fault is over")
+        self.faults = problems
+
+
+def _keep_small(path: Path) -> None:
+    """Begins the log file anew when it has grown too large; the daemon's standard error appends to it."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _LOG_LARGEST:
+            os.truncate(path, 0)

@@ -1,0 +1,85 @@
+"""The process that `sidegate up` starts: without the command line's libraries it needs half the memory.
+
+It holds the lock, tells how its start went, and runs the daemon to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sidegate.gateway.apply import Changes
+from sidegate.gateway.config import DEFAULT_PATH, load_config
+from sidegate.gateway.daemon import Daemon
+from sidegate.gateway.places import Lock, Places, places, running_pid
+from sidegate.problems import Problem, Problems
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    pid: int
+    changes: Changes
+
+
+class NotStarted(msgspec.Struct, frozen=True, tag="not-started"):
+    problems: tuple[Problem, ...]
+
+
+Report = Started | NotStarted
+
+
+def notify_service_manager(state: str) -> None:
+    """sd_notify(3): one datagram to the socket in NOTIFY_SOCKET, if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+def start(config_path: Path | None, at: Places, tell: Callable[[Report], None]) -> int:
+    """Runs the daemon to its end; `tell` hears how the start went. Returns the exit code."""
+    lock = Lock(at.lock)
+    try:
+        config = load_config(config_path)
+        if not lock.take():
+            what = f"a daemon is running already (process {running_pid(at.lock)})"
+            raise Problems(Problem("sidegate", what, "see: sidegate status"))
+        shown = str(config_path or (DEFAULT_PATH if DEFAULT_PATH.exists() else ""))
+        daemon = Daemon(config, shown, at)
+        changes = daemon.begin()
+    except Problems as error:
+        tell(NotStarted(error.problems))
+        return int(error.exit_code)
+    tell(Started(os.getpid(), changes))
+    notify_service_manager("READY=1")
+    daemon.run()
+    notify_service_manager("STOPPING=1")
+    lock.release()
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="sidegate-daemon")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--report-fd", type=int, help="where to tell, in JSON, how the start went")
+    options = parser.parse_args()
+
+    def tell(report: Report) -> None:
+        if options.report_fd is not None:
+            with open(options.report_fd, "wb") as out:
+                out.write(msgspec.json.encode(report))
+        elif isinstance(report, NotStarted):
+            print(Problems(*report.problems), file=sys.stderr)
+
+    sys.exit(start(options.config, places(), tell))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,16 +8,36 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from sidegate.packet import ICMP, TCP, UDP, Arp, Body, Echo, Frame, IcmpError, Ipv4, Redirect, Tcp, Udp, build, frame_of
+from sidegate.packet import (
+    BROADCAST,
+    ICMP,
+    TCP,
+    UDP,
+    Arp,
+    Body,
+    Echo,
+    Frame,
+    IcmpError,
+    Ipv4,
+    Redirect,
+    Tcp,
+    Udp,
+    build,
+    frame_of,
+)
 from sidegate.probe.wire import Ports, answers_only, assemble, attach_filter
 
-from .world import ONE, ROUTER, US, VANTAGE
+from .world import CLIENT_IP, ONE, ROUTER, US, VANTAGE
 
 QUESTION = Ipv4(VANTAGE.ip, ONE, ICMP, Echo(False, 1, 1))
 
 
 def _to_us(protocol: int, body: Body, **fields: object) -> Frame:
     return frame_of(US, ROUTER, Ipv4(ONE, VANTAGE.ip, protocol, body, **fields))  # type: ignore[arg-type]
+
+
+def _from_server(to: IPv4Address, body: Udp, **fields: object) -> Frame:
+    return frame_of(BROADCAST, ROUTER, Ipv4(ONE, to, UDP, body, **fields))  # type: ignore[arg-type]
 
 
 TAKEN = {
@@ -28,10 +48,14 @@ TAKEN = {
     "redirect": _to_us(ICMP, Redirect(1, ONE, QUESTION)),
     "DNS answer": _to_us(UDP, Udp(53, 4000, b"x" * 12)),
     "ARP reply": frame_of(US, ROUTER, Arp(True, ROUTER, ONE, US, VANTAGE.ip)),
+    "DHCP offer by broadcast": _from_server(IPv4Address("255.255.255.255"), Udp(67, 68, bytes(300))),
+    "DHCP offer to its address": _from_server(CLIENT_IP, Udp(67, 68, bytes(300)), options=bytes(4)),
 }
 DROPPED = {
     "echo request": _to_us(ICMP, Echo(False, 1, 1)),
     "echo reply to another": frame_of(US, ROUTER, Ipv4(ONE, ONE, ICMP, Echo(True, 1, 1))),
+    "DHCP question": _from_server(IPv4Address("255.255.255.255"), Udp(68, 67, bytes(300))),
+    "DNS answer to another": _from_server(CLIENT_IP, Udp(53, 4000, b"x" * 12)),
     "UDP from another port": _to_us(UDP, Udp(5353, 53, b"x" * 12)),
     "TCP from port 53": _to_us(TCP, Tcp(53, 4000, 1)),
     "fragment": _to_us(UDP, b"\0\x35" * 8, fragment_offset=8),

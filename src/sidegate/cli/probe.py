@@ -14,6 +14,7 @@ from sidegate.gateway.facts import Facts, observe
 from sidegate.gateway.places import places
 from sidegate.probe.arp import resolve
 from sidegate.probe.bridge import probe_bridge
+from sidegate.probe.dhcp import ask, serves_here, summary
 from sidegate.probe.reach import reach_by_icmp
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems
@@ -85,6 +86,26 @@ def reach(targets: tuple[IPv4Address, ...], config: Path | None, as_json: bool) 
     else:
         click.echo("\n".join(result.text() for result in results))
     return int(Exit.FINE if any(r.rtt_s is not None for r in results) else Exit.FAULT)
+
+
+@probe.command()
+@config_option
+@json_option
+def dhcp(config: Path | None, as_json: bool) -> int:
+    """Who hands out addresses, and which gateway and DNS with them? Takes 4 s.
+
+    Asks in the name of a device that does not exist; no lease is taken. Exit code 1: nobody answers and no server runs
+    on this box either, or several servers hand out.
+    """
+    facts = observe(load_config(config), places().state)
+    ours = tuple(a.ip for a in facts.interface.addresses)
+    result, own_server = ask(facts.interface.name), serves_here()
+    if as_json:
+        print_json({"schema": 1, "own_server": own_server, "own_addresses": ours, "result": result})
+    else:
+        evidence = (f"  {seen}" for seen in result.evidence)
+        click.echo("\n".join([*summary(result, ours, own_server=own_server), *evidence]))
+    return int(Exit.FINE if len(result.offers) + own_server == 1 else Exit.FAULT)
 
 
 def _vantage(facts: Facts) -> Vantage:

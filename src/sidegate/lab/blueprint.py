@@ -33,6 +33,7 @@ from sidegate.home import (
     Modem,
     Node,
     PortForward,
+    Router,
     RouterProfile,
     behaviour,
 )
@@ -129,16 +130,16 @@ def place(box: Box, it: Attached | None, by: str, radio: str | None) -> tuple[st
     return (hardware(box.name), "chip") if box.switch_chip else (box.name, "br-lan")
 
 
-def blueprint(home: Home, profile: RouterProfile) -> Blueprint:
-    """Everything the lab builds for a home."""
-    return _Drawing(home, behaviour(home, profile)).drawn()
+def blueprint(home: Home, profile: RouterProfile, *, dhcp: bool = False) -> Blueprint:
+    """Everything the lab builds for a home. dhcp: the router really hands out addresses, as `router.dhcp` says."""
+    return _Drawing(home, behaviour(home, profile), dhcp and not home.router.dhcp.off).drawn()
 
 
 class _Drawing:
     """Numbers MACs and ports while the wires are drawn."""
 
-    def __init__(self, home: Home, does: Behaviour) -> None:
-        self.home, self.does = home, does
+    def __init__(self, home: Home, does: Behaviour, dhcp: bool) -> None:
+        self.home, self.does, self.dhcp = home, does, dhcp
         self.macs = 0
         self.ports: dict[tuple[str, str], int] = {}
         self.wires: list[Wire] = []
@@ -212,7 +213,7 @@ class _Drawing:
         machines = [_internet(home)]
         if home.modem:
             machines.append(_modem(home.modem))
-        machines.append(_router(home, self.does, tuple(self.bridges[router.name])))
+        machines.append(_router(home, self.does, tuple(self.bridges[router.name]), self.dhcp))
         for node in home.node:
             settings = _settings(bridge_filter=node.bridge_filter, forwards=False)
             machines.append(Machine(node.name, settings, tuple(self.bridges[node.name])))
@@ -300,7 +301,7 @@ def _modem(modem: Modem) -> Machine:
     )
 
 
-def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...]) -> Machine:
+def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...], dhcp: bool) -> Machine:
     router = home.router
     upstream = str(home.modem.lan.ip) if home.modem else _other_end(router.wan)
     lines = [
@@ -315,7 +316,8 @@ def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...]) -> Machine
             f"route add default via {_other_end(router.wan6)}",
         ]
     resolvers = [str(s.v4) for s in home.internet.server if "dns" in s.serves]
-    forwarder = _dnsmasq(router.name, f"--listen-address={router.lan.ip}", *(f"--server={r}" for r in resolvers))
+    options = (f"--listen-address={router.lan.ip}", *(f"--server={r}" for r in resolvers))
+    forwarder = _dnsmasq(router.name, *options, *(dhcp_options(router) if dhcp else ()))
     return Machine(
         router.name,
         _settings(does.bridge_filter, True),
@@ -324,6 +326,23 @@ def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...]) -> Machine
         rules=(_router_rules(home, does),),
         daemons=(forwarder,),
         listens=(("http", str(router.lan.ip), 80),),
+    )
+
+
+def dhcp_options(router: Router) -> tuple[str, ...]:
+    """dnsmasq's, for the addresses from the 100th to the 199th, or the middle of a small LAN.
+
+    `no-ping`: a client has its address at once; a router that looks first needs 3 s more (src/config.h, PING_WAIT).
+    """
+    lan = router.lan.network
+    first, last = (100, 199) if lan.num_addresses >= 256 else (lan.num_addresses // 2, lan.num_addresses - 2)
+    return (
+        f"--dhcp-range={lan[first]},{lan[last]},{lan.netmask},12h",
+        f"--dhcp-option=option:router,{router.dhcp.gateway or router.lan.ip}",
+        f"--dhcp-option=option:dns-server,{router.dhcp.dns or router.lan.ip}",
+        "--dhcp-authoritative",
+        "--no-ping",
+        "--dhcp-leasefile=/run/router.leases",
     )
 
 

@@ -42,13 +42,16 @@ class Lab:
         self._ports = {w.near.machine: w.far for w in plan.wires if w.near.interface == LAN_PORT}
 
     @classmethod
-    def up(cls, home: Home, *, name: str = "", keep: bool = False, user_namespace: bool = True) -> Lab:
+    def up(
+        cls, home: Home, *, name: str = "", keep: bool = False, user_namespace: bool = True, dhcp: bool = False
+    ) -> Lab:
         """Builds a home, in about 0.2 s. Raises Problems; nothing is left then.
 
         keep: the lab outlives this process; otherwise it ends with it, however that ends. user_namespace: false needs
-        root, and serves where the kernel allows no user namespaces.
+        root, and serves where the kernel allows no user namespaces. dhcp: the router hands out addresses, unless the
+        home says that its DHCP is off; without it everybody has the home's addresses, and building is quicker.
         """
-        plan = blueprint(home, load_router(home.router.profile))
+        plan = blueprint(home, load_router(home.router.profile), dhcp=dhcp)
         read_alive, write_alive = os.pipe()
         ready = _launch(plan, None if keep else read_alive, write_alive, user_namespace)
         os.close(read_alive)

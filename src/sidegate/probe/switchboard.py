@@ -18,6 +18,7 @@ from sidegate.probe.talk import (
     Clock,
     Command,
     Flow,
+    FreshDhcpXid,
     FreshIcmpId,
     Heard,
     ListenArp,
@@ -84,7 +85,7 @@ class Switchboard(Generic[R]):
         burst: int = 20,
         at_once: int = 16,
     ) -> None:
-        self._ids = Ids(rng)
+        self._rng, self._ids = rng, Ids(rng)
         self._reserve_port, self._release_port = reserve_port, release_port
         self._gap_s, self._burst, self._at_once = 1 / rate, burst, at_once
         self._full_again_s = 0.0
@@ -202,6 +203,8 @@ class Switchboard(Generic[R]):
             return self._own(key, line, ("arp", int(command.ip)))
         if isinstance(command, FreshIcmpId):
             return self._own(key, line, ("icmp", self._ids.fresh(now)))
+        if isinstance(command, FreshDhcpXid):
+            return self._own(key, line, ("dhcp", self._rng.getrandbits(32)))
         return self._own(key, line, ("udp", self._reserve_port()))
 
     def _own(self, key: int, line: _Line[R], flow: Flow) -> int:

@@ -9,6 +9,7 @@ A talk is a generator: it yields commands and is resumed with their answers; its
 | `Wait(until_s)` | a `Heard` as soon as a frame of one of the talk's flows comes in, or `None` when the time has come |
 | `FreshIcmpId()` | an ICMP id that nobody used for a minute; from now on its frames belong to this talk |
 | `FreshUdpPort()` | a UDP source port, reserved on this host until the talk ends; its frames belong to this talk |
+| `FreshDhcpXid()` | a random DHCP transaction id; from now on servers' answers with it belong to this talk |
 | `ListenArp(ip)` | `None`; from now on ARP answers about that address belong to this talk |
 
 Frames that come in while a talk waits for its `Send` are kept and handed over at its next `Wait`, before any timeout.
@@ -26,10 +27,12 @@ from sidegate.packet import Arp, Echo, Frame, IcmpError, Ipv4, Mac, Redirect, Ud
 
 R = TypeVar("R")
 
-Flow = tuple[Literal["icmp", "udp", "arp"], int]
-"""What a frame belongs to: an ICMP id, our UDP port, or an address asked for by ARP."""
+Flow = tuple[Literal["icmp", "udp", "arp", "dhcp"], int]
+"""What a frame belongs to: an ICMP id, our UDP port, an address asked for by ARP, or a DHCP transaction id."""
 
 DNS_PORT = 53
+DHCP_PORTS = (67, 68)
+"""Of a server's answer: from, to (RFC 2131 section 4.1)."""
 
 
 class Clock(Struct, frozen=True):
@@ -52,6 +55,10 @@ class FreshUdpPort(Struct, frozen=True):
     pass
 
 
+class FreshDhcpXid(Struct, frozen=True):
+    pass
+
+
 class ListenArp(Struct, frozen=True):
     ip: IPv4Address
 
@@ -63,7 +70,7 @@ class Heard(Struct, frozen=True):
     at_s: float
 
 
-Command = Clock | Send | Wait | FreshIcmpId | FreshUdpPort | ListenArp
+Command = Clock | Send | Wait | FreshIcmpId | FreshUdpPort | FreshDhcpXid | ListenArp
 Talk = Generator[Command, Any, R]
 """`Any`: which answer belongs to which command is the table above."""
 
@@ -108,6 +115,8 @@ def flow_of(frame: Frame) -> Flow | None:
         return "icmp", body.body.id
     if isinstance(body.body, Udp) and body.body.sport == DNS_PORT:
         return "udp", body.body.dport
+    if isinstance(body.body, Udp) and (body.body.sport, body.body.dport) == DHCP_PORTS:
+        return "dhcp", int.from_bytes(body.body.payload[4:8])
     if isinstance(body.body, IcmpError | Redirect) and isinstance(body.body.inner, Ipv4):
         return _flow_asked(body.body.inner)
     return None

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 from sidegate.packet import ETH_ARP, ETH_IPV4, ICMP, UDP, Mac, mac_text, parse
 from sidegate.probe.switchboard import Switchboard
-from sidegate.probe.talk import DNS_PORT, Talk
+from sidegate.probe.talk import DHCP_PORTS, DNS_PORT, Talk
 from sidegate.problems import Exit, Problem, Problems
 
 R = TypeVar("R")
@@ -40,7 +40,7 @@ Step = tuple[int, int, str, str]
 """Of a classic BPF program: code, operand, block to go on with if true, if false; an empty name is the next step."""
 
 _WORD, _HALF, _BYTE = 0x20, 0x28, 0x30
-_HALF_IN_BODY, _BYTE_IN_BODY, _SKIP_IP_HEADER = 0x48, 0x50, 0xB1
+_WORD_IN_BODY, _HALF_IN_BODY, _BYTE_IN_BODY, _SKIP_IP_HEADER = 0x40, 0x48, 0x50, 0xB1
 _IS, _HAS_ANY, _TAKE = 0x15, 0x45, 0x06
 _PACKET_TYPE = 0xFFFFF000 + 4
 """SKF_AD_OFF + SKF_AD_PKTTYPE (include/uapi/linux/filter.h)."""
@@ -50,6 +50,7 @@ _REPLY, _UNREACHABLE, _REDIRECT, _TIME_EXCEEDED = 0, 3, 5, 11
 def answers_only(our_ip: IPv4Address) -> dict[str, list[Step]]:
     """ARP replies; to us: ICMP echo replies and errors, and UDP from port 53. Nothing that we sent ourselves.
 
+    To anybody: what DHCP servers answer, since it is broadcast or goes to an address that nobody has yet.
     Offsets count from the Ethernet header: 12 ethertype, 20 ARP operation or IP fragment, 23 protocol, 30 destination.
     """
     return {
@@ -57,12 +58,16 @@ def answers_only(our_ip: IPv4Address) -> dict[str, list[Step]]:
         "ethertype": [(_HALF, 12, "", ""), (_IS, ETH_ARP, "arp", ""), (_IS, ETH_IPV4, "ip", "drop")],
         "arp": [(_HALF, 20, "", ""), (_IS, 2, "take", "drop")],
         "ip": [
-            *((_WORD, 30, "", ""), (_IS, int(our_ip), "", "drop")),
             *((_HALF, 20, "", ""), (_HAS_ANY, 0x1FFF, "drop", "")),
             (_SKIP_IP_HEADER, 14, "", ""),
-            *((_BYTE, 23, "", ""), (_IS, ICMP, "icmp", ""), (_IS, UDP, "udp", "drop")),
+            *((_BYTE, 23, "", ""), (_IS, ICMP, "to us", ""), (_IS, UDP, "udp", "drop")),
         ],
-        "udp": [(_HALF_IN_BODY, 14, "", ""), (_IS, DNS_PORT, "take", "drop")],
+        "udp": [(_WORD_IN_BODY, 14, "", ""), (_IS, DHCP_PORTS[0] << 16 | DHCP_PORTS[1], "take", "to us")],
+        "to us": [
+            *((_WORD, 30, "", ""), (_IS, int(our_ip), "", "drop")),
+            *((_BYTE, 23, "", ""), (_IS, ICMP, "icmp", "dns")),
+        ],
+        "dns": [(_HALF_IN_BODY, 14, "", ""), (_IS, DNS_PORT, "take", "drop")],
         "icmp": [
             (_BYTE_IN_BODY, 14, "", ""),
             *((_IS, kind, "take", "") for kind in (_REPLY, _UNREACHABLE, _REDIRECT)),

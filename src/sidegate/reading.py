@@ -108,6 +108,24 @@ def read(text: str, kind: type[T], source: str, check: Callable[[T], list[Proble
     return cast(T, value)
 
 
+def restore(data: Any, kind: type[T]) -> T:
+    """The struct that this plain data was made of, as by `msgspec.to_builtins`; None stands for an absent key.
+
+    msgspec itself cannot decode a union of two address types. Raises Problems.
+    """
+    problems: list[Problem] = []
+    value = _convert(_without_none(data), kind, "", problems)
+    if problems:
+        raise Problems(*problems)
+    return cast(T, value)
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_none(item) for key, item in data.items() if item is not None}
+    return [_without_none(item) for item in data] if isinstance(data, list | tuple) else data
+
+
 def _in_file(problem: Problem, source: str) -> Problem:
     where = f"{source}: {problem.where}" if problem.where else source
     return msgspec.structs.replace(problem, where=where)

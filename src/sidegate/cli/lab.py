@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-import sys
+import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from sidegate.cli.output import json_option, print_json, table
-from sidegate.home import load_home, shipped_homes
-from sidegate.problems import Exit
+from sidegate.home import Home, load_home, load_router, shipped_homes
+from sidegate.problems import Exit, Problem, Problems
+
+if TYPE_CHECKING:
+    from sidegate.lab.capture import Heard
+
+_OF_THE_TERMINAL = ("TERM", "COLORTERM", "NO_COLOR", "COLUMNS", "LINES", "TZ")
+"""What a program on a machine of the lab inherits: all else says where things are on this machine, not on that one."""
 
 
 @click.group()
 def lab() -> None:
     """Homes on the real kernel, in namespaces of their own.
 
-    HOME is a shipped home or the path of a home file; for exec, shell, capture and down it is the name of a lab that is
-    up. `check` builds a lab of its own for as long as it takes. Nothing of this touches the machine's own network.
+    HOME is a shipped home or the path of a home file; LAB is the name of a lab that is up. `check` builds a lab of its
+    own for as long as it takes. Nothing of this touches the machine's own network.
     """
 
 
@@ -27,7 +37,22 @@ def _complete_home(_: click.Context, __: click.Parameter, incomplete: str) -> li
     return [name for name in shipped_homes() if name.startswith(incomplete)]
 
 
+def _complete_lab(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from sidegate.lab import registry
+
+    return [record.name for record in registry.records() if record.name.startswith(incomplete)]
+
+
+def _complete_machine(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    from sidegate.lab import registry
+
+    machines = (r.ready.machines for r in registry.records() if r.name == context.params.get("lab_name"))
+    return [name for names in machines for name in names if name.startswith(incomplete)]
+
+
 home_argument = click.argument("home", shell_complete=_complete_home)
+lab_argument = click.argument("lab_name", metavar="LAB", shell_complete=_complete_lab)
+machine_argument = click.argument("machine", shell_complete=_complete_machine)
 no_userns_option = click.option(
     "--no-user-namespace", is_flag=True, help="As root, where the kernel allows no user namespaces."
 )
@@ -53,11 +78,12 @@ def up(home: str, name: str | None, gateway: str, no_user_namespace: bool, as_js
 
     loaded = load_home(home)
     start = time.monotonic()
-    built = Lab.up(loaded, name=name or loaded.name, keep=True, user_namespace=not no_user_namespace)
+    built = Lab.up(loaded, name=name or loaded.name, user_namespace=not no_user_namespace)
     took_ms = round((time.monotonic() - start) * 1000)
     try:
         registry.remember(built)
         set_gateway(built, gateway)  # type: ignore[arg-type]
+        built.release()
     except BaseException:
         built.down()
         raise
@@ -69,18 +95,27 @@ def up(home: str, name: str | None, gateway: str, no_user_namespace: bool, as_js
 
 
 @lab.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", metavar="[LAB]...", nargs=-1, shell_complete=_complete_lab)
 @click.option("--all", "everything", is_flag=True, help="Every lab of this user.")
-def down(names: tuple[str, ...], everything: bool) -> None:
+@json_option
+def down(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """End labs; nothing of them is left."""
     from sidegate.lab import registry
 
     if not names and not everything:
         raise click.UsageError("name a lab, or give --all")
-    for name in [r.name for r in registry.records()] if everything else names:
+    living = [record.name for record in registry.records()]
+    if unknown := [name for name in names if name not in living]:
+        what, up = "no lab of this name is up", ", ".join(living) or "none"
+        raise Problems(*(Problem(name, what, f"labs that are up: {up}") for name in unknown))
+    ended = living if everything else list(dict.fromkeys(names))
+    for name in ended:
         registry.find(name).down()
         registry.forget(name)
-        click.echo(f"{name} is gone.")
+        if not as_json:
+            click.echo(f"{name} is gone.")
+    if as_json:
+        print_json({"schema": 1, "ended": ended})
 
 
 @lab.command("list")
@@ -91,38 +126,45 @@ def list_labs(as_json: bool) -> None:
 
     living = registry.records()
     if as_json:
-        labs = [{"name": r.name, "home": r.home.name, "pid": r.ready.pid, "machines": r.ready.machines} for r in living]
+        labs = [
+            {"name": r.name, "home": r.home["name"], "pid": r.ready.pid, "machines": r.ready.machines} for r in living
+        ]
         print_json({"schema": 1, "labs": labs, "homes": shipped_homes()})
         return
-    rows: list[tuple[str, ...]] = [(r.name, r.home.name, str(r.ready.pid), ", ".join(r.ready.machines)) for r in living]
+    rows: list[tuple[str, ...]] = [
+        (r.name, r.home["name"], str(r.ready.pid), ", ".join(r.ready.machines)) for r in living
+    ]
     click.echo(table(("LAB", "HOME", "PID", "MACHINES"), rows) if rows else "no lab is up")
     click.echo("\nhomes: " + ", ".join(shipped_homes()))
 
 
-@lab.command("exec", context_settings={"ignore_unknown_options": True})
-@click.argument("home")
-@click.argument("machine")
+@lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@lab_argument
+@machine_argument
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def exec_command(home: str, machine: str, command: tuple[str, ...]) -> None:
-    """Run a program on a machine of a lab."""
-    _become(home, machine, command)
+def exec_command(lab_name: str, machine: str, command: tuple[str, ...]) -> None:
+    """Run a program on a machine of a lab. Its exit code is ours."""
+    _become(lab_name, machine, command)
 
 
 @lab.command()
-@click.argument("home")
-@click.argument("machine")
-def shell(home: str, machine: str) -> None:
+@lab_argument
+@machine_argument
+def shell(lab_name: str, machine: str) -> None:
     """Sit down at a machine of a lab."""
-    _become(home, machine, (os.environ.get("SHELL", "/bin/sh"),))
+    _become(lab_name, machine, (os.environ.get("SHELL") or "/bin/sh",))
 
 
-def _become(home: str, machine: str, command: tuple[str, ...]) -> None:
+def _become(lab_name: str, machine: str, command: tuple[str, ...]) -> None:
+    """Replaces this process. Python ignores SIGPIPE, and an ignored signal stays ignored across execve(2)."""
     from sidegate.lab import registry
     from sidegate.lab.init import main_environment
 
-    argv = registry.find(home).command(machine, command)
-    environment = {**os.environ, **main_environment()}
-    os.execvpe(argv[0], argv, environment)  # noqa: S606 - no shell is the point
+    argv = registry.find(lab_name).command(machine, command)
+    kept = {name: os.environ[name] for name in _OF_THE_TERMINAL if name in os.environ}
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvpe(argv[0], argv, kept | main_environment())  # noqa: S606 - no shell is the point
 
 
 @lab.command()
@@ -158,45 +200,70 @@ def check(home: str, no_user_namespace: bool, as_json: bool) -> int:
 
 
 @lab.command()
-@click.argument("home")
-@click.argument("machine")
+@lab_argument
+@machine_argument
 @click.argument("interface", required=False)
-@click.option("--count", type=int, help="Stop after so many frames.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many frames.")
 @click.option("--write", type=click.Path(path_type=Path), help="Write them to a pcap file as well.")
-def capture(home: str, machine: str, interface: str | None, count: int | None, write: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each frame.")
+def capture(
+    lab_name: str, machine: str, interface: str | None, count: int | None, write: Path | None, as_json: bool
+) -> None:
     """Listen on a machine's interfaces until Ctrl-C."""
     from sidegate.lab import registry
-    from sidegate.lab.capture import PcapFile, describe
+    from sidegate.lab.capture import PcapFile
     from sidegate.lab.capture import capture as listen
 
-    file = PcapFile(write) if write else None
-    try:
-        for number, heard in enumerate(listen(registry.find(home), machine, interface), start=1):
+    heard_all = listen(registry.find(lab_name), machine, interface)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as until_done:
+        file = until_done.enter_context(contextlib.closing(PcapFile(write))) if write else None
+        for heard in itertools.islice(heard_all, count):
             if file:
                 file.add(heard)
-            stamp = time.strftime("%H:%M:%S", time.localtime(heard.at_s)) + f"{heard.at_s % 1:.6f}"[1:]
-            click.echo(
-                f"{stamp}  {heard.interface:8} {'out' if heard.is_outgoing else 'in ':3}  {describe(heard.frame)}"
-            )
-            if number == count:
-                break
-    finally:
-        if file:
-            file.close()
+            click.echo(_frame_json(heard) if as_json else _frame_line(heard))
+
+
+def _frame_line(heard: Heard) -> str:
+    from sidegate.lab.capture import describe
+
+    stamp = time.strftime("%H:%M:%S", time.localtime(heard.at_s)) + f"{heard.at_s % 1:.6f}"[1:]
+    way = "out" if heard.is_outgoing else "in"
+    return f"{stamp}  {heard.interface:8} {way:3}  {describe(heard.frame)}"
+
+
+def _frame_json(heard: Heard) -> bytes:
+    from sidegate.lab.capture import describe
+
+    what = {"at_s": heard.at_s, "interface": heard.interface, "is_outgoing": heard.is_outgoing}
+    return msgspec.json.encode({"schema": 1, **what, "text": describe(heard.frame), "frame": heard.data.hex()})
 
 
 @lab.command()
 @home_argument
-@click.option("--format", "form", type=click.Choice(["svg", "mermaid"]), default="svg", show_default=True)
+@click.option("--format", "form", type=click.Choice(["svg", "mermaid", "plan"]), default="svg", show_default=True)
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write to a file. [default: standard output]")
 def graph(home: str, form: str, output: Path | None) -> None:
-    """Draw a home."""
-    from sidegate.render.mermaid import mermaid
-    from sidegate.render.svg import svg
-
-    loaded = load_home(home)
-    text = svg(loaded) if form == "svg" else mermaid(loaded)
+    """Draw a home. `plan` is no picture, but all that the lab builds for it."""
+    text = _drawn(load_home(home), form)
     if output is None:
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-    else:
+        click.echo(text, nl=not text.endswith("\n"))
+        return
+    try:
         output.write_text(text, "utf-8")
+    except OSError as error:
+        raise Problems(Problem(str(output), f"cannot be written: {error.strerror}", "give another --output")) from None
+
+
+def _drawn(home: Home, form: str) -> str:
+    if form == "svg":
+        from sidegate.render.svg import svg
+
+        return svg(home)
+    if form == "mermaid":
+        from sidegate.render.mermaid import mermaid
+
+        return mermaid(home)
+    from sidegate.lab.blueprint import blueprint
+    from sidegate.lab.listing import listing
+
+    return listing(blueprint(home, load_router(home.router.profile)))

@@ -22,7 +22,16 @@ from sidegate.demo.result import (
 )
 from sidegate.home import Client, GatewayRuns, Home
 from sidegate.lab.asking import Answer, download_mbit
-from sidegate.lab.check import Relayed, address_of, ask, set_gateway, sidegate, wait_until_decided
+from sidegate.lab.check import (
+    Receiver,
+    Relayed,
+    address_of,
+    ask,
+    outcome_of,
+    set_gateway,
+    sidegate,
+    wait_until_decided,
+)
 from sidegate.lab.lab import Lab, Waiting
 from sidegate.probe.bridge import BridgeResult
 from sidegate.probe.talk import Observation
@@ -100,7 +109,7 @@ def _stage(lab: Lab, name: str, runs: GatewayRuns | None) -> Stage:
     with Relayed(lab) as relayed:
         asked = [(c, ask(lab, c.name, target.name, "v4"), _ask_v6(lab, c, target.name)) for c in lab.home.client]
         answers = [(c, v4.result(), v6.result() if v6 else None) for c, v4, v6 in asked]
-        crossed = relayed.ports()
+        crossed = relayed.receivers()
     reached = tuple(
         ClientReach(c.name, _reach(v4, crossed), _reach(v6, crossed) if v6 else None) for c, v4, v6 in answers
     )
@@ -112,10 +121,8 @@ def _ask_v6(lab: Lab, client: Client, target: str) -> Waiting[Answer] | None:
     return ask(lab, client.name, target, "v6") if client.v6 and server.v6 else None
 
 
-def _reach(answer: Answer, crossed: set[int]) -> Reach:
-    if not answer.ok:
-        return Reach("dead", answer.detail, answer.ms)
-    return Reach("masqueraded" if answer.port in crossed else "direct", "answered", answer.ms)
+def _reach(answer: Answer, crossed: set[Receiver]) -> Reach:
+    return Reach(outcome_of(answer, crossed), "answered" if answer.ok else answer.detail, answer.ms)
 
 
 class _Client(msgspec.Struct):

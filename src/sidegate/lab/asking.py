@@ -14,31 +14,32 @@ from msgspec import Struct
 class Answer(Struct, frozen=True):
     """What came of asking once.
 
-    detail: the body's first line, or why there was no answer. ms: how long it took. port: the local port that asked.
+    detail: the body, or why there was no answer. ms: how long it took. address, port: who asked.
     """
 
     ok: bool
     detail: str
     ms: float
+    address: str = ""
     port: int = 0
 
 
 def http_get(address: str, port: int = 80, path: str = "/", timeout_s: float = 1.5, source: str = "") -> Answer:
     """One HTTP request over a new connection. source: the address to ask from, where a machine has several."""
     start = time.monotonic()
-    local = 0
+    asker: tuple[str, int] = "", 0
     try:
         sender = (source, 0) if source else None
         connection = http.client.HTTPConnection(address, port, timeout=timeout_s, source_address=sender)
         connection.connect()
-        local = connection.sock.getsockname()[1]
+        asker = connection.sock.getsockname()[:2]
         connection.request("GET", path)
         reply = connection.getresponse()
         body = reply.read(4096).decode(errors="replace")
         connection.close()
-        return Answer(reply.status == 200, body.strip() or f"status {reply.status}", _since(start), local)
+        return Answer(reply.status == 200, body.strip() or f"status {reply.status}", _since(start), *asker)
     except (OSError, http.client.HTTPException) as error:
-        return Answer(False, _why(error), _since(start), local)
+        return Answer(False, _why(error), _since(start), *asker)
 
 
 def udp_echo(address: str, port: int = 7, timeout_s: float = 1.5, text: str = "hello") -> Answer:
@@ -50,9 +51,9 @@ def udp_echo(address: str, port: int = 7, timeout_s: float = 1.5, text: str = "h
             asker.connect((address, port))
             asker.send(text.encode())
             back = asker.recv(2048).decode()
-            return Answer(back == text, back, _since(start), asker.getsockname()[1])
+            return Answer(back == text, back, _since(start), *asker.getsockname()[:2])
         except OSError as error:
-            return Answer(False, _why(error), _since(start), asker.getsockname()[1])
+            return Answer(False, _why(error), _since(start), *asker.getsockname()[:2])
 
 
 def ping(address: str, timeout_s: float = 1.5) -> Answer:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from sidegate.lab.lab import Lab
 from sidegate.packet import Arp, Echo, Frame, IcmpError, Ipv4, Ipv6, Redirect, Tcp, TcpFlags, Udp, parse
+from sidegate.problems import Problem, Problems
 
 _ETH_P_ALL = 0x0003
 _OUTGOING = 4
@@ -33,7 +34,10 @@ class Heard(Struct, frozen=True):
 
 
 def capture(lab: Lab, machine: str, interface: str | None = None) -> Iterator[Heard]:
-    """Frames as they pass, on one interface or on all but the loopback, without end."""
+    """Frames as they pass, on one interface or on all but the loopback, without end. Raises Problems."""
+    there = lab.call(machine, _interfaces)
+    if interface is not None and interface not in there:
+        raise Problems(Problem(machine, f'no interface "{interface}"', f"interfaces here: {', '.join(there)}"))
     with lab.socket(machine, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as wire:
         while True:
             data, (name, _, kind, *_) = wire.recvfrom(65536)
@@ -41,11 +45,18 @@ def capture(lab: Lab, machine: str, interface: str | None = None) -> Iterator[He
                 yield Heard(time.time(), name, kind == _OUTGOING, data)
 
 
+def _interfaces() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
+
+
 class PcapFile:
-    """A capture file that other tools read."""
+    """A capture file that other tools read. Raises Problems for a file that cannot be written."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
+        try:
+            self._file = path.open("wb")
+        except OSError as error:
+            raise Problems(Problem(str(path), f"cannot be written: {error.strerror}", "give another file")) from None
         self._file.write(_PCAP_HEADER)
 
     def add(self, heard: Heard) -> None:

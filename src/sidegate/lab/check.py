@@ -23,6 +23,11 @@ Family = Literal["v4", "v6"]
 _ETH_P_ALL = 0x0003
 _OUTGOING = 4
 _DECIDED_WITHIN_S = 15.0
+_PATIENCE_S = {False: 3.0, True: 1.2}
+"""How long to wait for an answer; less where none is expected, but past the first retransmission (RFC 6298, 2.1)."""
+
+Receiver = tuple[str, int]
+"""The address and the port that a segment was sent to."""
 
 
 class Checked(Struct, frozen=True):
@@ -46,7 +51,7 @@ class Checked(Struct, frozen=True):
 def check(lab: Lab, tell: Callable[[Checked], None] = lambda _: None) -> list[Checked]:
     """Holds every expectation of the lab's home against the kernel, one state of the gateway after the other.
 
-    `tell` hears each as it comes. The gateway is left as a plain box that forwards nothing.
+    `tell` hears each as it comes. The gateway is left as a plain box that forwards nothing. Raises Problems.
     """
     found = []
     for runs in get_args(GatewayRuns):
@@ -54,10 +59,9 @@ def check(lab: Lab, tell: Callable[[Checked], None] = lambda _: None) -> list[Ch
         if not expectations:
             continue
         set_gateway(lab, runs)
-        for expectation in expectations:
-            for checked in _hold(lab, expectation):
-                tell(checked)
-                found.append(checked)
+        for checked in _hold(lab, expectations):
+            tell(checked)
+            found.append(checked)
     if lab.home.gateway:
         set_gateway(lab, "nothing")
     return found
@@ -70,7 +74,9 @@ def set_gateway(lab: Lab, runs: GatewayRuns) -> None:
         return
     sidegate(lab, "down")
     for command in gateway_commands(runs):
-        lab.run(gateway.name, *command)
+        done = lab.run(gateway.name, *command, check=False)
+        if done.returncode:
+            raise Problems(Problem(f"{gateway.name}: {' '.join(command)}", done.stderr.strip(), exit_code=Exit.FAULT))
     if runs == "sidegate":
         sidegate(lab, "up")
         wait_until_decided(lab)
@@ -105,38 +111,42 @@ def _any_server(home: Home) -> object:
     return next(s.v4 for s in home.internet.server if s.v4 not in home.internet.blocked)
 
 
-def _hold(lab: Lab, expectation: Expectation) -> Iterator[Checked]:
-    for family in get_args(Family):
-        expected: dict[str, Outcome] = getattr(expectation, family)
-        if not expected:
-            continue
-        with Relayed(lab) as relayed:
-            asked = [(name, ask(lab, name, expectation.to, family)) for name in expected]
-            answers = [(name, waiting.result()) for name, waiting in asked]
-            crossed = relayed.ports()
-        for name, answer in answers:
-            found: Outcome = "dead" if not answer.ok else "masqueraded" if answer.port in crossed else "direct"
-            yield Checked(
-                expectation.gateway,
-                name,
-                expectation.to,
-                family,
-                expected[name],
-                found,
-                answer.detail,
-                answer.ms,
-                expectation.why,
-            )
+def _hold(lab: Lab, expectations: list[Expectation]) -> Iterator[Checked]:
+    """Asks everything at once: the dead cost their patience only once."""
+    questions = [
+        (expectation, family, name)
+        for expectation in expectations
+        for family in get_args(Family)
+        for name in getattr(expectation, family)
+    ]
+    with Relayed(lab) as relayed:
+        asked = [
+            ask(lab, name, e.to, family, _PATIENCE_S[getattr(e, family)[name] == "dead"])
+            for e, family, name in questions
+        ]
+        answers = [waiting.result() for waiting in asked]
+        crossed = relayed.receivers()
+    for (e, family, name), answer in zip(questions, answers, strict=True):
+        expected: Outcome = getattr(e, family)[name]
+        found = outcome_of(answer, crossed)
+        yield Checked(e.gateway, name, e.to, family, expected, found, answer.detail, answer.ms, e.why)
 
 
-def ask(lab: Lab, who: str, to: str, family: Family) -> Waiting[Answer]:
+def outcome_of(answer: Answer, crossed: set[Receiver]) -> Outcome:
+    """What became of a question. crossed: who was sent segments by the gateway meanwhile."""
+    if not answer.ok:
+        return "dead"
+    return "masqueraded" if (answer.address, answer.port) in crossed else "direct"
+
+
+def ask(lab: Lab, who: str, to: str, family: Family, timeout_s: float = 1.5) -> Waiting[Answer]:
     """One node asks another for a page; `to` as in an expectation. Raises Problems for a node without an address."""
     name, _, port = to.partition(":")
     server = next((s for s in lab.home.internet.server if s.name == who), None)
     machine = INTERNET if server else who
     source = str(getattr(server, family)) if server else ""
     target = address_of(lab.home, name, family, from_outside=server is not None)
-    return lab.begin(machine, http_get, target, int(port or 80), "/", 1.5, source)
+    return lab.begin(machine, http_get, target, int(port or 80), "/", timeout_s, source)
 
 
 def address_of(home: Home, name: str, family: Family, *, from_outside: bool = False) -> str:
@@ -171,21 +181,21 @@ class Relayed:
         if self._socket is not None:
             self._socket.close()
 
-    def ports(self) -> set[int]:
-        """Ports of clients to which the gateway sent TCP segments that are not its own."""
-        found: set[int] = set()
+    def receivers(self) -> set[Receiver]:
+        """To whom the gateway sent TCP segments since it began to listen."""
+        found: set[Receiver] = set()
         while self._socket is not None:
             try:
                 frame, (interface, _, kind, *_) = self._socket.recvfrom(65536)
             except BlockingIOError:
                 break
             if interface == LAN_PORT and kind == _OUTGOING:
-                found |= _segment_port(frame)
+                found |= _receiver(frame)
         return found
 
 
-def _segment_port(frame: bytes) -> set[int]:
+def _receiver(frame: bytes) -> set[Receiver]:
     packet = parse(frame).body
     if isinstance(packet, Ipv4 | Ipv6) and isinstance(packet.body, Tcp):
-        return {packet.body.dport}
+        return {(str(packet.dst), packet.body.dport)}
     return set()

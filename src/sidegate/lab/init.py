@@ -7,7 +7,8 @@ left behind, however the lab ends.
 
 from __future__ import annotations
 
-import itertools
+import errno
+import fcntl
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ import msgspec
 
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import Blueprint, Machine, Rules, Wire
+from sidegate.lab.processes import close_other_fds, fork
 from sidegate.lab.servers import serve
 from sidegate.problems import Exit, Problem, Problems
 
@@ -31,6 +33,11 @@ _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "HOME": "/run",
 }
+
+_LOAD_REMEDY = (
+    "sudo modprobe br_netfilter (this machine's own bridges are then filtered too, until you set "
+    "net.bridge.bridge-nf-call-iptables and -ip6tables to 0)"
+)
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -54,63 +61,85 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 Outcome = Ready | Failed
 
 
-def run_init(plan: Blueprint, report_fd: int, alive_fd: int | None) -> NoReturn:
+def run_init(plan: Blueprint, report_fd: int, alive_fd: int) -> NoReturn:
     """Builds the lab, reports Ready or Failed on `report_fd`, and lives on until told to end.
 
-    alive_fd: the reading end of a pipe; when its last writer dies the lab ends. Without it the lab lives until killed.
-    Called in a fresh child process, the first one of its PID namespace.
+    alive_fd: the reading end of a pipe. When its last writer dies the lab ends, also half-built; after one byte the
+    lab lives until killed. Called in a fresh child process, the first one of its PID namespace; never raises.
     """
-    close_other_fds(report_fd, *([alive_fd] if alive_fd is not None else []))
+    try:
+        # Where the caller's standard files are closed a pipe may have taken their place.
+        report_fd, alive_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD, 3) for fd in (report_fd, alive_fd))
+        _leave_home(report_fd, alive_fd)
+        try:
+            outcome: Outcome = _build(plan)
+        except Problems as error:
+            outcome = Failed(error.problems)
+        except Exception as error:
+            outcome = Failed((_told(error),))
+        _report(report_fd, outcome)
+        if isinstance(outcome, Ready):
+            _sleep()
+    finally:
+        os._exit(0)
+
+
+def _leave_home(report_fd: int, alive_fd: int) -> None:
+    """Lets go of what was inherited: files (whoever reads our output would never see its end), terminal, folder."""
+    close_other_fds(report_fd, alive_fd)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.setsid()
-    try:
-        ready = _build(plan)
-    except Problems as error:
-        _report(report_fd, Failed(error.problems))
-        os._exit(1)
-    except BaseException as error:
-        _report(report_fd, Failed((Problem("lab", f"{type(error).__name__}: {error}", exit_code=Exit.FAULT),)))
-        os._exit(1)
-    _detach_output()
-    _report(report_fd, ready)
-    _sleep(alive_fd)
-    os._exit(0)
-
-
-def close_other_fds(*kept: int) -> None:
-    """Closes what was inherited: a pipe counts as open as long as any process holds its end."""
-    edges = [2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]
-    for low, high in itertools.pairwise(edges):
-        os.closerange(low + 1, high)
-
-
-def _report(fd: int, outcome: Outcome) -> None:
-    os.write(fd, msgspec.json.encode(outcome))
-    os.close(fd)
-
-
-def _detach_output() -> None:
+    os.chdir("/")
+    os.umask(0o022)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
+    _end_with_writer(alive_fd)
 
 
-def _sleep(alive_fd: int | None) -> None:
-    """Waits for the end and reaps what died: a PID 1 inherits every orphan."""
+def _end_with_writer(alive_fd: int) -> None:
+    """The kernel tells by SIGIO that the last writer of `alive_fd` is gone (fs/pipe.c, pipe_release: kill_fasync).
+
+    A byte in the pipe is never read: it releases the lab from its writer for good.
+    """
+    pipe = select.poll()
+    pipe.register(alive_fd, select.POLLIN)
+
+    def look(*_: object) -> None:
+        if [event for _, event in pipe.poll(0)] == [select.POLLHUP]:
+            os._exit(0)
+
+    signal.signal(signal.SIGIO, look)
+    fcntl.fcntl(alive_fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(alive_fd, fcntl.F_SETFL, os.O_ASYNC)
+    look()
+
+
+def _told(error: Exception) -> Problem:
+    """An error of the kernel's in words. EPERM: a container forbids what a user namespace may do elsewhere."""
+    forbidden = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
+    remedy = "in a container, allow it namespaces and mounts (docker run --privileged)" if forbidden else ""
+    words = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return Problem("lab", words, remedy, Exit.MISSING if forbidden else Exit.FAULT)
+
+
+def _report(fd: int, outcome: Outcome) -> None:
+    with open(fd, "wb") as out:
+        out.write(msgspec.json.encode(outcome))
+
+
+def _sleep() -> NoReturn:
+    """Reaps what dies: a PID 1 inherits every orphan. Its signal handlers end it."""
     signal.signal(signal.SIGCHLD, lambda *_: None)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
-    watched = [wake_read, *([alive_fd] if alive_fd is not None else [])]
     while True:
-        readable, _, _ = select.select(watched, [], [])
-        if alive_fd in readable:
-            return
-        os.read(wake_read, 4096)
         _reap()
+        os.read(wake_read, 4096)
 
 
 def _reap() -> None:
@@ -144,7 +173,7 @@ class _Child:
     @classmethod
     def start(cls, work: Callable[[Callable[[int], None]], None]) -> _Child:
         ours, theirs = socket.socketpair()
-        pid = os.fork()
+        pid = fork()
         if pid:
             theirs.close()
             return cls(pid, ours)
@@ -153,9 +182,10 @@ class _Child:
             work(lambda number: theirs.sendall(msgspec.json.encode(number)))
         except Problems as error:
             theirs.sendall(msgspec.json.encode(error.problems))
-        except BaseException as error:
-            theirs.sendall(msgspec.json.encode((Problem("lab", f"{type(error).__name__}: {error}"),)))
-        os._exit(0)
+        except Exception as error:
+            theirs.sendall(msgspec.json.encode((_told(error),)))
+        finally:
+            os._exit(0)
 
     def wait(self) -> int:
         """The number it said. Raises its Problems."""
@@ -199,8 +229,6 @@ def _start_holder(machine: Machine) -> _Child:
         outside = ns.own_pid_outside()
         _furnish(machine)
         ready(outside)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
         while True:
             signal.pause()
 
@@ -212,8 +240,7 @@ def _set(path: str, value: str) -> None:
     file = Path("/proc/sys", path)
     if path.startswith("net/bridge/") and not file.exists():
         if value != "0":
-            remedy = "sudo modprobe br_netfilter"
-            raise Problems(Problem(path, "the kernel module br_netfilter is not loaded", remedy, Exit.MISSING))
+            raise Problems(Problem(path, "the kernel module br_netfilter is not loaded", _LOAD_REMEDY, Exit.MISSING))
         return
     file.write_text(value, "ascii")
 
@@ -236,8 +263,23 @@ def _put_over(source: str, target: str) -> None:
     if real.startswith("/run/"):
         os.makedirs(os.path.dirname(real), exist_ok=True)
         Path(real).touch()
-    if os.path.exists(real):
-        ns.mount(source, real, flags=ns.MS_BIND)
+    if not os.path.exists(real):
+        _lay_over(os.path.dirname(target))
+        Path(target).unlink(missing_ok=True)
+        Path(target).touch()
+        real = target
+    ns.mount(source, real, flags=ns.MS_BIND)
+
+
+def _lay_over(folder: str) -> None:
+    """From now on this machine of the lab writes into a layer of its own above a folder (overlayfs).
+
+    A user namespace may mount it since Linux 5.11 (fs/overlayfs/super.c, FS_USERNS_MOUNT).
+    """
+    upper, work = "/run/lab/upper", "/run/lab/work"
+    os.makedirs(upper)
+    os.makedirs(work)
+    ns.mount("overlay", folder, "overlay", data=f"lowerdir={folder},upperdir={upper},workdir={work}")
 
 
 def _wire_lines(wire: Wire, pids: dict[str, int]) -> list[str]:

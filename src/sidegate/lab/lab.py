@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,14 +20,16 @@ from sidegate.home import Home, Medium, load_router
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import LAN_PORT, Blueprint, blueprint, place
 from sidegate.lab.init import Failed, Holder, Outcome, Ready, main_environment, run_init
+from sidegate.lab.processes import die_with_parent, fork
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address, encode_address
 
 T = TypeVar("T")
 
+_GONE_WITHIN_S = 10.0
 _UNPRIVILEGED_REMEDY = (
-    "run it as root (sudo), or allow unprivileged user namespaces "
-    "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+    "run it as root (sudo; add --no-user-namespace if that fails too), or allow user namespaces: sysctl "
+    "kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0, user.max_user_namespaces"
 )
 
 
@@ -39,28 +42,34 @@ class Lab:
         self.user_namespace = user_namespace
         self._pidfd: int | None = os.pidfd_open(ready.pid)
         self._alive_fd: int | None = None
+        self._waiting: list[Waiting[Any]] = []
         self._ports = {w.near.machine: w.far for w in plan.wires if w.near.interface == LAN_PORT}
 
     @classmethod
-    def up(
-        cls, home: Home, *, name: str = "", keep: bool = False, user_namespace: bool = True, dhcp: bool = False
-    ) -> Lab:
+    def up(cls, home: Home, *, name: str = "", user_namespace: bool = True, dhcp: bool = False) -> Lab:
         """Builds a home, in about 0.2 s. Raises Problems; nothing is left then.
 
-        keep: the lab outlives this process; otherwise it ends with it, however that ends. user_namespace: false needs
-        root, and serves where the kernel allows no user namespaces. dhcp: the router hands out addresses, unless the
-        home says that its DHCP is off; without it everybody has the home's addresses, and building is quicker.
+        The lab ends with this process, however that ends, unless it is released. user_namespace: false needs root, and
+        serves where the kernel allows no user namespaces. dhcp: the router hands out addresses, unless the home says
+        that its DHCP is off; without it everybody has the home's addresses, and building is quicker.
         """
         plan = blueprint(home, load_router(home.router.profile), dhcp=dhcp)
         read_alive, write_alive = os.pipe()
-        ready = _launch(plan, None if keep else read_alive, write_alive, user_namespace)
-        os.close(read_alive)
-        lab = cls(name or home.name, home, plan, ready, user_namespace)
-        if keep:
-            os.close(write_alive)
-        else:
+        with contextlib.ExitStack() as until_built:
+            until_built.callback(os.close, write_alive)
+            try:
+                ready = _launch(plan, read_alive, write_alive, user_namespace)
+            finally:
+                os.close(read_alive)
+            lab = cls(name or home.name, home, plan, ready, user_namespace)
             lab._alive_fd = write_alive
+            until_built.pop_all()
         return lab
+
+    def release(self) -> None:
+        """From now on the lab outlives this process; `down` or a kill of its PID 1 ends it."""
+        if self._alive_fd is not None:
+            os.write(self._alive_fd, b"released")
 
     def holder(self, machine: str) -> Holder:
         """The process that holds a machine. Raises Problems for a name that is none."""
@@ -71,10 +80,17 @@ class Lab:
             raise Problems(Problem(self.name, f'no machine "{machine}"', f"machines here: {known}")) from None
 
     def command(self, machine: str, argv: Sequence[str]) -> list[str]:
-        """The command line that runs a program on a machine."""
+        """The command line that runs a program on a machine. Raises Problems if its own programs are missing.
+
+        nsenter waits for the program but hands no signal on: setpriv makes the program get SIGTERM when nsenter ends.
+        """
+        for program in ("nsenter", "setpriv"):
+            if shutil.which(program) is None:
+                raise Problems(Problem(program, "this program is missing", "make setup", Exit.MISSING))
         user = ["--user", "--preserve-credentials"] if self.user_namespace else []
-        spaces = ["--mount", "--uts", "--net", "--pid"]
-        return ["nsenter", "--target", str(self.holder(machine).outside), *user, *spaces, "--wd=/", "--", *argv]
+        spaces = [*user, "--mount", "--uts", "--net", "--pid", "--wd=/"]
+        outside = str(self.holder(machine).outside)
+        return ["nsenter", "--target", outside, *spaces, "--", "setpriv", "--pdeathsig", "TERM", "--", *argv]
 
     def run(
         self, machine: str, *argv: str, text: str | None = None, timeout_s: float = 30, check: bool = True
@@ -106,7 +122,9 @@ class Lab:
     def begin(self, machine: str, function: Callable[..., T], *args: Any) -> Waiting[T]:
         """Like `call`, without waiting for the end."""
         kinds = ("user", "net") if self.user_namespace else ("net",)
-        return Waiting.start(self.holder(machine).outside, kinds, function, args)
+        waiting = Waiting.start(self.holder(machine).outside, kinds, function, args)
+        self._waiting = [*(w for w in self._waiting if not w.is_over), waiting]
+        return waiting
 
     def socket(self, machine: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket that lives on a machine, held by this process. Raises RuntimeError."""
@@ -134,17 +152,23 @@ class Lab:
         self._ports[client] = msgspec.structs.replace(old, machine=machine, interface=port, bridge=bridge)
 
     def down(self) -> None:
-        """Ends the lab and waits until its last process is gone. Ending it twice is fine."""
+        """Ends the lab and waits until its last process is gone. Ending it twice is fine. Raises Problems."""
         if self._pidfd is None:
             return
+        for waiting in self._waiting:
+            waiting.abandon()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         # A pidfd becomes readable when the process is a zombie or gone; PID 1 is so only after all its kin.
-        select.select([self._pidfd], [], [], 10)
+        gone, _, _ = select.select([self._pidfd], [], [], _GONE_WITHIN_S)
+        if not gone:
+            what = f"process {self.pid} does not end within {_GONE_WITHIN_S:g} s"
+            raise Problems(Problem(self.name, what, "is a program of the lab stopped?", Exit.FAULT))
         os.close(self._pidfd)
         self._pidfd = None
         if self._alive_fd is not None:
             os.close(self._alive_fd)
+            self._alive_fd = None
 
     def __enter__(self) -> Lab:
         return self
@@ -159,10 +183,11 @@ def _pass_socket(channel_fd: int, family: int, kind: int, protocol: int) -> None
 
 
 class Waiting(Generic[T]):
-    """A function that runs on a machine, in a process of its own."""
+    """A function that runs on a machine, in a process of its own; it ends with the thread that started it."""
 
     def __init__(self, pid: int, result_fd: int, kind: Any) -> None:
-        self.pid, self._fd, self._kind = pid, result_fd, kind
+        self.pid, self._kind = pid, kind
+        self._fd: int | None = result_fd
 
     @classmethod
     def start(
@@ -170,18 +195,25 @@ class Waiting(Generic[T]):
     ) -> Waiting[T]:
         kind = typing.get_type_hints(function)["return"]
         read_fd, write_fd = os.pipe()
-        pid = os.fork()
+        parent = os.getpid()
+        pid = fork()
         if pid == 0:
-            _run_child(write_fd, holder, kinds, function, args)
+            _run_child(write_fd, parent, holder, kinds, function, args)
         os.close(write_fd)
         return cls(pid, read_fd, kind)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its result was fetched, or it was abandoned."""
+        return self._fd is None
+
     def result(self) -> T:
         """Waits for the end. Raises RuntimeError with the traceback of a function that failed."""
-        said = b""
-        while block := os.read(self._fd, 1 << 16):
-            said += block
-        os.close(self._fd)
+        if self._fd is None:
+            raise RuntimeError("its result was fetched already, or the lab is down")
+        with open(self._fd, "rb") as pipe:
+            self._fd = None
+            said = pipe.read()
         os.waitpid(self.pid, 0)
         if said[:1] != b"+":
             raise RuntimeError(said[1:].decode(errors="replace") or "the process ended without a word")
@@ -191,35 +223,50 @@ class Waiting(Generic[T]):
         """Asks it to end: SIGTERM."""
         os.kill(self.pid, signal.SIGTERM)
 
+    def abandon(self) -> None:
+        """Ends it without a result: it would hold on to the machine's network. Fine if it is over."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
 
 def _run_child(
-    fd: int, holder: int, kinds: tuple[str, ...], function: Callable[..., T], args: tuple[Any, ...]
+    fd: int, parent: int, holder: int, kinds: tuple[str, ...], function: Callable[..., T], args: tuple[Any, ...]
 ) -> NoReturn:
     try:
         ns.enter(holder, kinds)
+        die_with_parent(parent)
         said = b"+" + msgspec.json.encode(function(*args), enc_hook=encode_address)
     except BaseException:
         said = b"-" + traceback.format_exc().encode()
-    with open(fd, "wb") as out:
-        out.write(said)
-    os._exit(0)
+    try:
+        with open(fd, "wb") as out:
+            out.write(said)
+    finally:
+        os._exit(0)
 
 
-def _launch(plan: Blueprint, alive_fd: int | None, write_alive: int, user_namespace: bool) -> Ready:
+def _launch(plan: Blueprint, alive_fd: int, write_alive: int, user_namespace: bool) -> Ready:
     """Two forks: the first process makes the namespaces, the second is the first one inside and becomes PID 1."""
     report_read, report_write = os.pipe()
     maps_read, maps_write = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
-        os.close(write_alive)
-        os.close(report_read)
-        os.close(maps_write)
+        for fd in (write_alive, report_read, maps_write):
+            os.close(fd)
         _become_init(plan, report_write, alive_fd, maps_read, user_namespace)
-    for fd in (report_write, maps_read):
-        os.close(fd)
+    os.close(report_write)
+    os.close(maps_read)
     try:
-        _give_ids(pid, maps_write, report_read, user_namespace)
-        outcome = _outcome(report_read)
+        with open(report_read, "rb") as report, open(maps_write, "wb", buffering=0) as go_on:
+            said = report.read(1)
+            if said == b"u":
+                if user_namespace:
+                    _map_ids(pid)
+                go_on.write(b"g")
+            outcome = _outcome(said + report.read())
     finally:
         os.waitpid(pid, 0)
     if isinstance(outcome, Failed):
@@ -227,37 +274,34 @@ def _launch(plan: Blueprint, alive_fd: int | None, write_alive: int, user_namesp
     return outcome
 
 
-def _become_init(plan: Blueprint, report_fd: int, alive_fd: int | None, maps_fd: int, user_namespace: bool) -> NoReturn:
+def _map_ids(pid: int) -> None:
+    try:
+        ns.map_ids(pid)
+    except OSError as error:
+        what = f"the kernel gives a user namespace no ids: {error.strerror}"
+        raise Problems(Problem("lab", what, _UNPRIVILEGED_REMEDY, Exit.MISSING)) from None
+
+
+def _become_init(plan: Blueprint, report_fd: int, alive_fd: int, maps_fd: int, user_namespace: bool) -> NoReturn:
+    """Never raises: what is above on the stack belongs to the parent."""
     flags = ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS
     try:
         if user_namespace:
             ns.unshare(ns.CLONE_NEWUSER)
         os.write(report_fd, b"u")
-        os.read(maps_fd, 1)
-        ns.unshare(flags)
+        if os.read(maps_fd, 1) == b"g":
+            ns.unshare(flags)
+            if fork() == 0:
+                run_init(plan, report_fd, alive_fd)
     except OSError as error:
         problem = Problem("lab", f"no namespaces: {error.strerror}", _UNPRIVILEGED_REMEDY, Exit.MISSING)
         os.write(report_fd, msgspec.json.encode(Failed((problem,))))
+    finally:
         os._exit(0)
-    if os.fork():
-        os._exit(0)
-    run_init(plan, report_fd, alive_fd)
 
 
-def _give_ids(pid: int, maps_fd: int, report_fd: int, user_namespace: bool) -> None:
-    """Maps the ids once the user namespace is there, and lets it go on."""
-    with open(maps_fd, "wb", buffering=0) as go_on:
-        if os.read(report_fd, 1) == b"u":
-            if user_namespace:
-                ns.map_ids(pid)
-            go_on.write(b"g")
-
-
-def _outcome(report_fd: int) -> Outcome:
-    said = b""
-    while block := os.read(report_fd, 1 << 16):
-        said += block
-    os.close(report_fd)
-    if not said:
+def _outcome(said: bytes) -> Outcome:
+    told = said.removeprefix(b"u")
+    if not told:
         raise Problems(Problem("lab", "it ended before it was built", exit_code=Exit.FAULT))
-    return cast(Outcome, msgspec.json.decode(said[said.find(b"{") :], type=Outcome))
+    return cast(Outcome, msgspec.json.decode(told, type=Outcome))

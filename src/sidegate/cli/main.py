@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 from typing import Any
 
@@ -10,7 +12,7 @@ import click
 import msgspec
 
 from sidegate import __version__
-from sidegate.problems import Exit, Problems
+from sidegate.problems import Exit, Problem, Problems
 
 _COMMANDS = {
     "demo": ("sidegate.cli.demo", "Watch the article's home break and heal, on this machine's kernel."),
@@ -40,6 +42,23 @@ class _Lazy(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, about[1]) for name, about in _COMMANDS.items()])
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """click would exit with 1 when nobody reads our output any more, and 1 is a fault."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            if not _is_unread(sys.stdout.fileno()):
+                raise Problems(Problem(ctx.info_name or "", "a connection broke", exit_code=Exit.FAULT)) from None
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return int(Exit.FINE)
+
+
+def _is_unread(fd: int) -> bool:
+    """Whether this is a pipe whose last reader has gone (poll(2), POLLERR)."""
+    pipe = select.poll()
+    pipe.register(fd, 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
+
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sidegate")
@@ -56,14 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
         _show(error, as_json="--json" in words)
         sys.exit(int(error.exit_code))
     except click.ClickException as error:
-        error.show()
+        if "--json" in words:
+            _show(Problems(Problem("command line", error.format_message())), as_json=True)
+        else:
+            error.show()
         sys.exit(int(Exit.USAGE))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has enough of it.
-        sys.stderr.close()
-        sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
 
 

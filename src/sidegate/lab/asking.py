@@ -35,7 +35,7 @@ def http_get(address: str, port: int = 80, path: str = "/", timeout_s: float = 1
         asker = connection.sock.getsockname()[:2]
         connection.request("GET", path)
         reply = connection.getresponse()
-        body = reply.read(4096).decode(errors="replace")
+        body = reply.read().decode(errors="replace")
         connection.close()
         return Answer(reply.status == 200, body.strip() or f"status {reply.status}", _since(start), *asker)
     except (OSError, http.client.HTTPException) as error:

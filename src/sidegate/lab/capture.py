@@ -71,22 +71,25 @@ class PcapFile:
 
 def describe(frame: Frame) -> str:
     """One frame in one line: MACs, then what it carries."""
-    return f"{frame.src} > {frame.dst}  {_packet(frame.body)}"
+    vlans = "".join(f"vlan {vlan}  " for vlan in frame.vlans)
+    if isinstance(frame.body, bytes):
+        return f"{frame.src} > {frame.dst}  {vlans}ethertype {frame.ethertype:#06x}  len {len(frame.body)}"
+    return f"{frame.src} > {frame.dst}  {vlans}{_packet(frame.body)}"
 
 
-def _packet(body: Ipv4 | Ipv6 | Arp | bytes) -> str:
+def _packet(body: Ipv4 | Ipv6 | Arp) -> str:
     if isinstance(body, Arp):
         if body.reply:
             return f"ARP {body.sender_ip} is at {body.sender_mac}"
         return f"ARP who has {body.target_ip}? tell {body.sender_ip}"
-    if isinstance(body, bytes):
-        return f"{len(body)} bytes"
-    inner = body.body
+    return f"{_ends(body)}  {_payload(body.body, body.protocol)}  ttl {body.ttl}"
+
+
+def _ends(packet: Ipv4 | Ipv6) -> str:
+    inner = packet.body
     if isinstance(inner, Tcp | Udp):
-        ends = f"{_end(body.src, inner.sport)} > {_end(body.dst, inner.dport)}"
-    else:
-        ends = f"{body.src} > {body.dst}"
-    return f"{ends}  {_payload(inner, body.protocol)}  ttl {body.ttl}"
+        return f"{_end(packet.src, inner.sport)} > {_end(packet.dst, inner.dport)}"
+    return f"{packet.src} > {packet.dst}"
 
 
 def _end(address: object, port: int) -> str:
@@ -102,7 +105,11 @@ def _payload(inner: object, protocol: int) -> str:
     if isinstance(inner, Echo):
         return f"ICMP echo {'reply' if inner.reply else 'request'} id {inner.id} seq {inner.seq}"
     if isinstance(inner, IcmpError):
-        return f"ICMP {inner.kind} code {inner.code}"
+        return f"ICMP {inner.kind} code {inner.code}{_about(inner.inner)}"
     if isinstance(inner, Redirect):
-        return f"ICMP redirect to {inner.gateway}"
+        return f"ICMP redirect to {inner.gateway}{_about(inner.inner)}"
     return f"protocol {protocol}"
+
+
+def _about(inner: Ipv4 | Ipv6 | bytes) -> str:
+    return "" if isinstance(inner, bytes) else f" about {_ends(inner)}"

@@ -17,9 +17,11 @@ def test_lock_is_taken_once_and_tells_by_whom(tmp_path: Path) -> None:
     path = tmp_path / "run" / "daemon.pid"
     assert running_pid(path) is None
     first, second = Lock(path), Lock(path)
-    assert (first.take(), second.take(), running_pid(path)) == (True, False, os.getpid())
+    assert (first.take(), second.take(), running_pid(path)) == (True, False, 0)
+    first.sign()
+    assert running_pid(path) == os.getpid()
     first.release()
-    assert (running_pid(path), second.take()) == (None, True)
+    assert (running_pid(path), second.take(), running_pid(path)) == (None, True, 0)
     second.release()
 
 
@@ -41,10 +43,10 @@ def test_asking_never_gets_in_the_way_of_taking(tmp_path: Path) -> None:
 def test_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     path = tmp_path / "daemon.pid"
     holding = "import sys, time; from pathlib import Path; from sidegate.gateway.places import Lock\n"
-    holding += "print(Lock(Path(sys.argv[1])).take(), flush=True)\ntime.sleep(60)"
+    holding += "lock = Lock(Path(sys.argv[1]))\nprint(lock.take(), lock.sign(), flush=True)\ntime.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holding, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == "True\n"
+        assert holder.stdout.readline() == "True None\n"
         lock = Lock(path)
         assert (lock.take(), running_pid(path)) == (False, holder.pid)
         holder.kill()
@@ -64,6 +66,14 @@ def test_file_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(Problems, match="cannot be written") as found:
         Lock(tmp_path / "file" / "daemon.pid").take()
     assert found.value.exit_code == Exit.USAGE
+
+
+def test_disk_without_room_for_the_signature() -> None:
+    lock = Lock(Path("/dev/full"))
+    lock._fd = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(Problems, match="No space left on device"):
+        lock.sign()
+    lock.release()
 
 
 def test_places_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:

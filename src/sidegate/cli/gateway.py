@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `clients`."""
+"""`up`, `confirm`, `reload`, `down`, `status`, `clients`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import duration, json_option, print_json, size, table
-from sidegate.gateway import lifecycle
+from sidegate.gateway import lifecycle, pending, rollback
 from sidegate.gateway.places import places
 from sidegate.gateway.view import ClientsView, ClientView, StatusView
 from sidegate.problems import Exit
@@ -20,33 +21,66 @@ config_option = click.option(
 )
 
 
-@click.command()
+confirm_option = click.option(
+    "--confirm",
+    "confirm_s",
+    type=click.FloatRange(5, 86400),
+    metavar="SECONDS",
+    help="Undo it by itself after as many seconds, unless `sidegate confirm` comes over a new connection.",
+)
+
+
+@click.command(cls=OnTheBox)
 @config_option
 @click.option("--foreground", is_flag=True, help="Stay in the foreground, as a service manager wants it.")
+@confirm_option
 @json_option
-def up(config: Path | None, foreground: bool, as_json: bool) -> None:
-    """Make this box the bypass gateway.
+def up(config: Path | None, foreground: bool, confirm_s: float | None, as_json: bool) -> None:
+    """Make this box the bypass gateway; or have a running one take a changed configuration.
 
     Finds the interface and the main router, turns on forwarding, loads the nft table, and starts the daemon that meets
     and probes clients. Everything that is changed is written down first, so that `sidegate down` can put it back.
     """
     if foreground:
-        lifecycle.become_daemon(config)
-    started = lifecycle.start_daemon(config, places())
+        if confirm_s is not None:
+            raise click.UsageError("--confirm is for a person who can confirm: not with --foreground")
+        lifecycle.become_daemon(config, places())
+    _tell_went(lifecycle.start_daemon(config, places(), confirm_s), confirm_s, as_json)
+
+
+def _tell_went(went: lifecycle.Went, confirm_s: float | None, as_json: bool) -> None:
+    changes = went.changes.changes if went.changes else ()
     if as_json:
-        print_json({"schema": 1, "already_up": started is None, "changes": started.changes.changes if started else []})
+        print_json({"schema": 1, "already_up": went.changes is None, "was_up": went.was_up, "changes": changes})
         return
-    if started is None:
+    if went.changes is None:
         click.echo("Already up, with this configuration. Nothing was changed.")
         return
-    for change in started.changes.changes:
+    for change in changes:
         click.echo(f"{change.what}\n    {change.why}")
-    if not started.changes.changes:
+    if not changes:
         click.echo("The box was as it should be. Nothing was changed.")
-    click.echo(f"Up (process {started.pid}). See: sidegate status, sidegate clients. Undo: sidegate down.")
+    click.echo(f"Up (process {went.pid}). See: sidegate status, sidegate clients. Undo: sidegate down.")
+    if confirm_s is not None:
+        click.echo(f"It undoes itself in {confirm_s:g} s. If all works, log in anew and run: sidegate confirm")
 
 
-@click.command()
+@click.command(cls=OnTheBox)
+@click.option("--anyway", is_flag=True, help="Also over the connection that the change came by.")
+def confirm(anyway: bool) -> None:
+    """Keep the change that `up --confirm` made. Over a new connection: the old one may live on where no new one can."""
+    rollback.confirm(places(), "" if anyway else pending.own_connection())
+    click.echo("Confirmed. It stays.")
+
+
+@click.command(cls=OnTheBox)
+@json_option
+def reload(as_json: bool) -> None:
+    """Have the running gateway read its configuration again; it touches only what changed."""
+    _tell_went(lifecycle.reload(places()), None, as_json)
+
+
+@click.command(cls=OnTheBox)
 @json_option
 def down(as_json: bool) -> None:
     """Put everything on this box back as it was."""
@@ -61,7 +95,7 @@ def down(as_json: bool) -> None:
     click.echo("Down." if report.restored or report.left_alone else "Nothing to put back.")
 
 
-@click.command()
+@click.command(cls=OnTheBox)
 @json_option
 def status(as_json: bool) -> int:
     """What the gateway is doing. Exit code 1: something is wrong."""
@@ -75,7 +109,7 @@ def status(as_json: bool) -> int:
 
 def _status_lines(found: StatusView) -> list[str]:
     if not found.up:
-        return ["down", *(f"fault: {fault}" for fault in found.faults)]
+        return ["down", *(f"fault: {fault}" for fault in found.faults), *_confirm_lines(found)]
     lines = ["up"]
     if found.daemon:
         lines = [
@@ -85,11 +119,19 @@ def _status_lines(found: StatusView) -> list[str]:
             f"clients: {found.clients}, {found.direct} direct, {found.clients - found.direct} masqueraded"
             + (f", {found.undecided} still to be decided" if found.undecided else ""),
         ]
-    lines += [f"fault: {fault}" for fault in found.faults]
+    lines += [f"fault: {fault}" for fault in found.faults] + _confirm_lines(found)
     return lines + [f"  {event.at}  {event.what}" for event in found.events[-10:]]
 
 
-@click.command()
+def _confirm_lines(found: StatusView) -> list[str]:
+    if found.confirm is None:
+        return []
+    if found.confirm.told:
+        return [f"the last change was rolled back: {found.confirm.told}"]
+    return [f"a change waits to be confirmed: {found.confirm.left_s:.0f} s left; sidegate confirm keeps it"]
+
+
+@click.command(cls=OnTheBox)
 @click.argument("ip", required=False)
 @click.option("--evidence", is_flag=True, help="With all that the last probe sent and heard; always so for one client.")
 @config_option

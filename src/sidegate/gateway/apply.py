@@ -21,6 +21,7 @@ from sidegate.gateway import programs
 from sidegate.gateway.desired import COMMENT, TABLE, Accept, Desired, Sysctl
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.journal import STATE_DIR, Journal, SysctlStep, TableStep
+from sidegate.gateway.nftchange import differences, transaction
 from sidegate.problems import Exit, Problem, Problems
 
 _MAX_COPIES = 8
@@ -79,24 +80,47 @@ def apply(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_DIR)
     stands, and the journal knows it.
     """
     old = journals.load(state_dir)
-    needs_table = _needs_table(desired, facts, old)
-    if needs_table:
-        box.check(desired.ruleset)
+    table = _table_text(desired, facts, old)
+    if table:
+        box.check(table)
     new = _plan(desired, facts, box, old)
     if new != old:
         journals.save(new, state_dir)
     try:
-        return _perform(desired, box, old, new, needs_table, state_dir)
+        return _perform(desired, box, old, new, table, state_dir)
     except Problems:
         if old is None:
             undo(box, state_dir)
         raise
 
 
-def _needs_table(desired: Desired, facts: Facts, old: Journal | None) -> bool:
+def _table_text(desired: Desired, facts: Facts, old: Journal | None) -> str:
+    """What to tell nft; empty if our table is as it should be. One that is as we left it keeps its sets' elements."""
     known = old.table if old else None
-    is_as_left = known is not None and known.listing is not None and known.listing == facts.table
-    return known is None or known.ruleset != desired.ruleset or not is_as_left
+    if known is None or known.listing is None or known.listing != facts.table:
+        return desired.ruleset
+    return transaction(known.ruleset, desired.ruleset) if known.ruleset != desired.ruleset else ""
+
+
+def rehearse(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_DIR) -> Changes:
+    """What `apply` would change; changes nothing. Raises Problems, also for a ruleset that nft refuses."""
+    old = journals.load(state_dir)
+    table = _table_text(desired, facts, old)
+    wrong = [(i, _read(box, i)) for i in desired.sysctls]
+    changes = [Change(f"sysctl {i.path}={i.value}", f"{i.reason} (now {v})") for i, v in wrong if v != i.value]
+    changes += [Change(f"accept in {a.place}", a.reason) for a in desired.accepts if not box.has_accept(a)]
+    if table:
+        box.check(table)
+        changes.append(Change(_table_change(desired, old), desired.ruleset_reason))
+    sysctls, accepts = _obsolete(desired, old) if old else ([], [])
+    changes += [Change(f"sysctl {s.path}={s.before}", "no longer needed") for s in sysctls]
+    return Changes((*changes, *(Change(f"accept in {a.place} removed", "no longer needed") for a in accepts)))
+
+
+def _table_change(desired: Desired, old: Journal | None) -> str:
+    if old is None or old.table is None or not (parts := differences(old.table.ruleset, desired.ruleset)):
+        return f"nft table inet {TABLE}"
+    return f"nft table inet {TABLE}: {', '.join(parts)}"
 
 
 def _plan(desired: Desired, facts: Facts, box: Box, old: Journal | None) -> Journal:
@@ -126,16 +150,14 @@ def _read(box: Box, item: Sysctl) -> str:
     return value
 
 
-def _perform(
-    desired: Desired, box: Box, old: Journal | None, new: Journal, needs_table: bool, state_dir: Path
-) -> Changes:
+def _perform(desired: Desired, box: Box, old: Journal | None, new: Journal, table: str, state_dir: Path) -> Changes:
     changes: list[Change] = []
     for item in filter(_is_redirect, desired.sysctls):
         _set(item, box, changes)
     for accept in desired.accepts:
         _admit(accept, box, changes)
-    if needs_table:
-        box.nft(desired.ruleset)
+    if table:
+        box.nft(table)
         changes.append(Change(f"nft table inet {TABLE}", desired.ruleset_reason))
         new = msgspec.structs.replace(new, table=TableStep(desired.ruleset, box.list_table()))
         journals.save(new, state_dir)
@@ -165,15 +187,20 @@ def _admit(accept: Accept, box: Box, changes: list[Change]) -> None:
 
 def _put_back_obsolete(desired: Desired, box: Box, journal: Journal, changes: list[Change], state_dir: Path) -> None:
     """What an earlier configuration needed and this one does not, as after a change of the interface."""
-    paths, places = {s.path for s in desired.sysctls}, {_identity(a) for a in desired.accepts}
-    sysctls = [s for s in journal.sysctls if s.path not in paths]
-    accepts = [a for a in journal.accepts if _identity(a) not in places]
+    sysctls, accepts = _obsolete(desired, journal)
     if not sysctls and not accepts:
         return
     done = [*(_restore(s, box) for s in sysctls), *(_remove(a, box) for a in accepts)]
     changes.extend(Change(d.what, "no longer needed") for d in done if d.is_restored)
-    kept = (tuple(s for s in journal.sysctls if s.path in paths), tuple(a for a in journal.accepts if a not in accepts))
-    journals.save(msgspec.structs.replace(journal, sysctls=kept[0], accepts=kept[1]), state_dir)
+    kept_sysctls = tuple(s for s in journal.sysctls if s not in sysctls)
+    kept_accepts = tuple(a for a in journal.accepts if a not in accepts)
+    journals.save(msgspec.structs.replace(journal, sysctls=kept_sysctls, accepts=kept_accepts), state_dir)
+
+
+def _obsolete(desired: Desired, journal: Journal) -> tuple[list[SysctlStep], list[Accept]]:
+    paths, places = {s.path for s in desired.sysctls}, {_identity(a) for a in desired.accepts}
+    sysctls = [s for s in journal.sysctls if s.path not in paths]
+    return sysctls, [a for a in journal.accepts if _identity(a) not in places]
 
 
 class _Done(Struct, frozen=True):

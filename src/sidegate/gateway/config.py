@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -81,9 +82,23 @@ def load_config(path: Path | None = None) -> Config:
 
     A path that is given must exist. Raises Problems with every error of the file.
     """
+    text, source = config_text(path)
+    return parse_config(text, source)
+
+
+def config_text(path: Path | None = None) -> tuple[str, str]:
+    """What is in this file, and its name for messages. None: the default file; empty, without a name, if it lacks.
+
+    Raises Problems.
+    """
     if path is None and not DEFAULT_PATH.exists():
-        return Config()
-    return parse_config(_text(path or DEFAULT_PATH), str(path or DEFAULT_PATH))
+        return "", ""
+    return _text(path or DEFAULT_PATH), str(path or DEFAULT_PATH)
+
+
+def digest(config: Config) -> str:
+    """Tells two configurations apart."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
 
 def parse_config(text: str, source: str) -> Config:

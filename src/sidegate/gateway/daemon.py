@@ -6,7 +6,6 @@ every client is masqueraded. So it ends without undoing anything; `sidegate down
 
 from __future__ import annotations
 
-import hashlib
 import os
 import selectors
 import signal
@@ -14,25 +13,27 @@ import socket
 import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sidegate.gateway import programs, view
+from sidegate.gateway import history, pending, programs, timer, view
 from sidegate.gateway.apply import Changes, LiveBox, apply
-from sidegate.gateway.config import Config
+from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe
+from sidegate.gateway.history import Chosen
 from sidegate.gateway.nft import Client, prove, withdraw
 from sidegate.gateway.places import Places
 from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
-from sidegate.gateway.view import ClientsView, ClientView, StatusView
+from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
-from sidegate.problems import Problems
+from sidegate.problems import Problem, Problems
 from sidegate.reading import decode_address, encode_address
 
 POLL_S = 5.0
@@ -49,8 +50,10 @@ RETRY_S = 5.0
 class Daemon:
     """Made by `begin`, which has done all that can fail before anybody relies on it."""
 
-    def __init__(self, config: Config, config_path: str, at: Places) -> None:
-        self._config, self._config_path, self._places = config, config_path, at
+    def __init__(self, chosen: Chosen, path: Path | None, at: Places) -> None:
+        """path: where the configuration is to be read again; None: the default place."""
+        self._chosen, self._path, self._places = chosen, path, at
+        self._kept_badly: tuple[Problem, ...] = ()
         self._paths = ReturnPaths()
         self._counted: dict[Client, int] = {}
         self._probes: dict[int, Client] = {}
@@ -60,13 +63,17 @@ class Daemon:
         self._facts: Facts | None = None
         self._prober: Prober | None = None
         self._observed_s = self._observe_at_s = self._poll_at_s = 0.0
-        self._stopping = False
+        self._stopping = self._is_reload_asked = False
+
+    @property
+    def _config(self) -> Config:
+        return self._chosen.config
 
     def begin(self) -> Changes:
         """Opens everything, observes and applies. Raises Problems; nothing is changed then."""
         self._wake_on_signals()
-        self._kernel = KernelEvents()
         facts = observe(self._config, self._places.state)
+        self._kernel = KernelEvents()
         self._control = ControlSocket(self._places.control, self._answer)
         try:
             self._stand_at(facts)
@@ -83,6 +90,7 @@ class Daemon:
             self._paths.adopted(view.client_of(element), float(element.expires_s or 0), self._observed_s)
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
+        self._keep_version()
         return changes
 
     def run(self) -> None:
@@ -118,6 +126,9 @@ class Daemon:
         """What is due, because of the time or of what came in."""
         now = time.monotonic()
         self._control.turn(now)
+        if self._is_reload_asked:
+            self._is_reload_asked = False
+            self._reload_for_signal()
         if now >= self._observe_at_s:
             self._reconcile(now)
         if now >= self._poll_at_s:
@@ -139,7 +150,8 @@ class Daemon:
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
-            changes = apply(decide(self._config, facts), facts, LiveBox(), self._places.state)
+            desired = decide(self._config, facts)
+            changes = apply(desired, facts, LiveBox(), self._places.state)
         except Problems as error:
             self._log.note_faults(error.problems)
             self._observe_at_s = now + RETRY_S
@@ -150,6 +162,58 @@ class Daemon:
         self._stand_at(facts)
         if _is_table_new(changes):
             self._perform(self._paths.proofs(time.monotonic()))
+
+    # Another configuration
+
+    def _reload(self, chosen: Chosen) -> Changes:
+        """Takes it, and touches only what it changes. Raises Problems; what was in force stays so then."""
+        now = time.monotonic()
+        try:
+            facts = observe(chosen.config, self._places.state)
+            desired = decide(chosen.config, facts)
+            changes = apply(desired, facts, LiveBox(), self._places.state)
+        except Problems:
+            # What was begun is put right at once.
+            self._observe_at_s = now
+            raise
+        before, self._chosen = self._chosen, chosen
+        for change in changes.changes:
+            self._log.tell(f"{change.what}: {change.why}")
+        self._keep_version()
+        if before.config.probe != chosen.config.probe:
+            self._open_prober(_vantage(facts))
+        self._meet_again(before.config, now)
+        self._stand_at(facts)
+        if _is_table_new(changes):
+            self._perform(self._paths.proofs(time.monotonic()))
+        return changes
+
+    def _meet_again(self, before: Config, now: float) -> None:
+        """Those about whom the configuration says something else now."""
+        clients = [s.client for s in self._paths]
+        changed = [c for c in clients if before.masquerade_of(c.mac) != self._config.masquerade_of(c.mac)]
+        self._paths.drop(changed)
+        for client in changed:
+            self._meet(client, now, active=False)
+
+    def _keep_version(self) -> None:
+        """Told first: a configuration that is not the file's is nothing to be found out by chance."""
+        for fault in self._chosen.faults:
+            self._log.tell(f"fault: {fault.where}: {fault.what}")
+        try:
+            history.record(self._chosen, self._places.state)
+            self._kept_badly = ()
+        except Problems as error:
+            self._kept_badly = error.problems
+            self._log.tell(f"fault: {error}")
+
+    def _reload_for_signal(self) -> None:
+        try:
+            self._reload(history.read(self._path))
+            self._log.tell("configuration read again")
+        except Problems as error:
+            self._chosen = msgspec.structs.replace(self._chosen, faults=error.problems)
+            self._log.tell(f"fault: the configuration was not taken: {error}")
 
     def _stand_at(self, facts: Facts) -> None:
         """Our place in the LAN; where it or the router changed, every proof is void."""
@@ -204,6 +268,8 @@ class Daemon:
         """Who sent something since the last look, and whose proof the kernel has withdrawn."""
         self._poll_at_s = now + POLL_S
         try:
+            if timer.keep_alive(self._places):
+                self._log.tell("a change waits to be confirmed, and its timer had died: begun anew")
             counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
             stale = [view.client_of(e) for e in view.elements("stale4")]
         except Problems as error:
@@ -264,6 +330,8 @@ class Daemon:
             return Reply(200, self._clients(request.query.get("ip"), "evidence" in request.query))
         if request.method == "POST" and request.path == "/v1/probe":
             return self._probe_again(request)
+        if request.method == "POST" and request.path == "/v1/reload":
+            return self._answer_reload(request)
         return Reply(404, {"error": f"no such thing: {request.method} {request.path}"})
 
     def _probe_again(self, request: Request) -> Reply:
@@ -272,6 +340,25 @@ class Daemon:
         self._probes.clear()
         self._perform(self._paths.doubt_all("asked to probe again", time.monotonic()))
         return Reply(200, {"probing": len(self._paths)})
+
+    def _answer_reload(self, request: Request) -> Reply:
+        if request.uid != 0:
+            return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
+        path = Path(request.query["config"]) if "config" in request.query else self._path
+        is_back = request.query.get("use") == "last-good"
+        try:
+            chosen = history.last_good(self._places.state) if is_back else history.read(path)
+            changes = self._reload(chosen)
+        except Problems as error:
+            return Reply(409, {"error": str(error)})
+        self._path = path
+        return Reply(200, changes)
+
+    def _confirm(self) -> ConfirmView | None:
+        try:
+            return pending.view(self._places.state)
+        except Problems as error:
+            return ConfirmView(told=str(error))
 
     def _status(self) -> StatusView:
         facts, standings = self._facts, list(self._paths)
@@ -284,14 +371,18 @@ class Daemon:
             address=", ".join(str(a) for a in facts.interface.addresses) if facts else "",
             router=str(facts.router.address) if facts else "",
             masquerade=self._config.nat.masquerade,
-            config=self._config_path,
+            config=self._chosen.source,
             config_digest=digest(self._config),
             clients=len(standings),
             direct=sum(s.path == "direct" for s in standings),
             undecided=sum(not s.decided for s in standings),
-            faults=tuple(f"{p.where}: {p.what}" for p in self._log.faults),
+            confirm=self._confirm(),
+            faults=tuple(f"{p.where}: {p.what}" for p in self._faults()),
             events=self._log.events,
         )
+
+    def _faults(self) -> tuple[Problem, ...]:
+        return (*self._chosen.faults, *self._kept_badly, *self._log.faults)
 
     def _clients(self, ip: str | None, with_evidence: bool) -> ClientsView:
         counted = {(c.mac, c.ip): c for c in view.clients_in_kernel(self._config)}
@@ -322,10 +413,14 @@ class Daemon:
         self._wakeup = (read_end, write_end)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._ask_reload)
         self._selector.register(read_end, selectors.EVENT_READ, lambda: read_end.recv(4096))
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True
+
+    def _ask_reload(self, *_: Any) -> None:
+        self._is_reload_asked = True
 
 
 def _is_table_new(changes: Changes) -> bool:
@@ -340,11 +435,6 @@ def transaction(commands: Iterable[Command]) -> str:
     times = sorted({c.for_s for c in proofs})
     proved = [prove([c.client for c in proofs if c.for_s == for_s], for_s) for for_s in times]
     return "".join(proved) + withdraw(c.client for c in commands if isinstance(c, Withdraw))
-
-
-def digest(config: Config) -> str:
-    """Tells two configurations apart."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
 
 def _index_of(interface: str) -> int | None:

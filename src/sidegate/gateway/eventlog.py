@@ -33,8 +33,10 @@ class EventLog:
     def tell(self, what: str) -> None:
         event = EventView(datetime.now().astimezone().isoformat(timespec="seconds"), what)
         self._events.append(event)
-        _keep_small(self._file)
-        print(f"{event.at} {what}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            # A full /run must not end the daemon.
+            _keep_small(self._file)
+            print(f"{event.at} {what}", file=sys.stderr, flush=True)
 
     def note_faults(self, problems: tuple[Problem, ...]) -> None:
         """These are wrong now, and nothing else is."""
@@ -48,6 +50,5 @@ class EventLog:
 
 def _keep_small(path: Path) -> None:
     """Begins the log file anew when it has grown too large; the daemon's standard error appends to it."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _LOG_LARGEST:
-            os.truncate(path, 0)
+    if path.exists() and path.stat().st_size > _LOG_LARGEST:
+        os.truncate(path, 0)

@@ -7,13 +7,13 @@ speaks of was kernel state.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from sidegate.gateway.desired import Accept
+from sidegate.gateway.files import remove_file, replace_file
 from sidegate.problems import Problem, Problems
 
 STATE_DIR = Path("/var/lib/sidegate")
@@ -79,14 +79,9 @@ def _decode(data: bytes, path: Path) -> Journal:
 def save(journal: Journal, state_dir: Path) -> None:
     """Replaces the journal as a whole: after a crash there is the old one or the new one. Raises Problems."""
     path = state_dir / _NAME
-    fresh = path.with_suffix(".new")
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(fresh, msgspec.json.format(msgspec.json.encode(journal), indent=1))
-        os.replace(fresh, path)
-        _sync_directory(state_dir)
+        replace_file(path, msgspec.json.format(msgspec.json.encode(journal), indent=1))
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         what = f"the journal cannot be written: {error.strerror}"
         raise Problems(
             Problem(str(path), what, "without a journal nothing is changed: make room, or mend it")
@@ -97,27 +92,6 @@ def discard(state_dir: Path) -> None:
     """Removes the journal, if there is one. Raises Problems."""
     path = state_dir / _NAME
     try:
-        path.with_suffix(".new").unlink(missing_ok=True)
-        if path.exists():
-            path.unlink()
-            _sync_directory(state_dir)
+        remove_file(path)
     except OSError as error:
         raise Problems(Problem(str(path), f"cannot be removed: {error.strerror}")) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with open(handle, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

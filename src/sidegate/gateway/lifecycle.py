@@ -16,14 +16,13 @@ from urllib.parse import urlencode
 import msgspec
 
 from sidegate.gateway import apply as applying
-from sidegate.gateway import control
+from sidegate.gateway import control, history, pending, timer
 from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import LiveBox
-from sidegate.gateway.config import Config, load_config
-from sidegate.gateway.daemon import digest
+from sidegate.gateway.apply import Changes, LiveBox
+from sidegate.gateway.config import digest, load_config
 from sidegate.gateway.facts import list_table, missing_capabilities
 from sidegate.gateway.places import Lock, Places, running_pid, unwritable
-from sidegate.gateway.service import NotStarted, Report, Started
+from sidegate.gateway.service import NotStarted, Report, Started, Use
 from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address
@@ -40,9 +39,17 @@ def _daemon_command(config: Path | None, *more: str) -> list[str]:
     return [sys.executable, "-m", _MODULE, *options, *more]
 
 
-def become_daemon(config: Path | None) -> NoReturn:
-    """This process goes on as the daemon: as a service manager wants it."""
-    command = _daemon_command(config)
+def become_daemon(config: Path | None, at: Places) -> NoReturn:
+    """This process goes on as the daemon: as a service manager wants it. Raises Problems.
+
+    Nobody may be there: the last good configuration stands in for a broken one, and a start that was not confirmed is
+    not done again.
+    """
+    waiting = pending.load(at.state)
+    if waiting is not None and waiting.state == "rolled-back" and waiting.back_to is None:
+        remedy = "sidegate up starts it all the same, sidegate down forgets it"
+        raise Problems(Problem("sidegate", f"the last start was rolled back: {waiting.told}", remedy))
+    command = _daemon_command(config, "--use", "file-or-last-good")
     os.execv(command[0], command)  # noqa: S606 - no shell is the point
 
 
@@ -51,32 +58,108 @@ def alone(at: Places) -> Iterator[None]:
     """While no other `up` or `down` is at work. Raises Problems if one takes too long."""
     lock = Lock(at.commands)
     if not lock.take(_COMMAND_WAITS_S):
-        what = f"another command is at work (process {running_pid(at.commands)})"
-        raise Problems(Problem("sidegate", what, "try again", Exit.FAULT))
+        raise Problems(Problem("sidegate", "another command is at work", "try again", Exit.FAULT))
     try:
         yield
     finally:
         lock.release()
 
 
-def start_daemon(config: Path | None, at: Places) -> Started | None:
-    """Starts the daemon in the background. None: one runs already with this configuration, nothing to do.
+class Went(msgspec.Struct, frozen=True):
+    """How `up` went. was_up: a daemon ran already; None for changes: with this very configuration, nothing to do."""
 
-    Raises Problems; nothing is changed then.
+    pid: int
+    was_up: bool
+    changes: Changes | None
+
+
+def start_daemon(config: Path | None, at: Places, confirm_s: float | None = None) -> Went:
+    """Starts the daemon in the background, or has a running one take the configuration.
+
+    confirm_s: rolled back after as many seconds unless confirmed. Raises Problems; nothing is changed then.
     """
     with alone(at):
-        if (pid := running_pid(at.lock)) is not None:
-            _check_same(load_config(config), pid, at)
-            return None
-        return _started(_start(config, at), at)
+        chosen = history.read(config)
+        running = _ask_daemon(at, "/v1/status")
+        is_same = running is not None and running["config_digest"] == digest(chosen.config)
+        _check_nothing_waits(at, is_allowed=is_same and confirm_s is None)
+        if running is not None and is_same:
+            return Went(running["pid"], True, None)
+        if confirm_s is None:
+            return _change(config, running, at)
+        return _change_for_a_while(config, running, at, confirm_s)
 
 
-def _start(config: Path | None, at: Places) -> bytes:
+def _check_nothing_waits(at: Places, *, is_allowed: bool) -> None:
+    """A second change on top of one that waits could not be undone one by one. One rolled back is forgotten here."""
+    waiting = pending.load(at.state)
+    if waiting is None or (waiting.state == "waiting" and is_allowed):
+        return
+    if waiting.state == "waiting":
+        what = f"a change waits to be confirmed ({pending.left_s(waiting):.0f} s left)"
+        raise Problems(Problem("sidegate", what, "sidegate confirm keeps it, sidegate down undoes it"))
+    pending.discard(at.state)
+
+
+def _change(config: Path | None, running: Any | None, at: Places) -> Went:
+    if running is None:
+        started = _started(_start(config, at), at)
+        return Went(started.pid, False, started.changes)
+    changes = control.ask(
+        at.control,
+        "POST",
+        f"/v1/reload?{urlencode({'config': str(config.absolute())})}" if config is not None else "/v1/reload",
+    )
+    return Went(running["pid"], True, msgspec.convert(changes, Changes))
+
+
+def _change_for_a_while(config: Path | None, running: Any | None, at: Places, confirm_s: float) -> Went:
+    """The way back is on disk and its timer runs before anything is changed; the time counts from the end of it."""
+    is_up = running is not None or journals.load(at.state) is not None
+    back_to = history.load(at.state).in_force if is_up else None
+    connection = pending.own_connection()
+    pending.save(pending.fresh(confirm_s, back_to, connection), at.state)
+    timer.begin(at)
+    try:
+        went = _change(config, running, at)
+    except Problems:
+        pending.discard(at.state)
+        raise
+    pending.save(pending.fresh(confirm_s, back_to, connection), at.state)
+    return went
+
+
+def go_back(version: int, at: Places) -> None:
+    """For whoever is `alone`: that version of the configuration is in force again, and it is verified that it is.
+
+    Raises Problems.
+    """
+    history.save(history.gone_back(history.load(at.state), version), at.state)
+    if running_pid(at.lock) is not None:
+        control.ask(at.control, "POST", "/v1/reload?use=last-good")
+    else:
+        _started(_start(None, at, "last-good"), at)
+    wanted, now = history.last_good(at.state).config, _ask_daemon(at, "/v1/status")
+    if now is None or now["config_digest"] != digest(wanted):
+        raise Problems(Problem("sidegate", f"version {version} of the configuration is not in force", "sidegate down"))
+
+
+def reload(at: Places) -> Went:
+    """The running daemon reads its configuration again. Raises Problems; what was in force stays so then."""
+    with alone(at):
+        running = _ask_daemon(at, "/v1/status")
+        if running is None:
+            raise Problems(Problem("sidegate", "no daemon is running", "sidegate up"))
+        _check_nothing_waits(at, is_allowed=False)
+        return _change(None, running, at)
+
+
+def _start(config: Path | None, at: Places, use: Use = "file") -> bytes:
     """What the new daemon says of its start; nothing if it dies."""
     read_end, write_end = os.pipe()
     with open(read_end, "rb") as answer, open(_fresh_log(at.log), "ab") as log:
         subprocess.Popen(
-            _daemon_command(config, "--report-fd", str(write_end)),
+            _daemon_command(config, "--use", use, "--report-fd", str(write_end)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -105,17 +188,13 @@ def _started(said: bytes, at: Places) -> Started:
     return report
 
 
-def _check_same(config: Config, pid: int, at: Places) -> None:
-    running = _ask_daemon(at, "/v1/status")
-    if running is not None and running["config_digest"] != digest(config):
-        what = f"a daemon is running (process {pid}) with another configuration"
-        raise Problems(Problem("sidegate", what, "sidegate down, then sidegate up"))
-
-
 def end(at: Places) -> applying.Report:
     """Ends the daemon and puts everything back as it was. Raises Problems."""
     with alone(at):
-        return end_alone(at)
+        report = end_alone(at)
+        # Only now: killed before this, what waits is rolled back, which is what `down` was to do.
+        pending.discard(at.state)
+        return report
 
 
 def end_alone(at: Places) -> applying.Report:
@@ -174,7 +253,8 @@ def status(at: Places) -> StatusView:
     _check_privileges()
     has_table, journal = list_table() is not None, journals.load(at.state)
     is_up = has_table and journal is not None
-    return StatusView(up=is_up, daemon=False, faults=_faults_without_daemon(has_table, journal is not None))
+    faults = _faults_without_daemon(has_table, journal is not None)
+    return StatusView(up=is_up, daemon=False, confirm=pending.view(at.state), faults=faults)
 
 
 def _faults_without_daemon(has_table: bool, has_journal: bool) -> tuple[str, ...]:

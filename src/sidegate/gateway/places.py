@@ -6,7 +6,6 @@ systemd gives a service its directories in STATE_DIRECTORY and RUNTIME_DIRECTORY
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -42,6 +41,11 @@ class Places(Struct, frozen=True):
         return self.runtime / "command.pid"
 
     @property
+    def timer(self) -> Path:
+        """Held by the process that rolls back what nobody confirms."""
+        return self.runtime / "timer.pid"
+
+    @property
     def log(self) -> Path:
         return self.runtime / "daemon.log"
 
@@ -73,11 +77,19 @@ class Lock:
                 return False
             time.sleep(_LOOK_AGAIN_S)
         self._fd = fd
-        with contextlib.suppress(OSError):
-            # The process id is a courtesy to people; what counts is the lock.
-            os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())
+        os.ftruncate(fd, 0)
         return True
+
+    def sign(self) -> None:
+        """Tells our process id to whoever asks. Raises Problems where there is no room for it.
+
+        Not a part of `take`, so that a full disk keeps nobody from `down`.
+        """
+        try:
+            if self._fd is not None:
+                os.write(self._fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise Problems(unwritable(self._path, error)) from None
 
     def release(self) -> None:
         if self._fd is not None:
@@ -114,7 +126,7 @@ def _lock(fd: int) -> bool:
 
 
 def running_pid(path: Path) -> int | None:
-    """The process that holds the lock, None if nobody does; 0 for one that has not written its id yet."""
+    """The process that holds the lock, None if nobody does; 0 for one that has not signed."""
     try:
         with path.open("rb") as file:
             found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _record(fcntl.F_WRLCK))

@@ -217,6 +217,11 @@ class ReturnPaths:
             if standing.probing:
                 standing.probing, standing.probed_s, standing.probe_at_s = False, None, now_s
 
+    def drop(self, clients: Iterable[Client]) -> None:
+        """The configuration says something else about them now: to be met again. Their proofs are the caller's."""
+        for client in clients:
+            self._standings.pop(client, None)
+
     def doubt_all(self, why: str, now_s: float) -> list[Command]:
         """The router or our place changed: every proof is void, and everybody is probed again."""
         doubted = [s for s in self._standings.values() if not s.fixed]

@@ -12,11 +12,12 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import msgspec
 
+from sidegate.gateway import history
 from sidegate.gateway.apply import Changes
-from sidegate.gateway.config import DEFAULT_PATH, load_config
 from sidegate.gateway.daemon import Daemon
 from sidegate.gateway.places import Lock, Places, places, running_pid
 from sidegate.problems import Problem, Problems
@@ -33,6 +34,8 @@ class NotStarted(msgspec.Struct, frozen=True, tag="not-started"):
 
 Report = Started | NotStarted
 
+Use = Literal["file", "file-or-last-good", "last-good"]
+
 
 def notify_service_manager(state: str) -> None:
     """sd_notify(3): one datagram to the socket in NOTIFY_SOCKET, if there is one."""
@@ -43,16 +46,16 @@ def notify_service_manager(state: str) -> None:
         manager.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
 
 
-def start(config_path: Path | None, at: Places, tell: Callable[[Report], None]) -> int:
+def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], use: Use = "file") -> int:
     """Runs the daemon to its end; `tell` hears how the start went. Returns the exit code."""
     lock = Lock(at.lock)
     try:
-        config = load_config(config_path)
+        chosen = _chosen(config_path, at, use)
         if not lock.take():
             what = f"a daemon is running already (process {running_pid(at.lock)})"
             raise Problems(Problem("sidegate", what, "see: sidegate status"))
-        shown = str(config_path or (DEFAULT_PATH if DEFAULT_PATH.exists() else ""))
-        daemon = Daemon(config, shown, at)
+        lock.sign()
+        daemon = Daemon(chosen, config_path, at)
         changes = daemon.begin()
     except Problems as error:
         tell(NotStarted(error.problems))
@@ -65,9 +68,17 @@ def start(config_path: Path | None, at: Places, tell: Callable[[Report], None]) 
     return 0
 
 
+def _chosen(path: Path | None, at: Places, use: Use) -> history.Chosen:
+    if use == "last-good":
+        return history.last_good(at.state)
+    return history.choose(path, at.state, by_person=use == "file")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="sidegate-daemon")
     parser.add_argument("--config", type=Path)
+    about_use = "what to run with: the file; the last good version if it is broken or was rolled back; that one anyway"
+    parser.add_argument("--use", choices=get_args(Use), default="file", help=about_use)
     parser.add_argument("--report-fd", type=int, help="where to tell, in JSON, how the start went")
     options = parser.parse_args()
 
@@ -78,7 +89,7 @@ def main() -> None:
         elif isinstance(report, NotStarted):
             print(Problems(*report.problems), file=sys.stderr)
 
-    sys.exit(start(options.config, places(), tell))
+    sys.exit(start(options.config, places(), tell, options.use))
 
 
 if __name__ == "__main__":

@@ -60,6 +60,13 @@ class EventView(Struct, frozen=True):
     what: str
 
 
+class ConfirmView(Struct, frozen=True):
+    """A change that waits for `sidegate confirm`, with left_s seconds left; or, told, what became of one in vain."""
+
+    left_s: float = 0.0
+    told: str = ""
+
+
 class StatusView(Struct, frozen=True, kw_only=True):
     """up: our table is in the kernel. faults: what is wrong now, as sentences. config: the file in force, or empty."""
 
@@ -76,6 +83,7 @@ class StatusView(Struct, frozen=True, kw_only=True):
     clients: int = 0
     direct: int = 0
     undecided: int = 0
+    confirm: ConfirmView | None = None
     faults: tuple[str, ...] = ()
     events: tuple[EventView, ...] = ()
     schema: int = SCHEMA

@@ -1,0 +1,101 @@
+"""`config`: check, compare, list and restore the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sidegate.cli.on_the_box import OnTheBox
+from sidegate.cli.output import json_option, print_json, table
+from sidegate.gateway import history
+from sidegate.gateway.config import DEFAULT_PATH, Config, load_config, parse_config
+from sidegate.gateway.configdiff import on_this_box, settings
+from sidegate.gateway.files import replace_file
+from sidegate.gateway.history import History, Version
+from sidegate.gateway.places import places
+from sidegate.problems import Exit, Problem, Problems
+
+_file = click.argument("file", type=click.Path(path_type=Path), required=False)
+
+
+@click.group()
+def config() -> None:
+    """Check, compare and restore the configuration."""
+
+
+@config.command()
+@_file
+@json_option
+def check(file: Path | None, as_json: bool) -> None:
+    """Read FILE (default: the configuration file) and name every error in it. Changes nothing, needs no privilege."""
+    load_config(file)
+    if as_json:
+        print_json({"schema": 1, "problems": []})
+    else:
+        click.echo(f"{file or DEFAULT_PATH}: fine." if file or DEFAULT_PATH.exists() else "No file: all defaults.")
+
+
+@config.command(cls=OnTheBox)
+@_file
+@json_option
+def diff(file: Path | None, as_json: bool) -> None:
+    """What FILE (default: the configuration file) would change: in the settings in force, and on this box, and why."""
+    at = places()
+    wanted = load_config(file)
+    good = history.load(at.state).last_good
+    changed = settings(parse_config(good.text, good.source) if good else Config(), wanted)
+    changes = on_this_box(wanted, at.state).changes
+    if as_json:
+        print_json({"schema": 1, "settings": changed, "changes": changes})
+        return
+    click.echo("\n".join(["settings:", *(f"    {s}" for s in changed)]) if changed else "settings: as in force")
+    click.echo("this box:" if changes else "this box: nothing to change")
+    for change in changes:
+        click.echo(f"    {change.what}\n        {change.why}")
+
+
+@config.command("history", cls=OnTheBox)
+@click.argument("number", type=int, required=False)
+@json_option
+def show_history(number: int | None, as_json: bool) -> None:
+    """The versions that were in force, oldest first; with NUMBER: the text of that one."""
+    kept = history.load(places().state)
+    if number is not None:
+        version = _version(kept, number)
+        print_json(version) if as_json else click.echo(version.text, nl=False)
+    elif as_json:
+        print_json({"schema": 1, "in_force": kept.in_force, "versions": kept.versions})
+    else:
+        click.echo(_table(kept))
+
+
+def _table(kept: History) -> str:
+    rows = [
+        (str(v.number), v.at, v.source or "none, all defaults", "in force" if v.number == kept.in_force else "")
+        for v in kept.versions
+    ]
+    return table(("NUMBER", "SINCE", "FILE", ""), rows) if rows else "no version yet: nothing was in force so far"
+
+
+def _version(kept: History, number: int) -> Version:
+    version = kept.version(number)
+    if version is None:
+        raise Problems(Problem("sidegate", f"no version {number} is kept", "sidegate config history lists them"))
+    return version
+
+
+@config.command(cls=OnTheBox)
+@click.argument("number", type=int)
+@click.option("--to", type=click.Path(path_type=Path), help="The file to write. [default: the one it came from]")
+def restore(number: int, to: Path | None) -> None:
+    """Write version NUMBER back into the configuration file. `sidegate reload` then takes it."""
+    version = _version(history.load(places().state), number)
+    path = to or Path(version.source or DEFAULT_PATH)
+    try:
+        replace_file(path, version.text.encode(), 0o644)
+    except OSError as error:
+        raise Problems(
+            Problem(str(path), f"cannot be written: {error.strerror}", "run it as root, with sudo", Exit.MISSING)
+        ) from None
+    click.echo(f"{path} is as it was in version {number}. To take it: sidegate reload")

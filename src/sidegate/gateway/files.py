@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all, whenever the power goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """After a crash there is the old content or the new one; its directory is made where it lacks. Raises OSError.
+
+    A name that begins with another file's and ends in `.new` is ours: what a crash left of it is overwritten.
+    """
+    fresh = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(fresh, data, mode)
+        os.replace(fresh, path)
+        _sync_directory(path.parent)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def remove_file(path: Path) -> None:
+    """Removes it, and what a crash left of a fresh one; fine if there is none. Raises OSError."""
+    path.with_suffix(".new").unlink(missing_ok=True)
+    if path.exists():
+        path.unlink()
+        _sync_directory(path.parent)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with open(handle, "wb", closefd=False) as file:
+            file.write(data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

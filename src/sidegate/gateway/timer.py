@@ -1,0 +1,39 @@
+"""The timer of a change that waits for its confirmation: a process of its own, begun here.
+
+It and the daemon guard each other: it rolls back whatever becomes of the daemon, and the daemon begins it anew if it
+dies. Where both are gone, the next command on the box does what they should have done (`rollback.honour`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from sidegate.gateway import pending
+from sidegate.gateway.places import Places, running_pid
+
+_MODULE = "sidegate.gateway.rollback"
+
+
+def begin(at: Places) -> None:
+    """Begins it in the background; a second one ends by itself. Its words go to the daemon's log."""
+    at.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(os.open(at.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", _MODULE],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+def keep_alive(at: Places) -> bool:
+    """Begins it where a change waits and it does not run; whether that was so. Raises Problems."""
+    waiting = pending.load(at.state)
+    if waiting is None or waiting.state != "waiting" or running_pid(at.timer) is not None:
+        return False
+    begin(at)
+    return True

@@ -27,7 +27,7 @@ Code = Literal[
     "reverse-path-filtered",
     "unknown",
 ]
-ReturnPath = Literal["direct", "masqueraded", "proxied", "none"]
+ReturnPath = Literal["direct", "masqueraded", "through-gateway", "proxied", "none"]
 
 ANY_PORT = -1
 """A port that the kernel chooses at random (nf_nat_core.c, nf_nat_l4proto_unique_tuple): unknown, never guessed."""

@@ -40,38 +40,85 @@ LAWS: dict[str, Law] = {
     # Bridges
     "fdb": Law("the bridge {0} knows this address behind {1}", "net/bridge/br_input.c br_handle_frame_finish"),
     "flood": Law("the bridge {0} does not know this address and floods it", "net/bridge/br_forward.c br_flood"),
-    "same-port": Law("the bridge {0} knows this address behind the port it came from", "net/bridge/br_forward.c should_deliver"),
+    "same-port": Law(
+        "the bridge {0} knows this address behind the port it came from", "net/bridge/br_forward.c should_deliver"
+    ),
     "up": Law("the frame is for {0} itself and goes up to the kernel", "net/bridge/br_input.c br_pass_frame_up"),
-    "hardware": Law("the {0} forwards to {1}; the kernel does not see it", "lab.blueprint; net/mac80211/rx.c ieee80211_deliver_skb"),
-    "filtered": Law("bridge-nf-call-iptables is on: the frame runs through netfilter", "net/bridge/br_netfilter_hooks.c br_nf_pre_routing"),
-    "bridged-dnat": Law("its destination was changed on the bridge: bridged on to the new neighbour {0}", "net/bridge/br_netfilter_hooks.c br_nf_pre_routing_finish"),
-    "captured-dnat": Law("its destination was changed on the bridge to {0}: taken out of the bridge and routed", "net/bridge/br_netfilter_hooks.c br_nf_pre_routing_finish"),
+    "hardware": Law(
+        "the {0} forwards to {1}; the kernel does not see it", "lab.blueprint; net/mac80211/rx.c ieee80211_deliver_skb"
+    ),
+    "filtered": Law(
+        "bridge-nf-call-iptables is on: the frame runs through netfilter",
+        "net/bridge/br_netfilter_hooks.c br_nf_pre_routing",
+    ),
+    "bridged-dnat": Law(
+        "its destination was changed on the bridge: bridged on to the new neighbour {0}",
+        "net/bridge/br_netfilter_hooks.c br_nf_pre_routing_finish",
+    ),
+    "captured-dnat": Law(
+        "its destination was changed on the bridge to {0}: taken out of the bridge and routed",
+        "net/bridge/br_netfilter_hooks.c br_nf_pre_routing_finish",
+    ),
     "not-ours": Law("the frame is for another device's address", "net/ipv4/ip_input.c ip_rcv_core, PACKET_OTHERHOST"),
     # Connection tracking
     "ct-new": Law("conntrack: a new connection", "net/netfilter/nf_conntrack_core.c init_conntrack"),
     "ct-unreplied": Law("conntrack: known, no reply seen yet", "net/netfilter/nf_conntrack_core.c resolve_normal_ct"),
     "ct-established": Law("conntrack: known, established", "net/netfilter/nf_conntrack_core.c resolve_normal_ct"),
-    "ct-reply": Law("conntrack: the reply direction of a known connection", "net/netfilter/nf_conntrack_core.c resolve_normal_ct"),
-    "ct-picked-up": Law("conntrack: a segment without an entry is picked up as established", "net/netfilter/nf_conntrack_proto_tcp.c tcp_new, tcp_loose"),
-    "ct-related": Law("conntrack: an ICMP error about a known connection", "net/netfilter/nf_conntrack_proto_icmp.c nf_conntrack_inet_error"),
-    "ct-invalid": Law("conntrack: INVALID, it belongs to no connection ({0})", "net/netfilter/nf_conntrack_proto_tcp.c tcp_conntracks"),
+    "ct-reply": Law(
+        "conntrack: the reply direction of a known connection", "net/netfilter/nf_conntrack_core.c resolve_normal_ct"
+    ),
+    "ct-picked-up": Law(
+        "conntrack: a segment without an entry is picked up as established",
+        "net/netfilter/nf_conntrack_proto_tcp.c tcp_new, tcp_loose",
+    ),
+    "ct-related": Law(
+        "conntrack: an ICMP error about a known connection",
+        "net/netfilter/nf_conntrack_proto_icmp.c nf_conntrack_inet_error",
+    ),
+    "ct-invalid": Law(
+        "conntrack: INVALID, it belongs to no connection ({0})", "net/netfilter/nf_conntrack_proto_tcp.c tcp_conntracks"
+    ),
     "ct-untracked": Law("not tracked: {0}", "net/netfilter/nft_ct.c nft_notrack_eval"),
-    "ct-killed": Law("the only answer is a RST: the entry is deleted", "net/netfilter/nf_conntrack_proto_tcp.c nf_conntrack_tcp_packet"),
+    "ct-killed": Law(
+        "the only answer is a RST: the entry is deleted",
+        "net/netfilter/nf_conntrack_proto_tcp.c nf_conntrack_tcp_packet",
+    ),
     # NAT
-    "nat-null": Law("no NAT rule matches: the connection is bound to its own {0} address, for good", "net/netfilter/nf_nat_core.c nf_nat_alloc_null_binding"),
-    "nat-decided": Law("NAT was decided with the first packet: the rules are not asked again", "net/netfilter/nf_nat_core.c nf_nat_inet_fn"),
-    "nat-masquerade": Law("masquerade: from {0} to {1}, bound to {2}", "net/netfilter/nf_nat_masquerade.c nf_nat_masquerade_ipv4"),
+    "nat-null": Law(
+        "no NAT rule matches: the connection is bound to its own {0} address, for good",
+        "net/netfilter/nf_nat_core.c nf_nat_alloc_null_binding",
+    ),
+    "nat-decided": Law(
+        "NAT was decided with the first packet: the rules are not asked again",
+        "net/netfilter/nf_nat_core.c nf_nat_inet_fn",
+    ),
+    "nat-masquerade": Law(
+        "masquerade: from {0} to {1}, bound to {2}", "net/netfilter/nf_nat_masquerade.c nf_nat_masquerade_ipv4"
+    ),
     "nat-snat": Law("SNAT: from {0} to {1}", "net/netfilter/nf_nat_core.c nf_nat_setup_info"),
     "nat-keep": Law("the gateway binds a connection begun elsewhere to its own address {0}", "gateway/nft.py, law 4"),
     "nat-dnat": Law("port forward: to {0}", "net/netfilter/nf_nat_core.c nf_nat_setup_info"),
     "nat-redirect": Law("redirected to the router's own {0}", "net/netfilter/nf_nat_redirect.c nf_nat_redirect_ipv4"),
-    "nat-port-taken": Law("the port {0} is taken there: the kernel picks another at random", "net/netfilter/nf_nat_core.c get_unique_tuple"),
+    "nat-port-taken": Law(
+        "the port {0} is taken there: the kernel picks another at random",
+        "net/netfilter/nf_nat_core.c get_unique_tuple",
+    ),
     "nat-source": Law("its source is translated: {0} becomes {1}", "net/netfilter/nf_nat_core.c nf_nat_packet"),
-    "nat-destination": Law("its destination is translated: {0} becomes {1}", "net/netfilter/nf_nat_core.c nf_nat_packet"),
+    "nat-destination": Law(
+        "its destination is translated: {0} becomes {1}", "net/netfilter/nf_nat_core.c nf_nat_packet"
+    ),
     "nat-none": Law("without an entry there is no NAT", "net/netfilter/nf_nat_core.c nf_nat_inet_fn"),
-    "nat-interface-changed": Law("masqueraded for {0} but leaving by {1}: the connection is killed, the packet dropped", "net/netfilter/nf_nat_core.c nf_nat_oif_changed"),
-    "nat-error": Law("the quoted packet is translated back", "net/netfilter/nf_nat_proto.c nf_nat_icmp_reply_translation"),
-    "nat-redirect-dropped": Law("a redirect about a translated connection is dropped", "net/netfilter/nf_nat_proto.c nf_nat_icmp_reply_translation"),
+    "nat-interface-changed": Law(
+        "masqueraded for {0} but leaving by {1}: the connection is killed, the packet dropped",
+        "net/netfilter/nf_nat_core.c nf_nat_oif_changed",
+    ),
+    "nat-error": Law(
+        "the quoted packet is translated back", "net/netfilter/nf_nat_proto.c nf_nat_icmp_reply_translation"
+    ),
+    "nat-redirect-dropped": Law(
+        "a redirect about a translated connection is dropped",
+        "net/netfilter/nf_nat_proto.c nf_nat_icmp_reply_translation",
+    ),
     # Filter
     "drop-invalid": Law("the firewall drops INVALID packets", "lab.blueprint, ct state invalid drop"),
     "drop-wan": Law("the firewall lets nothing new in from the WAN", "lab.blueprint, chain forward"),
@@ -82,13 +129,17 @@ LAWS: dict[str, Law] = {
     "redirected": Law("an accepted ICMP redirect sends it to {0}", "net/ipv4/route.c __ip_do_redirect"),
     "no-route": Law("no route to {0}", "net/ipv4/fib_trie.c fib_table_lookup"),
     "not-forwarding": Law("this box does not forward", "net/ipv4/route.c ip_route_input_slow"),
-    "martian": Law("its source {0} is this box's own address: dropped as martian", "net/ipv4/fib_frontend.c fib_validate_source"),
-    "rp-filter": Law("the way back to {0} is not by {1}: dropped by rp_filter", "net/ipv4/fib_frontend.c __fib_validate_source"),
+    "martian": Law(
+        "its source {0} is this box's own address: dropped as martian", "net/ipv4/fib_frontend.c fib_validate_source"
+    ),
+    "rp-filter": Law(
+        "the way back to {0} is not by {1}: dropped by rp_filter", "net/ipv4/fib_frontend.c __fib_validate_source"
+    ),
     "ttl": Law("forwarded, TTL {0} becomes {1}", "net/ipv4/ip_forward.c ip_forward"),
     "ttl-exceeded": Law("its TTL ends here: time exceeded", "net/ipv4/ip_forward.c ip_forward"),
     "send-redirect": Law("in and out by one interface: tells {0} to use {1}", "net/ipv4/route.c ip_rt_send_redirect"),
     "accept-redirect": Law("accepts the redirect: {0} by way of {1}", "net/ipv4/route.c __ip_do_redirect"),
-    "ignore-redirect": Law("ignores the redirect", "net/ipv4/route.c __ip_do_redirect"),
+    "ignore-redirect": Law("ignores the redirect: {0}", "net/ipv4/route.c __ip_do_redirect; tcp_ipv4.c tcp_v4_err"),
     "neighbour": Law("{0} is at {1}", "net/ipv4/arp.c arp_process"),
     "no-neighbour": Law("nobody answers for {0}", "net/core/neighbour.c neigh_timer_handler"),
     # Sockets

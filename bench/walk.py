@@ -1,0 +1,147 @@
+"""Benchmark and referee of the walk: how fast it is, and how often it agrees with the kernel.
+
+`speed` needs nothing but Python; `matrix_differential` and `random_differential` need namespaces. The kernel tests of
+the walk use the same functions on fewer worlds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network
+from random import Random
+
+from msgspec import Struct
+
+from sidegate.gateway import nft
+from sidegate.home import load_home, load_router
+from sidegate.lab.lab import Lab
+from sidegate.lab.tracing import Tracer
+from sidegate.walk.compare import differences
+from sidegate.walk.conversation import Ask, Player
+from sidegate.walk.data import Walk
+from sidegate.walk.network import LAN_PORT, Network
+from sidegate.walk.setting import Setting
+from sidegate.walk.worlds import World, matrix, random_world
+
+
+class Disagreement(Struct, frozen=True):
+    """A conversation that model and kernel see differently, after a second try of both."""
+
+    home: str
+    setting: Setting
+    ask: Ask
+    lines: tuple[str, ...]
+
+
+class Tally(Struct, frozen=True):
+    """conversations: how many were compared. repeated: how many agreed only at the second try."""
+
+    conversations: int
+    disagreements: tuple[Disagreement, ...]
+    seconds: float
+    repeated: int = 0
+
+
+class Speed(Struct, frozen=True):
+    conversations_per_second: float
+    matrix_conversations: int
+    matrix_seconds: float
+
+
+def speed() -> Speed:
+    """Conversations walked per second on one core (the article's home, TCP, a phone behind masquerade: the longest
+    way), and the whole matrix, homes included."""
+    home = load_home("velop-mesh")
+    network = Network(home, load_router(home.router.profile), Setting("masquerade"))
+    ask = Ask("phone", "192.168.1.126", "1.2.3.4")
+    start, count = time.perf_counter(), 2000
+    for _ in range(count):
+        Player(network, ask).walk()
+    rate = count / (time.perf_counter() - start)
+    start = time.perf_counter()
+    total = sum(len(list(_model(world))) for world in matrix())
+    return Speed(rate, total, time.perf_counter() - start)
+
+
+def _model(world: World) -> Iterator[Walk]:
+    network = network_of(world)
+    return (Player(network, ask).walk() for ask in world.asks)
+
+
+def network_of(world: World) -> Network:
+    return Network(world.home, load_router(world.home.router.profile), world.setting)
+
+
+def matrix_differential() -> Tally:
+    """The whole matrix, model against kernel."""
+    return differential(matrix())
+
+
+def random_differential(conversations: int = 2000, seed: int = 1) -> Tally:
+    """At least so many conversations of random homes, model against kernel."""
+    return differential(random_worlds(conversations, seed))
+
+
+def random_worlds(conversations: int, seed: int) -> Iterator[World]:
+    random, count = Random(seed), 0  # noqa: S311
+    while count < conversations:
+        world = random_world(random)
+        count += len(world.asks)
+        yield world
+
+
+def differential(worlds: Iterable[World]) -> Tally:
+    """Plays every question on both. A lab serves consecutive worlds of the same home, unless redirects are sent: a
+    kernel remembers whom it told (net/ipv4/inetpeer.c)."""
+    start, count, repeated, found = time.perf_counter(), 0, 0, []
+    for group in _by_lab(worlds):
+        with Lab.up(group[0].home) as lab, Tracer(lab) as tracer:
+            for world in group:
+                network = arrange(tracer, world)
+                for ask in world.asks:
+                    count += 1
+                    lines = compare(tracer, network, ask)
+                    if lines and not world.setting.redirects_sent:
+                        lines = compare(tracer, network, ask)
+                        repeated += not lines
+                    if lines:
+                        found.append(Disagreement(world.home.name, world.setting, ask, tuple(lines)))
+    return Tally(count, tuple(found), time.perf_counter() - start, repeated)
+
+
+def _by_lab(worlds: Iterable[World]) -> Iterator[list[World]]:
+    group: list[World] = []
+    for world in worlds:
+        if group and (world.home is not group[0].home or world.setting.redirects_sent):
+            yield group
+            group = []
+        group.append(world)
+        if world.setting.redirects_sent:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def arrange(tracer: Tracer, world: World) -> Network:
+    """Makes the lab as the world says, and returns the same home as the walk sees it."""
+    network = network_of(world)
+    tracer.arrange(network, ruleset(network))
+    return network
+
+
+def compare(tracer: Tracer, network: Network, ask: Ask) -> list[str]:
+    """What differs between model and kernel."""
+    return differences(Player(network, ask).walk(), tracer.walk(ask))
+
+
+def ruleset(network: Network) -> str:
+    """The table that `sidegate up` loads on this home's gateway, with its proved clients in it."""
+    home, setting = network.home, network.setting
+    if home.gateway is None or setting.runs != "sidegate":
+        return ""
+    mac = network.nodes[home.gateway.name].mac_of(LAN_PORT)
+    lan: tuple[IPv4Network, ...] = (home.router.lan.network,)
+    proved = [nft.Client(network.nodes[c.name].mac_of(LAN_PORT), c.v4) for c in home.client if c.name in setting.proved]
+    return nft.ruleset(nft.Shape(LAN_PORT, mac, lan, "auto")) + nft.prove(proved)

@@ -1,0 +1,104 @@
+"""Model against kernel, hop by hop: node, interface, MACs, addresses, ports, TTL, what arrived, and conntrack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from sidegate.walk.data import ANY_PORT, Packet, Sighting, Tracked, Walk, sightings
+
+
+def differences(model: Walk, kernel: Walk) -> list[str]:
+    """What differs, each as a line; empty where the two agree.
+
+    Sightings are compared interface by interface and direction by direction, each in its order. Between them the
+    captured order is not that of the decisions: an arriving packet is stamped when it is queued (net/core/dev.c,
+    netif_rx, netdev_tstamp_prequeue).
+    """
+    return [*_steps(model, kernel), *_paths(model, kernel), *_verdicts(model, kernel), *_entries(model, kernel)]
+
+
+def _steps(model: Walk, kernel: Walk) -> Iterator[str]:
+    if model.steps != kernel.steps:
+        ours, theirs = ([f"{s.title}: {s.arrived}" for s in w.steps] for w in (model, kernel))
+        yield f"steps: model {ours}, kernel {theirs}"
+
+
+def _paths(model: Walk, kernel: Walk) -> Iterator[str]:
+    ours, theirs = _by_interface(sightings(model)), _by_interface(sightings(kernel))
+    for key in sorted({*ours, *theirs}):
+        mine, yours = ours.get(key, []), theirs.get(key, [])
+        for i in range(max(len(mine), len(yours))):
+            a, b = mine[i] if i < len(mine) else None, yours[i] if i < len(yours) else None
+            if a is None or b is None or not _same(a, b):
+                yield f"{key[0]}, {'out' if key[2] else 'in'} by {key[1]}, {i}: model {_text(a)}, kernel {_text(b)}"
+                break
+
+
+def _by_interface(seen: Iterable[Sighting]) -> dict[tuple[str, str, bool], list[Sighting]]:
+    found: dict[tuple[str, str, bool], list[Sighting]] = {}
+    for it in seen:
+        found.setdefault((it.node, it.interface, it.out), []).append(it)
+    return found
+
+
+def _same(model: Sighting, kernel: Sighting) -> bool:
+    if model == kernel:
+        return True
+    packet = _with_known_ports(model.packet, kernel.packet)
+    return msgspec.structs.replace(model, packet=packet) == kernel
+
+
+def _with_known_ports(model: Packet, kernel: Packet) -> Packet:
+    """A port that the model calls unknown is whatever the kernel chose, but never 0."""
+    sport = kernel.sport if model.sport == ANY_PORT and kernel.sport else model.sport
+    dport = kernel.dport if model.dport == ANY_PORT and kernel.dport else model.dport
+    inner = _with_known_ports(model.inner, kernel.inner) if model.inner and kernel.inner else model.inner
+    return msgspec.structs.replace(model, sport=sport, dport=dport, inner=inner)
+
+
+def _text(it: Sighting | None) -> str:
+    if it is None:
+        return "nothing"
+    p = it.packet
+    inner = (
+        f" about [{p.inner.src}:{p.inner.sport} -> {p.inner.dst}:{p.inner.dport} ttl {p.inner.ttl}]" if p.inner else ""
+    )
+    return (
+        f"step {it.step} {p.protocol} {p.kind} {p.src}:{p.sport} -> {p.dst}:{p.dport} ttl {p.ttl} "
+        f"{p.src_mac} -> {p.dst_mac}{inner}{' ' + p.gateway if p.gateway else ''}"
+    )
+
+
+def _verdicts(model: Walk, kernel: Walk) -> Iterator[str]:
+    """A capture cannot tell every reason; where it says `unknown`, only the fact that nothing arrived is compared."""
+    ours, theirs = model.verdict, kernel.verdict
+    if theirs.code == "unknown" and ours.code != "delivered":
+        if ours.code not in _ELSEWHERE and ours.node != theirs.node:
+            yield f"verdict: model {ours.code}, it ends at {ours.node}; kernel: it ends at {theirs.node}"
+    elif (ours.code, ours.return_path) != (theirs.code, theirs.return_path):
+        yield f"verdict: model {ours.code} {ours.return_path}, kernel {theirs.code} {theirs.return_path}"
+
+
+_ELSEWHERE = ("connection-refused", "connection-reset", "rst-by-client", "ttl-exceeded", "loop", "unknown")
+"""Verdicts whose node is where the cause lies, while the last packet seen is somebody's notice of it."""
+
+
+def _entries(model: Walk, kernel: Walk) -> Iterator[str]:
+    ours, theirs = sorted(model.entries), sorted(kernel.entries)
+    if len(ours) == len(theirs) and all(_same_entry(a, b) for a, b in zip(ours, theirs, strict=True)):
+        return
+    yield f"conntrack: model {[_entry(e) for e in ours]}, kernel {[_entry(e) for e in theirs]}"
+
+
+def _same_entry(model: Tracked, kernel: Tracked) -> bool:
+    if ANY_PORT not in model.reply:
+        return model == kernel
+    src, sport, dst, dport = (k if m == ANY_PORT else m for m, k in zip(model.reply, kernel.reply, strict=True))
+    return msgspec.structs.replace(model, reply=(src, sport, dst, dport)) == kernel
+
+
+def _entry(it: Tracked) -> str:
+    flags = f"{'' if it.replied else ' [UNREPLIED]'}{' [ASSURED]' if it.assured else ''}"
+    return f"{it.node} {it.protocol} {it.state} {it.original} {it.reply}{flags}"

@@ -1,0 +1,28 @@
+"""What runs on the gateway, and the few sysctls of the home's hosts that decide a walk."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from sidegate.home import GatewayRuns
+
+
+class Setting(Struct, frozen=True):
+    """runs: as in a home's expectations. proved: clients whose direct return path a probe has proved (`sidegate`).
+
+    proxied: the gateway's engine takes all TCP to the internet. redirects_sent: the gateway sends ICMP redirects, which
+    `sidegate up` and people who know turn off. redirects_accepted: the clients act on them. strict: boxes that check
+    the reverse path (rp_filter = 1).
+    """
+
+    runs: GatewayRuns = "forwarding"
+    proved: tuple[str, ...] = ()
+    proxied: bool = False
+    redirects_sent: bool = False
+    redirects_accepted: bool = True
+    strict: tuple[str, ...] = ()
+    instant: bool = False
+
+    @property
+    def forwards(self) -> bool:
+        return self.runs != "nothing"

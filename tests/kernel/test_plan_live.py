@@ -7,16 +7,20 @@ import json
 import pytest
 
 from sidegate.home import load_home
-from tests.kernel.gateway_lab import WIRED, gateway_in
+from sidegate.lab.check import sidegate, wait_until_decided
+from sidegate.lab.lab import Lab
 
 pytestmark = pytest.mark.kernel
+
+WIRED = {"my-computer", "nas"}
 
 
 def test_the_probes_stand_in_for_what_is_unknown_of_the_router() -> None:
     home = load_home("velop-mesh")
-    with gateway_in(home) as box:
-        box.up().settled()
-        plan = json.loads(box.sidegate("plan", "--live", "--json").stdout)
+    with Lab.up(home) as lab:
+        sidegate(lab, "up")
+        wait_until_decided(lab)
+        plan = json.loads(sidegate(lab, "plan", "--live", "--json"))
     wired = {str(c.v4) for c in home.client if c.name in WIRED}
     others = {str(c.v4) for c in home.client if c.name not in WIRED}
     best = plan["ways"][0]

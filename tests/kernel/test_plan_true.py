@@ -1,0 +1,71 @@
+"""What a plan predicts, and the configuration file it prints, against the real kernel: every kind of client, TCP to the
+internet and its return path, port forwards over TCP and UDP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import pytest
+from msgspec import structs
+
+from sidegate.gateway.config import Masquerade
+from sidegate.home import Assumed, BridgeFilter, Dhcp, Home, Internet, Known, RouterProfile, Server
+from sidegate.lab.asking import Answer, http_get, udp_echo
+from sidegate.lab.blueprint import INTERNET
+from sidegate.lab.check import Relayed, sidegate, wait_until_decided
+from sidegate.lab.lab import Lab
+from sidegate.plan.config_text import config_for
+from sidegate.plan.data import Wish
+from sidegate.plan.making import make_plan
+from sidegate.plan.predict import model_home
+
+pytestmark = pytest.mark.kernel
+
+SERVER, FILE = "1.2.3.4", "/run/sidegate.toml"
+CASES = [("on", "auto"), ("on", "always"), ("on", "never"), ("off", "auto")]
+
+
+@pytest.mark.parametrize(("bridge_filter", "nat"), CASES)
+def test_a_plan_comes_true(bridge_filter: BridgeFilter, nat: Masquerade) -> None:
+    profile = RouterProfile("mine", bridge_filter=Known(bridge_filter, "measured", "a test"))
+    plan = make_plan(profile, Wish(), [])
+    way = next(w for w in plan.nat_choices if w.nat == nat)
+    with Lab.up(home(bridge_filter)) as lab:
+        lab.run("gateway", "sh", "-ec", f"cat >{FILE}", text=config_for(plan, way.id))
+        sidegate(lab, "up", "--config", FILE)
+        wait_until_decided(lab)
+        found = paths(lab)
+        forwards = forwarded(lab)
+    assert found == {p.kind: p.path for p in way.predictions}
+    assert forwards == {p.kind: p.port_forwards for p in way.predictions}
+
+
+def home(bridge_filter: BridgeFilter) -> Home:
+    """The plan's own model home, and in its internet what the bridge probe asks."""
+    model = model_home(True, Assumed(bridge_filter=bridge_filter), Dhcp())
+    targets = (Server("resolver", IPv4Address("1.1.1.1")), Server("resolver-2", IPv4Address("8.8.8.8")))
+    return structs.replace(model, internet=Internet((*model.internet.server, *targets)))
+
+
+def paths(lab: Lab) -> dict[str, str]:
+    """How each client is answered by the internet over TCP."""
+    with Relayed(lab) as relayed:
+        asked = [(c, lab.begin(c.name, http_get, SERVER)) for c in lab.home.client]
+        answers = [(c, waiting.result()) for c, waiting in asked]
+        receivers = relayed.receivers()
+    return {c.name: _path(it, (str(c.v4), it.port) in receivers) for c, it in answers}
+
+
+def _path(answer: Answer, by_gateway: bool) -> str:
+    return "none" if not answer.ok else "masqueraded" if by_gateway else "direct"
+
+
+def forwarded(lab: Lab) -> dict[str, tuple[str, ...]]:
+    """Over which protocols the internet reaches each client by its forwarded port."""
+    wan = str(lab.home.router.wan.ip)
+    ask: dict[str, Callable[[str, int], Answer]] = {"tcp": http_get, "udp": udp_echo}
+    ports = [(f.to, f.protocol, f.port) for f in lab.home.router.port_forward]
+    asked = [(to, protocol, lab.begin(INTERNET, ask[protocol], wan, port)) for to, protocol, port in ports]
+    worked = {(to, protocol) for to, protocol, waiting in asked if waiting.result().ok}
+    return {c.name: tuple(p for p in ("tcp", "udp") if (c.name, p) in worked) for c in lab.home.client}

@@ -17,6 +17,7 @@ from sidegate.problems import Exit, Problem, Problems
 _COMMANDS = {
     "demo": ("sidegate.cli.demo", "Watch the article's home break and heal, on this machine's kernel."),
     "lab": ("sidegate.cli.lab", "Homes on the real kernel, in namespaces of their own."),
+    "plan": ("sidegate.cli.plan", "Every way to deploy the gateway beside your router, and what to do first."),
     "up": ("sidegate.cli.gateway", "Make this box the bypass gateway."),
     "confirm": ("sidegate.cli.gateway", "Keep the change that `up --confirm` made."),
     "reload": ("sidegate.cli.gateway", "Take a changed configuration without touching the rest."),

@@ -31,7 +31,7 @@ def plan_text(plan: Plan) -> str:
         _section("Your devices, as their probes found them", _devices(best)),
         _section("What will not work as before", _items(best.breaks)),
         _section("If the box dies", _numbered(best.back)),
-        _section("Who is masqueraded: the choices", _table(plan.nat_choices)),
+        _section(f"Who is masqueraded: the choices, with {best.id}", _table(plan.nat_choices)),
         _section("All ways, best first", _all_ways(plan)),
         _section("Not known of this router", _questions(plan.questions)),
         _section("Known of this router", _known(plan)),

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from sidegate.gateway.nft import Client, Shape, parse_elements, prove, withdraw
-from sidegate.packet import ICMP, Echo, Ipv4, Tcp, Udp
+from sidegate.packet import ICMP, UDP, Echo, Ipv4, Tcp, Udp
 from tests.kernel.gateway_rig import (
     ACK,
     CLIENT,
@@ -79,15 +79,69 @@ def test_proof_is_of_mac_and_address() -> None:
     assert rig.source(tcp(SYN)) == GATEWAY
 
 
+def lost_then_masqueraded(rig: Rig, port: int) -> list[IPv4Address | None]:
+    """A SYN without an answer, the same again, and the ACK of the answer to that one."""
+    sources = [rig.source(tcp(SYN, port)), rig.source(tcp(SYN, port))]
+    rig.forwarded(reply(tcp(SYN, port), Tcp(443, port, 7000, 1001, SYN | ACK), GATEWAY), ROUTER_MAC)
+    return [*sources, rig.source(tcp(ACK, port, seq=1001))]
+
+
+FAILED_DIRECT = [CLIENT, GATEWAY, GATEWAY]
+
+
 @in_namespaces
-def test_repeated_syn_ends_the_proof_and_is_masqueraded_itself() -> None:
+def test_repeated_syn_is_masqueraded_and_a_dead_server_ends_no_proof() -> None:
+    """To end it would move the client's calls and tunnels to another address."""
     rig = loaded()
     rig.prove()
-    assert rig.source(tcp(SYN)) == CLIENT
-    assert rig.source(tcp(SYN)) == GATEWAY
-    assert not rig.holds("direct4")
+    for port in range(40000, 40004):
+        assert [rig.source(tcp(SYN, port)) for _ in range(3)] == [CLIENT, GATEWAY, GATEWAY]
+    assert rig.source(udp()) == CLIENT
+    assert rig.holds("direct4")
+    assert not rig.holds("stale4")
+
+
+@in_namespaces
+def test_two_connections_that_only_masquerade_could_open_end_the_proof() -> None:
+    rig = loaded()
+    rig.prove()
+    assert lost_then_masqueraded(rig, 40000) == FAILED_DIRECT
+    assert rig.holds("doubted4", CLIENT_MAC)
+    assert rig.holds("direct4")
+    assert lost_then_masqueraded(rig, 40001) == FAILED_DIRECT
     assert rig.holds("stale4", CLIENT_MAC)
-    assert rig.source(tcp(SYN, port=40001)) == GATEWAY
+    assert not rig.holds("direct4")
+    assert not rig.holds("doubted4")
+    assert rig.source(tcp(SYN, 40002)) == GATEWAY
+
+
+@in_namespaces
+def test_one_connection_is_one_doubt_however_much_it_says() -> None:
+    rig = loaded()
+    rig.prove()
+    assert lost_then_masqueraded(rig, 40000) == FAILED_DIRECT
+    assert [rig.source(tcp(f, seq=1001)) for f in (ACK, ACK, FIN | ACK)] == [GATEWAY] * 3
+    assert rig.holds("direct4")
+    assert rig.holds("doubted4", CLIENT_MAC)
+
+
+@in_namespaces
+def test_lost_packets_end_no_proof_while_others_come_through() -> None:
+    rig = loaded()
+    rig.prove()
+    for port in (40000, 40010, 40020):
+        assert lost_then_masqueraded(rig, port) == FAILED_DIRECT
+        assert [rig.source(tcp(f, port + 1)) for f in (SYN, ACK)] == [CLIENT, CLIENT]
+    assert rig.holds("direct4")
+
+
+@in_namespaces
+def test_names_of_a_proved_client_are_asked_masqueraded() -> None:
+    """A client that roamed finds names at once, whatever became of its proof."""
+    rig = loaded()
+    rig.prove()
+    assert rig.source(Ipv4(CLIENT, SERVER, UDP, Udp(40000, 53, b"?"))) == GATEWAY
+    assert rig.source(udp()) == CLIENT
 
 
 @in_namespaces

@@ -15,8 +15,12 @@ The laws of the table
 6. UDP and echo requests of proved clients are decided packet by packet, or a tunnel with a fixed port whose client
    roamed would refresh its un-NATed conntrack entry for ever and never come back.
 7. The proof is watched: a SYN (`pending4`) is answered by the client's first ACK. A SYN sent again, with no handshake
-   of this client completed since its latest SYN (`answered4`), means that the return path is gone: the proof is
-   deleted and this very SYN is masqueraded.
+   of this client completed since its latest SYN (`answered4`), is masqueraded (`retried4`). That alone says nothing of
+   the proof: most such servers are dead, and withdrawing it moves the client's calls and games to another address.
+   Where the masqueraded SYN is answered, the return path is in doubt (`doubted4`), for a packet may have been lost; a
+   second such connection, with no direct handshake in between, deletes the proof.
+8. DNS of a proved client stays masqueraded: that costs nothing, and a client that roamed must find names before it
+   sends the SYNs that law 7 needs.
 
 Sources: `nft_ct.c` nft_notrack_eval (no effect on what is tracked already, hence priority raw); `nf_nat_core.c`
 nf_nat_inet_fn (untracked: no NAT; rules only for new connections); `nf_conntrack_proto_tcp.c` (pick-up with
@@ -119,7 +123,9 @@ def _sets(shape: Shape) -> list[str]:
             _dynamic("direct4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
             _dynamic("stale4", CLIENT, CLIENTS_SIZE, 30),
             _dynamic("answered4", CLIENT, CLIENTS_SIZE, 10),
+            _dynamic("doubted4", CLIENT, CLIENTS_SIZE, 60),
             _dynamic("pending4", TUPLE, FLOWS_SIZE, 10),
+            _dynamic("retried4", TUPLE, FLOWS_SIZE, 30),
             _dynamic("masqueraded4", FLOW, FLOWS_SIZE, 120),
         ]
     for name, macs in (("not_auto", _not_auto(shape)), ("auto", _only_auto(shape)), ("nat", _nat(shape))):
@@ -178,6 +184,25 @@ _WATCH = [
     _block("chain", "remember", [f"update @masqueraded4 {{ {FLOW} }}"]),
     _block(
         "chain",
+        "withdrawal",
+        [
+            f"delete @direct4 {{ {CLIENT} }}",
+            f"delete @doubted4 {{ {CLIENT} }}",
+            f"update @stale4 {{ {CLIENT} }}",
+        ],
+    ),
+    _block(
+        "chain",
+        "doubt",
+        [
+            f"delete @retried4 {{ {TUPLE} }}",
+            f"delete @pending4 {{ {TUPLE} }}",
+            f"{CLIENT} @doubted4 goto withdrawal",
+            f"update @doubted4 {{ {CLIENT} }}",
+        ],
+    ),
+    _block(
+        "chain",
         "proved",
         [
             "icmp type echo-request notrack",
@@ -185,10 +210,12 @@ _WATCH = [
             "meta l4proto != tcp return",
             f"{SYN} goto opening",
             "tcp flags & ack == 0 return",
-            f"{TUPLE} @pending4 delete @pending4 {{ {TUPLE} }} update @answered4 {{ {CLIENT} }}",
+            f"{TUPLE} @retried4 goto doubt",
+            f"{TUPLE} @pending4 delete @pending4 {{ {TUPLE} }} delete @doubted4 {{ {CLIENT} }}"
+            f" update @answered4 {{ {CLIENT} }}",
         ],
     ),
-    _block("chain", "proved_udp", [f"{FLOW} @masqueraded4 goto remember", "notrack"]),
+    _block("chain", "proved_udp", ["udp dport 53 return", f"{FLOW} @masqueraded4 goto remember", "notrack"]),
     _block(
         "chain",
         "opening",
@@ -204,8 +231,7 @@ _WATCH = [
         "repeated",
         [
             f"{CLIENT} @answered4 update @pending4 {{ {TUPLE} }} notrack return",
-            f"delete @direct4 {{ {CLIENT} }}",
-            f"update @stale4 {{ {CLIENT} }}",
+            f"update @retried4 {{ {TUPLE} }}",
             "goto remember",
         ],
     ),

@@ -211,14 +211,16 @@ def _path(walk: Walk) -> Path:
 
 
 def _data_hops(walk: Walk, title: str) -> list[Hop]:
-    """Where the data of the step of this title passed; acknowledgements are not data."""
+    """Where the data of the step of this title came in; acknowledgements are not data."""
     number = next((i for i, step in enumerate(walk.steps) if step.title == title and step.arrived), None)
-    return [h for h in walk.hops if h.step == number and h.before is not None and h.before.kind == "PSH ACK"]
+    arrivals = (hop for hop in walk.hops if hop.step == number and hop.enters is not None)
+    return [hop for hop in arrivals if hop.before is not None and hop.before.kind == "PSH ACK"]
 
 
 def _forwarders(walk: Walk, title: str) -> tuple[str, ...]:
     """Who routed it, in order."""
-    return tuple(h.node for h in _data_hops(walk, title) if h.leaves and any(d.law == "route" for d in h.decisions))
+    hops = _data_hops(walk, title)
+    return tuple(hop.node for hop in hops if hop.leaves and any(d.law == "route" for d in hop.decisions))
 
 
 def _through_port(walk: Walk, title: str, gateway: str) -> int:

@@ -1,7 +1,7 @@
 # Each target does all its own set-up. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench install uninstall clean
 SHELL := /bin/bash
 
 # Debian leaves the sbin directories out of a user's PATH; nft and ip live there.
@@ -12,7 +12,7 @@ WORKERS ?= $(shell n=$$(nproc); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
 ARGS ?=
 
 help:   ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup:  ## install what is missing: system packages, .venv, Python packages
 	@tools/setup
@@ -30,6 +30,15 @@ lint: setup  ## ruff check, ruff format --check, mypy --strict
 
 bench: setup  ## measure every number of the README
 	@.venv/bin/python -m bench $(ARGS)
+
+# Below --root nothing needs root.
+SUDO = $(if $(findstring --root,$(ARGS)),,$(if $(filter 0,$(shell id -u)),,sudo))
+
+install: setup  ## put it on this machine (ARGS="--start": and start it; ARGS="--root DIR": below DIR; ARGS=--dry-run)
+	@$(SUDO) .venv/bin/python -B -m sidegate install $(ARGS)
+
+uninstall: setup  ## take it off this machine again (ARGS="--keep config --keep state": but for these)
+	@$(SUDO) .venv/bin/python -B -m sidegate uninstall $(ARGS)
 
 clean:  ## remove all that the other targets made
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info demo-report.html bench/results

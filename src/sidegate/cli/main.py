@@ -17,6 +17,7 @@ from sidegate.problems import Exit, Problem, Problems
 _COMMANDS = {
     "demo": ("sidegate.cli.demo", "Watch the article's home break and heal, on this machine's kernel."),
     "lab": ("sidegate.cli.lab", "Homes on the real kernel, in namespaces of their own."),
+    "walk": ("sidegate.cli.walk", "What becomes of a packet in a home, hop by hop, and why."),
     "plan": ("sidegate.cli.plan", "Every way to deploy the gateway beside your router, and what to do first."),
     "up": ("sidegate.cli.gateway", "Make this box the bypass gateway."),
     "confirm": ("sidegate.cli.gateway", "Keep the change that `up --confirm` made."),
@@ -26,6 +27,8 @@ _COMMANDS = {
     "status": ("sidegate.cli.gateway", "What the gateway is doing."),
     "clients": ("sidegate.cli.gateway", "The clients, their return paths, and why."),
     "probe": ("sidegate.cli.probe", "Put questions to the network."),
+    "install": ("sidegate.cli.install", "Put Sidegate on this machine for good."),
+    "uninstall": ("sidegate.cli.install", "Take Sidegate off this machine again."),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import threading
 import time
 from pathlib import Path
@@ -11,9 +13,9 @@ import pytest
 
 from sidegate.gateway import lifecycle
 from sidegate.gateway.apply import Changes
-from sidegate.gateway.config import Config
+from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply
-from sidegate.gateway.daemon import digest, transaction
+from sidegate.gateway.daemon import transaction
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Lock, Places
@@ -117,6 +119,17 @@ def test_faults_are_told_when_they_come_and_when_they_go(tmp_path: Path, capsys:
     told = ["fault: eth0: the interface is down", "the fault is over"]
     assert [e.what for e in log.events] == told
     assert [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()] == told
+
+
+def test_full_disk_under_the_log_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    log = EventLog(tmp_path / "log")
+    log.tell("met somebody")
+    assert [e.what for e in log.events] == ["met somebody"]
 
 
 def test_log_file_stays_small(tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
     links, routes = _links(), _routes()
     link, router = _place(config, links, routes, problems)
     mac = _router_mac(link, router, problems) if link and router and not problems else None
-    table = None if problems and programs.find("nft") is None else _own_table(state_dir, problems)
+    lacks_means = any(p.exit_code == Exit.MISSING for p in problems)
+    table = None if lacks_means else _own_table(state_dir, problems)
     if problems or link is None or router is None:
         raise Problems(*problems)
     return Facts(

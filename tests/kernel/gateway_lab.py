@@ -1,0 +1,214 @@
+"""The gateway of a lab's home, worked as its owner would: by the command line, and by looking at the box."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec import Struct, structs
+
+from sidegate.home import Assumed, Home, load_home
+from sidegate.lab.asking import Answer, http_get, ping, udp_echo
+from sidegate.lab.check import Relayed, wait_until_decided
+from sidegate.lab.lab import Lab
+
+T = TypeVar("T")
+
+SERVER = "1.2.3.4"
+WIRED = {"my-computer", "nas"}
+EVERYBODY = {"my-computer", "nas", "desk-computer", "tablet", "phone"}
+_TOTAL_RETRANS = 100
+"""Offset of tcpi_total_retrans in struct tcp_info (include/uapi/linux/tcp.h)."""
+
+STATE = r"""
+cd /proc/sys/net/ipv4 && grep -rs . conf ip_forward || true
+echo; nft --stateless --terse list ruleset; ip -4 route show table all; ip -4 rule; iptables-nft-save 2>/dev/null
+test -z "$(cat /proc/net/ip_tables_names 2>/dev/null)" || iptables-legacy-save
+"""
+
+
+class Reached(Struct, frozen=True):
+    """Over which protocols a client reaches the server, and by which return path over TCP."""
+
+    tcp: bool
+    udp: bool
+    icmp: bool
+    path: str
+
+
+DIRECT = Reached(True, True, True, "direct")
+MASQUERADED = Reached(True, True, True, "masqueraded")
+
+
+def mesh_home(**assumed: Any) -> Home:
+    """The article's home, with its router assumed to be otherwise."""
+    home = load_home("velop-mesh")
+    return structs.replace(home, router=structs.replace(home.router, assume=Assumed(**assumed)))
+
+
+class Box:
+    """The gateway of a lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def sidegate(self, *words: str, prefix: tuple[str, ...] = (), check: bool = True) -> Any:
+        command = (*prefix, sys.executable, "-m", "sidegate", *words)
+        return self.lab.run("gateway", *command, check=check)
+
+    def up(self, *words: str) -> Box:
+        self.sidegate("up", *words)
+        return self
+
+    def settled(self) -> Box:
+        """Everybody has sent something and is decided."""
+        wait_until_decided(self.lab)
+        return self
+
+    def shell(self, script: str, machine: str = "gateway") -> str:
+        return self.lab.run(machine, "sh", "-ec", script).stdout
+
+    def write(self, path: str, text: str) -> str:
+        self.lab.run("gateway", "sh", "-ec", f"cat >{path}", text=text)
+        return path
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.sidegate("status", "--json", check=False).stdout)
+        return found
+
+    def clients(self) -> dict[str, dict[str, Any]]:
+        """By the names of the home."""
+        names = {str(c.v4): c.name for c in self.lab.home.client}
+        told = json.loads(self.sidegate("clients", "--json").stdout)["clients"]
+        return {names.get(c["ip"], c["ip"]): c for c in told}
+
+    def paths(self) -> dict[str, str]:
+        return {name: c["path"] for name, c in self.clients().items()}
+
+    def events(self) -> str:
+        return "\n".join(e["what"] for e in self.status()["events"])
+
+    def probe_again(self) -> None:
+        program = "from sidegate.gateway import control, places\nprint(control.ask(places.places().control, *{!r}))"
+        self.lab.run("gateway", sys.executable, "-c", program.format(("POST", "/v1/probe")))
+
+    def pid(self) -> int:
+        """Of the daemon, as this process sees it."""
+        network = os.readlink(f"/proc/{self.lab.holder('gateway').outside}/ns/net")
+        found = [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_daemon(p, network)]
+        assert len(found) == 1, f"{len(found)} daemons"
+        return found[0]
+
+    def state(self) -> list[str]:
+        """Everything that `down` must restore; counters and times aside, and what a route says of its cable."""
+        return re.sub(r"\[\d+:\d+\]| linkdown|^#.*", "", self.shell(STATE), flags=re.MULTILINE).splitlines()
+
+    def nft(self, text: str) -> str:
+        return self.lab.run("gateway", "nft", "-f", "-", text=text).stdout
+
+    def in_set(self, name: str) -> int:
+        """How many elements it has."""
+        done = self.lab.run("gateway", "nft", "-j", "list", "set", "inet", "sidegate", name, check=False)
+        objects = [] if done.returncode else json.loads(done.stdout)["nftables"]
+        return sum(len(o["set"].get("elem", ())) for o in objects if "set" in o)
+
+    def expire_proofs(self) -> None:
+        """Lets every proof lapse, sooner than in life."""
+        text = ""
+        for name, client in self.clients().items():
+            if client["path"] == "direct":
+                ip = next(str(c.v4) for c in self.lab.home.client if c.name == name)
+                element = f"element inet sidegate direct4 {{ {client['mac']} . {ip}"
+                text += f"delete {element} }}\nadd {element} timeout 500ms }}\n"
+        self.nft(text)
+        wait_for(lambda: self.in_set("direct4") == 0)
+
+
+def _is_daemon(pid: int, network: str) -> bool:
+    try:
+        is_there = os.readlink(f"/proc/{pid}/ns/net") == network
+        return is_there and b"sidegate.gateway.service" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@contextmanager
+def gateway_in(home: Home) -> Iterator[Box]:
+    with Lab.up(home) as lab:
+        yield Box(lab)
+
+
+def wait_for(look: Callable[[], T], within_s: float = 15.0) -> T:
+    """What `look` returns once it is true."""
+    end = time.monotonic() + within_s
+    while not (found := look()):
+        assert time.monotonic() < end, f"not within {within_s:g} s"
+        time.sleep(0.05)
+    return found
+
+
+def reached(lab: Lab, server: str = SERVER) -> dict[str, Reached]:
+    """Every client asks the server, all of them at once."""
+    with Relayed(lab) as relayed:
+        asked = {c.name: [lab.begin(c.name, f, server) for f in (http_get, udp_echo, ping)] for c in lab.home.client}
+        answers = {name: [w.result() for w in waiting] for name, waiting in asked.items()}
+        crossed = {port for _, port in relayed.receivers()}
+    return {name: _reached(crossed, *three) for name, three in answers.items()}
+
+
+def _reached(crossed: set[int], tcp: Answer, udp: Answer, icmp: Answer) -> Reached:
+    return Reached(tcp.ok, udp.ok, icmp.ok, "masqueraded" if tcp.port in crossed else "direct")
+
+
+def all_of(direct: set[str], everybody: set[str] = EVERYBODY) -> dict[str, Reached]:
+    """What `reached` finds when these are answered directly and the others are masqueraded."""
+    return {name: DIRECT if name in direct else MASQUERADED for name in everybody}
+
+
+class Connection:
+    """One TCP connection of a client, made by this process: it can be watched and kept."""
+
+    def __init__(self, lab: Lab, who: str, server: str = SERVER, timeout_s: float = 3.0) -> None:
+        self.socket = lab.socket(who, socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.settimeout(timeout_s)
+        self.socket.connect((server, 80))
+        self.retransmitted = self._retransmitted()
+        self.port: int = self.socket.getsockname()[1]
+
+    def _retransmitted(self) -> int:
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOTAL_RETRANS + 4)
+        return int(struct.unpack_from("=I", info, _TOTAL_RETRANS)[0])
+
+    def is_alive(self) -> bool:
+        """Whether it answers one more request."""
+        self.socket.sendall(b"GET /who HTTP/1.1\r\nHost: lab\r\n\r\n")
+        with HTTPResponse(self.socket) as answer:
+            answer.begin()
+            return answer.status == 200 and bool(answer.read())
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_failed(done: subprocess.CompletedProcess[str]) -> str:
+    """A failed command for a golden file. Process ids vary, and so do the words of Python's TOML reader."""
+    said = re.sub(r"process \d+", "process N", done.stdout + done.stderr)
+    said = re.sub(r"(not a TOML file): .*", r"\1: …", said)
+    return f"exit {done.returncode}\n{said}"

@@ -103,6 +103,27 @@ def test_closed_port_of_the_target_is_an_answer() -> None:
     assert (result.verdict, result.method) == ("direct", "dns")
 
 
+@pytest.mark.parametrize("forge", [True, False])
+def test_flood_of_answers_changes_nothing_and_is_not_kept(forge: bool) -> None:
+    """One who saw the poison knows its id: he answers with every sequence number, or repeats what was right."""
+
+    def rule(frame: Frame, at_s: float) -> list[Any] | None:
+        packet = frame.body
+        if frame.dst == CLIENT or not isinstance(packet, Ipv4) or not isinstance(packet.body, Echo):
+            return None
+        answers = []
+        for n in range(2000):
+            right = answer_to(frame)
+            assert isinstance(right.body, Ipv4)
+            body = Echo(True, packet.body.id, n, bytes(16)) if forge else right.body.body
+            answers.append((0.02, msgspec.structs.replace(right, body=msgspec.structs.replace(right.body, body=body))))
+        return answers if not forge else [*answers, (0.021, answer_to(frame))]
+
+    result = World(tracks=False, rule=rule).probe()
+    assert result.verdict == "direct"
+    assert (len(result.evidence) <= 256, len(result.notes) <= 16) == (True, True)
+
+
 @pytest.mark.parametrize("forge", ["token", "id", "seq", "source"])
 def test_forged_answers_count_for_nothing(forge: str) -> None:
     """Another machine answers in the target's place, without having seen the question."""

@@ -66,6 +66,11 @@ _DNS_QUESTION = b"\7example\3com\0\0\1\0\1"
 """A record of example.com (RFC 2606: reserved, always there); class IN."""
 _TOKEN_BYTES = 16
 
+_EVIDENCE_MOST = 256
+"""Frames told of one probe; one without strangers has at most 4 attempts of 21 questions, an answer to each."""
+_NOTES_MOST = 16
+_MORE = "more was heard than is told here"
+
 
 class Plan(Struct, frozen=True):
     """How often and how long. Copies of one step differ in their serial and share the flow.
@@ -381,15 +386,19 @@ class BridgeProbe:
     def _record(
         self, way: Literal["sent", "received"], at_s: float, mac: Mac, step: Step, packet: Ipv4, flow: int | None = None
     ) -> None:
+        if len(self._evidence) >= _EVIDENCE_MOST:
+            # Somebody repeats answers; whoever floods us must not fill our memory.
+            return self._note(_MORE)
         if flow is None:
             flow = packet.body.id if isinstance(packet.body, Echo) else None
         if flow is None and isinstance(packet.body, Udp):
             flow = packet.body.sport
         self._evidence.append(Observation(at_s - self._began_s, way, mac, step, _words(packet), flow))
+        return None
 
     def _note(self, note: str) -> None:
-        if note not in self._notes:
-            self._notes.append(note)
+        if len(self._notes) < _NOTES_MOST and note not in self._notes:
+            self._notes.append(note if len(self._notes) < _NOTES_MOST - 1 else _MORE)
 
     def _result(self, found: _Conclusion, attempt: _Attempt) -> BridgeResult:
         return BridgeResult(

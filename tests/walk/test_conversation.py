@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidegate.home import load_home, load_router
@@ -91,6 +91,7 @@ def test_the_matrix_has_no_verdict_that_is_unknown() -> None:
             assert verdict.code != "unknown", (world.home.name, world.setting, ask)
 
 
+@settings(deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_home_obeys_what_must_always_hold(random: Random) -> None:
     world = random_world(random, questions=4)

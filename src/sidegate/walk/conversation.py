@@ -11,7 +11,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidegate.lab.blueprint import INTERNET
 from sidegate.walk.conntrack import Forward
 from sidegate.walk.data import Packet, Protocol, Step, Tracked, Walk
 from sidegate.walk.engine import TTL, Engine
@@ -128,9 +127,13 @@ class _Socket:
 
 
 class Player:
-    """Plays one conversation on a network; the network is as new before and after."""
+    """Plays one conversation on a network, which forgets all earlier ones first.
 
-    def __init__(self, network: Network, ask: Ask) -> None:
+    remembers: it does not; what earlier packets left in the tables counts.
+    """
+
+    def __init__(self, network: Network, ask: Ask, remembers: bool = False) -> None:
+        self.remembers = remembers
         self.network, self.ask = network, ask
         self.engine = Engine(network)
         self.engine.deliver = self._deliver
@@ -144,7 +147,8 @@ class Player:
     def walk(self) -> Walk:
         """Plays it from the beginning, and judges."""
         network, engine, ask = self.network, self.engine, self.ask
-        network.forget()
+        if not self.remembers:
+            network.forget()
         steps: list[Step] = []
         for number, do in enumerate(script(ask, self.proxied)):
             engine.step = number
@@ -320,15 +324,3 @@ class Player:
         elif socket := self.sockets.get((node.name, packet.dst, packet.sport, packet.src, self.ask.port)):
             self.engine.note("socket")
             socket.heard += 1
-
-
-def asker_named(network: Network, name: str) -> tuple[str, str, str]:
-    """(machine, its IPv4 address, its IPv6 address or nothing) of a client, the gateway, the router or a server."""
-    for server in network.home.internet.server:
-        if server.name == name:
-            return INTERNET, str(server.v4), str(server.v6 or "")
-    for host in network.home.lan_hosts:
-        if host.name == name:
-            return name, str(host.v4), str(host.v6 or "")
-    lan6 = network.home.router.lan6
-    return network.home.router.name, str(network.home.router.lan.ip), str(lan6.ip) if lan6 else ""

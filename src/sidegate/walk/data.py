@@ -65,7 +65,8 @@ class Decision(Struct, frozen=True, gc=False):
 class Hop(Struct, frozen=True, gc=False):
     """A packet at one node. node: a machine of the blueprint.
 
-    enters, before: the interface and the packet as it arrived; both None where it begins. leaves: each interface that
+    enters, before: the interface and the packet as it arrived. Where it begins, enters is None and before is the packet
+    as the program or the kernel wanted it, without MACs; None in a capture. leaves: each interface that
     something left by, and what; empty where it ends. step: the number of the conversation's step that caused it.
     decisions: in their order; none in a capture, since the kernel does not say why.
     """

@@ -38,7 +38,13 @@ class Engine:
         """A program or the kernel of this machine sends; MACs are filled in. Begins a hop of its own."""
         self._notes, self._leaves = [], []
         self._output(node, packet, None)
-        self._close(node, None, None)
+        self._close(node, None, packet)
+
+    def put(self, port: Port, packet: Packet) -> None:
+        """A frame as it is, MACs and all, out of a port: what an AF_PACKET socket does."""
+        self._notes, self._leaves = [], []
+        self._leave(port, packet)
+        self._close(port.node, None, packet)
 
     def reply(self, node: Node, packet: Packet) -> None:
         """Like `send`, once the packet in hand is done with: what a socket or the kernel answers."""

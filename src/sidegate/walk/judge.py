@@ -152,7 +152,7 @@ def return_path(network: Network, played: Played) -> ReturnPath:
         return "direct"
     lan, from_lan = network.lan, played.asker in network.hosts
     for hop in played.hops:
-        if hop.node == gateway.name and hop.before is not None and hop.leaves:
+        if hop.node == gateway.name and hop.enters is not None and hop.before is not None and hop.leaves:
             answers = hop.before.src not in lan if from_lan else hop.before.dst not in lan
             if answers:
                 return "masqueraded" if from_lan else "through-gateway"

@@ -236,6 +236,8 @@ class Laws(RuleBasedStateMachine):
         self.now += seconds
         self.kernel = {c: s for c, s in self.kernel.items() if s > self.now}
         self.paths.lapse(self.now)
+        lapse_s = self.paths.next_lapse_s()
+        assert lapse_s is None or lapse_s > self.now, "a loop that waits for it would not wait"
 
     @rule(who=CLIENTS, active=st.booleans())
     def is_seen(self, who: Client, active: bool) -> None:

@@ -1,0 +1,63 @@
+"""What the daemon answers on its socket, without a network: who may do what."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from sidegate.gateway import view
+from sidegate.gateway.config import Config
+from sidegate.gateway.control import Request
+from sidegate.gateway.daemon import Daemon
+from sidegate.gateway.history import Chosen
+from sidegate.gateway.nft import Client
+from sidegate.gateway.places import Places
+from sidegate.gateway.view import ClientsView, StatusView
+
+ROOT, SOMEBODY = 0, 1000
+TV = Client("02:00:00:00:00:10", IPv4Address("192.168.1.16"))
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    monkeypatch.setattr(view, "elements", lambda name: ())
+    made = Daemon(Chosen(Config(), "", ""), None, Places(tmp_path, tmp_path))
+    made._paths.seen(TV, 0.0, active=True)
+    return made
+
+
+def ask(daemon: Daemon, method: str, path: str, uid: int = ROOT, **query: str) -> tuple[int, object]:
+    reply = daemon._answer(Request(method, path, query, uid))
+    return reply.status, reply.data
+
+
+@pytest.mark.parametrize("path", ["/v1/probe", "/v1/reload"])
+def test_only_root_may_change_something(daemon: Daemon, path: str) -> None:
+    status, data = ask(daemon, "POST", path, SOMEBODY)
+    assert (status, data) == (403, {"error": "only root may change something", "remedy": "use sudo"})
+
+
+def test_root_may_have_everybody_probed_again(daemon: Daemon) -> None:
+    daemon._probes[7] = TV
+    assert ask(daemon, "POST", "/v1/probe") == (200, {"probing": 1})
+    assert daemon._probes == {}, "what was begun before proves nothing now"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/v1/probe"), ("POST", "/v1/status"), ("GET", "/v1/status/../clients")]
+)
+def test_nothing_else_is_there(daemon: Daemon, method: str, path: str) -> None:
+    assert ask(daemon, method, path)[0] == 404
+
+
+def test_everybody_who_reaches_the_socket_may_read(daemon: Daemon) -> None:
+    status, told = ask(daemon, "GET", "/v1/status", SOMEBODY)
+    assert status == 200
+    assert isinstance(told, StatusView)
+    assert (told.clients, told.direct, told.undecided) == (1, 0, 1)
+    for ip, count in (("192.168.1.16", 1), ("192.168.1.17", 0), ("; drop", 0)):
+        status, found = ask(daemon, "GET", "/v1/clients", SOMEBODY, ip=ip, evidence="1")
+        assert isinstance(found, ClientsView)
+        assert (status, len(found.clients)) == (200, count)

@@ -41,6 +41,7 @@ from sidegate.plan.ways import Recipe
 from sidegate.walk.conversation import Ask, Player
 from sidegate.walk.data import Hop, Walk
 from sidegate.walk.network import Network
+from sidegate.walk.question import proved_clients
 from sidegate.walk.setting import Setting
 
 _LAN, _LAN6 = "192.168.1.", "2001:db8:1:1::"
@@ -162,13 +163,11 @@ def _client(kind: Kind, number: int, uses: Literal["gateway", "router"]) -> Clie
 
 
 def _setting(home: Home, nat: Masquerade | None) -> Setting:
-    """What runs on the gateway. `auto`: proved are those who are answered without masquerade, as the probe finds."""
+    """What runs on the gateway; for `auto` proved are those whom the bridge probe would prove."""
     runs: dict[Masquerade | None, GatewayRuns] = {None: "nothing", "never": "forwarding"}
     if nat != "auto":
         return Setting(runs.get(nat, "sidegate"))
-    plain = Network(home, _ANOTHER, Setting("forwarding"))
-    proved = tuple(kind for kind in KINDS if _ask_internet(home, plain, kind).verdict.return_path == "direct")
-    return Setting("sidegate", proved)
+    return Setting("sidegate", proved_clients(home, _ANOTHER))
 
 
 def _ask_internet(home: Home, network: Network, kind: Kind) -> Walk:

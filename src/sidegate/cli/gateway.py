@@ -118,6 +118,7 @@ def _status_lines(found: StatusView) -> list[str]:
             f"configuration: {found.config or 'none, all defaults'}",
             f"clients: {found.clients}, {found.direct} direct, {found.clients - found.direct} masqueraded"
             + (f", {found.undecided} still to be decided" if found.undecided else ""),
+            *(f"{h.name}: {h.state} since {duration(h.since_s)}: {h.why}" for h in found.health),
         ]
     lines += [f"fault: {fault}" for fault in found.faults] + _confirm_lines(found)
     return lines + [f"  {event.at}  {event.what}" for event in found.events[-10:]]

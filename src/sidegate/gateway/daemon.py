@@ -20,6 +20,7 @@ import msgspec
 
 from sidegate.gateway import history, pending, programs, timer, view
 from sidegate.gateway.apply import Changes, LiveBox, apply
+from sidegate.gateway.checkup import Checkup
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
@@ -62,6 +63,7 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._facts: Facts | None = None
         self._prober: Prober | None = None
+        self._checkup = Checkup(time.monotonic(), self._log.tell)
         self._observed_s = self._observe_at_s = self._poll_at_s = 0.0
         self._stopping = self._is_reload_asked = False
 
@@ -82,6 +84,7 @@ class Daemon:
         except Problems:
             self._control.close()
             raise
+        self._selector.register(self._checkup, selectors.EVENT_READ, lambda: None)
         self._selector.register(self._kernel, selectors.EVENT_READ, self._on_kernel)
         self._selector.register(self._control, selectors.EVENT_READ, lambda: None)
         self._observed_s = time.monotonic()
@@ -100,6 +103,7 @@ class Daemon:
                 key.data()
             self._turn()
         self._control.close()
+        self._checkup.close()
 
     # What happens
 
@@ -136,9 +140,10 @@ class Daemon:
         for client in self._paths.lapse(now):
             self._log.tell(f"{self._named(client)}: its proof lapsed, masqueraded again")
         self._probe(now)
+        self._checkup.turn(now)
 
     def _next_time(self) -> float:
-        others = [self._control.next_deadline(), self._paths.next_lapse_s()]
+        others = [self._control.next_deadline(), self._checkup.next_deadline(), self._paths.next_lapse_s()]
         if self._prober is not None:
             others += [self._paths.next_due_s(), self._prober.next_deadline()]
         return min([self._observe_at_s, self._poll_at_s, *(t for t in others if t is not None)])
@@ -222,6 +227,7 @@ class Daemon:
         self._facts = facts
         if old != new or self._prober is None:
             self._open_prober(new)
+        self._checkup.stand_at(new, self._config.probe.targets)
         if old is not None and old != new:
             self._log.tell(f"the router or our place changed: {old} -> {new}; all proofs are void")
             self._perform(self._paths.doubt_all("the router or our place changed", now))
@@ -377,12 +383,13 @@ class Daemon:
             direct=sum(s.path == "direct" for s in standings),
             undecided=sum(not s.decided for s in standings),
             confirm=self._confirm(),
+            health=self._checkup.views(time.monotonic()),
             faults=tuple(f"{p.where}: {p.what}" for p in self._faults()),
             events=self._log.events,
         )
 
     def _faults(self) -> tuple[Problem, ...]:
-        return (*self._chosen.faults, *self._kept_badly, *self._log.faults)
+        return (*self._chosen.faults, *self._kept_badly, *self._log.faults, *self._checkup.faults())
 
     def _clients(self, ip: str | None, with_evidence: bool) -> ClientsView:
         counted = {(c.mac, c.ip): c for c in view.clients_in_kernel(self._config)}

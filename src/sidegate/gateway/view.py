@@ -67,6 +67,15 @@ class ConfirmView(Struct, frozen=True):
     told: str = ""
 
 
+class HealthView(Struct, frozen=True):
+    """One row of `gateway.health.TABLE`. since_s: seconds ago."""
+
+    name: str
+    state: Literal["unknown", "up", "down"]
+    since_s: float
+    why: str
+
+
 class StatusView(Struct, frozen=True, kw_only=True):
     """up: our table is in the kernel. faults: what is wrong now, as sentences. config: the file in force, or empty."""
 
@@ -84,6 +93,7 @@ class StatusView(Struct, frozen=True, kw_only=True):
     direct: int = 0
     undecided: int = 0
     confirm: ConfirmView | None = None
+    health: tuple[HealthView, ...] = ()
     faults: tuple[str, ...] = ()
     events: tuple[EventView, ...] = ()
     schema: int = SCHEMA

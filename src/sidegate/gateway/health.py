@@ -1,0 +1,158 @@
+"""What is checked, how often, when it counts as down, and what follows: one table. Pure: it knows no clock of its own.
+
+A check turns down when `failures` of its last `of` results were failures, and up again after `successes` good ones in a
+row: one lost frame turns nothing, and what flaps stays down until it is steady. A check whose `needs` is down is not
+asked: what lies behind it is unknown, not broken. Unknown becomes up with the first good result.
+
+What the table does not contain: stepping aside by itself. A gateway whose router or internet is gone has nobody to hand
+its clients to, and a daemon that is late is no reason to move packets that the kernel forwards.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct
+
+AGAIN_S = 2.0
+"""After a failure, and until what is down is up: the truth is wanted soon."""
+
+State = Literal["unknown", "up", "down"]
+Name = Literal["router", "internet", "daemon"]
+
+
+class Check(Struct, frozen=True):
+    """One row. every_s: between questions. asks: what is asked. on_failure: what follows, as a sentence."""
+
+    name: Name
+    asks: str
+    on_failure: str
+    every_s: float
+    failures: int
+    of: int
+    successes: int
+    needs: Name | None = None
+
+
+TABLE: tuple[Check, ...] = (
+    Check(
+        "router",
+        "ARP: who has the router's address?",
+        "told; nothing is changed: without the router nobody is online by any way, and its proofs lapse by themselves",
+        every_s=10.0,
+        failures=3,
+        of=4,
+        successes=2,
+    ),
+    Check(
+        "internet",
+        "ICMP echo, then DNS over UDP, by way of the router to each probe target until one answers",
+        "told; nothing is changed: clients that are moved to the router would find the same silence",
+        every_s=20.0,
+        failures=3,
+        of=4,
+        successes=2,
+        needs="router",
+    ),
+    Check(
+        "daemon",
+        "the daemon's own loop: was it there when it wanted to be?",
+        "told; nothing is changed: the kernel forwards without the daemon, probes and proofs come late",
+        every_s=10.0,
+        failures=3,
+        of=4,
+        successes=3,
+    ),
+)
+
+
+class Turned(Struct, frozen=True):
+    """A check changed its state. why: of the result that did it."""
+
+    name: Name
+    state: State
+    why: str
+
+
+class Standing(Struct):
+    """How one check stands. since_s, due_s: seconds of a monotonic clock. why: of the latest result that counts."""
+
+    check: Check
+    state: State
+    since_s: float
+    due_s: float
+    results: deque[bool]
+    why: str = "not asked yet"
+    is_asked: bool = False
+
+
+class Health:
+    """All checks' standings."""
+
+    def __init__(self, now_s: float, table: Iterable[Check] = TABLE) -> None:
+        self._standings: dict[Name, Standing] = {
+            c.name: Standing(c, "unknown", now_s, now_s, deque(maxlen=max(c.of, c.successes))) for c in table
+        }
+
+    def __getitem__(self, name: Name) -> Standing:
+        return self._standings[name]
+
+    def standings(self) -> tuple[Standing, ...]:
+        return tuple(self._standings.values())
+
+    def due(self, now_s: float) -> list[Name]:
+        """What to ask now; each counts as being asked until `result` or `unasked`."""
+        due = [s for s in self._standings.values() if not s.is_asked and s.due_s <= now_s]
+        for standing in due:
+            standing.due_s = now_s + standing.check.every_s
+            standing.is_asked = not self._is_blocked(standing)
+            if not standing.is_asked:
+                self._block(standing, now_s)
+        return [s.check.name for s in due if s.is_asked]
+
+    def next_due_s(self) -> float | None:
+        """When `due` has something to do; None while all are being asked."""
+        return min((s.due_s for s in self._standings.values() if not s.is_asked), default=None)
+
+    def result(self, name: Name, is_good: bool, why: str, now_s: float) -> Turned | None:
+        """What came of asking; the turn that it makes, if any."""
+        standing = self._standings[name]
+        standing.is_asked = False
+        standing.results.append(is_good)
+        state = _next_state(standing)
+        if not is_good or state == "down":
+            standing.due_s = min(standing.due_s, now_s + AGAIN_S)
+        if state == standing.state:
+            # Of a check that is up, a lone failure is no reason; of one that is down, neither is a lone success.
+            standing.why = why if is_good == (state == "up") else standing.why
+            return None
+        return self._turn(standing, state, why, now_s)
+
+    def unasked(self) -> None:
+        """No answers will come to what is being asked: it is asked again when due."""
+        for standing in self._standings.values():
+            standing.is_asked = False
+
+    def _is_blocked(self, standing: Standing) -> bool:
+        needs = standing.check.needs
+        return needs is not None and self._standings[needs].state == "down"
+
+    def _block(self, standing: Standing, now_s: float) -> None:
+        standing.results.clear()
+        if standing.state != "unknown":
+            self._turn(standing, "unknown", f"not asked while the {standing.check.needs} is down", now_s)
+
+    def _turn(self, standing: Standing, state: State, why: str, now_s: float) -> Turned:
+        standing.state, standing.since_s, standing.why = state, now_s, why
+        return Turned(standing.check.name, state, why)
+
+
+def _next_state(standing: Standing) -> State:
+    check, results = standing.check, list(standing.results)
+    if results[-check.of :].count(False) >= check.failures:
+        return "down"
+    if standing.state == "down":
+        return "up" if len(results) >= check.successes and all(results[-check.successes :]) else "down"
+    return "up" if results[-1] else standing.state

@@ -1,0 +1,77 @@
+"""k-of-n with hysteresis, and what depends on what."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidegate.gateway.health import TABLE, Check, Health, Turned
+
+ROUTER = Check("router", "", "", every_s=10, failures=3, of=4, successes=2)
+INTERNET = Check("internet", "", "", every_s=10, failures=1, of=1, successes=1, needs="router")
+
+
+def states(results: str, check: Check = ROUTER) -> str:
+    """Of results (`.` good, `x` bad) the state after each: u(p), d(own), ? unknown."""
+    health = Health(0, (check,))
+    told = ""
+    for i, result in enumerate(results):
+        health.result(check.name, result == ".", "", i)
+        told += {"up": "u", "down": "d", "unknown": "?"}[health[check.name].state]
+    return told
+
+
+def test_conversations() -> None:
+    assert states(".") == "u"
+    assert states("xxx") == "??d"
+    assert states(".xx.x") == "uuuud"
+    assert states(".xx..x.x.xx") == "uuuuuuuuuud"
+    assert states("xxx.x..") == "??ddddu"[:7]
+    assert states("...xxx.xx..") == "uuuuudddddu"
+
+
+@given(st.text(".x", min_size=1, max_size=60))
+def test_turns_are_earned(results: str) -> None:
+    told = states(results)
+    for i in range(1, len(results)):
+        if (told[i - 1], told[i]) == ("u", "d"):
+            assert results[max(0, i - 3) : i + 1].count("x") >= 3
+        if (told[i - 1], told[i]) == ("d", "u"):
+            assert results[i - 1 : i + 1] == ".."
+        assert told[i] != "?" or "." not in results[: i + 1]
+
+
+def test_what_lies_behind_a_broken_router_is_unknown() -> None:
+    health = Health(0, (ROUTER, INTERNET))
+    assert health.due(0) == ["router", "internet"]
+    assert health.result("internet", True, "answered", 0) == Turned("internet", "up", "answered")
+    for _ in range(3):
+        health.result("router", False, "silent", 1)
+    assert (health["router"].state, health["router"].why, health["router"].since_s) == ("down", "silent", 1)
+    assert health.due(10) == ["router"]
+    assert (health["internet"].state, health["internet"].why) == ("unknown", "not asked while the router is down")
+    for _ in range(2):
+        health.result("router", True, "there", 11)
+    assert health.due(20) == ["router", "internet"]
+
+
+def test_nothing_is_asked_twice_at_once() -> None:
+    health = Health(0, (ROUTER,))
+    assert (health.next_due_s(), health.due(5), health.due(100), health.next_due_s()) == (0, ["router"], [], None)
+    health.unasked()
+    assert health.due(100) == ["router"]
+
+
+def test_why_is_of_the_state_that_holds() -> None:
+    health = Health(0, (ROUTER,))
+    health.result("router", True, "is there", 0)
+    health.result("router", False, "one was lost", 1)
+    assert (health["router"].state, health["router"].why) == ("up", "is there")
+
+
+def test_table_is_complete() -> None:
+    assert {c.name for c in TABLE} == {"router", "internet", "daemon"}
+    for check in TABLE:
+        assert check.asks
+        assert check.on_failure.startswith("told")
+        assert 0 < check.failures <= check.of

@@ -1,0 +1,42 @@
+"""What is down is told with since-when and why, and so is what comes back."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from sidegate.home import load_home
+from sidegate.lab.lab import Lab
+from tests.kernel.test_confirm import box, set_config, status, until, up
+
+pytestmark = pytest.mark.kernel
+
+
+def health(lab: Lab) -> dict[str, Any]:
+    return {h["name"]: h for h in status(lab)["health"]}
+
+
+def states(lab: Lab) -> dict[str, str]:
+    return {name: h["state"] for name, h in health(lab).items()}
+
+
+def test_router_and_internet_go_and_come_back() -> None:
+    with Lab.up(load_home("bypass")) as lab:
+        set_config(lab, '[probe]\ntargets = ["1.1.1.1"]\n')
+        up(lab)
+        until(lambda: states(lab) == {"router": "up", "internet": "up", "daemon": "up"})
+        assert re.search(r"internet: up since \d+ s: 1\.1\.1\.1 answered an echo", box(lab, "status").stdout)
+        lab.run("router", "ip", "link", "set", "wan", "down")
+        until(lambda: states(lab)["internet"] == "down", 60)
+        assert states(lab)["router"] == "up"
+        assert [f for f in status(lab)["faults"] if f.startswith("internet: down: none of 1.1.1.1 answered")]
+        lab.run("router", "ip", "link", "set", "br-lan", "down")
+        until(lambda: states(lab)["router"] == "down", 60)
+        until(lambda: states(lab)["internet"] == "unknown", 60)
+        assert health(lab)["internet"]["why"] == "not asked while the router is down"
+        lab.run(
+            "router", "sh", "-c", "ip link set br-lan up; ip link set wan up; ip route add default via 123.100.101.1"
+        )
+        until(lambda: states(lab) == {"router": "up", "internet": "up", "daemon": "up"}, 60)

@@ -122,7 +122,7 @@ def _told(error: Exception) -> Problem:
     """An error of the kernel's in words. EPERM: a container forbids what a user namespace may do elsewhere."""
     forbidden = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
     remedy = "in a container, allow it namespaces and mounts (docker run --privileged)" if forbidden else ""
-    words = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    words = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
     return Problem("lab", words, remedy, Exit.MISSING if forbidden else Exit.FAULT)
 
 
@@ -155,7 +155,8 @@ def _build(plan: Blueprint) -> Ready:
     ns.mount("", "/", flags=ns.MS_REC | ns.MS_PRIVATE)
     pid_outside = ns.own_pid_outside()
     holders = {machine.name: _start_holder(machine) for machine in plan.machines}
-    machines = {name: Holder(outside=holder.wait(), inside=holder.pid) for name, holder in holders.items()}
+    outside = _wait_for_all(list(holders.values()))
+    machines = {name: Holder(o, holder.pid) for o, (name, holder) in zip(outside, holders.items(), strict=True)}
     ns.mount("proc", "/proc", "proc")
     pids = {name: holder.inside for name, holder in machines.items()}
     _ip_batch(None, [line for wire in plan.wires for line in _wire_lines(wire, pids)])
@@ -199,25 +200,36 @@ class _Child:
         raise Problems(*answer)
 
 
-def _in_parallel(work: list[tuple[str, Callable[[], None]]]) -> None:
-    """Runs each in a process of its own. Raises all their Problems at once."""
+def _wait_for_all(children: list[_Child]) -> list[int]:
+    """What each said. Raises all their Problems at once, those that several have only once."""
+    said: list[int] = []
+    problems: list[Problem] = []
+    for child in children:
+        try:
+            said.append(child.wait())
+        except Problems as error:
+            problems += error.problems
+    if problems:
+        raise Problems(*dict.fromkeys(problems))
+    return said
 
-    def task(act: Callable[[], None]) -> Callable[[Callable[[int], None]], None]:
+
+def _in_parallel(work: list[tuple[str, Callable[[], None]]]) -> None:
+    """Runs each in a process of its own. Raises all their Problems at once, each with the name of its work."""
+
+    def task(name: str, act: Callable[[], None]) -> Callable[[Callable[[int], None]], None]:
         def run(done: Callable[[int], None]) -> None:
-            act()
+            try:
+                act()
+            except Problems as error:
+                raise Problems(
+                    *(msgspec.structs.replace(p, where=f"{name}: {p.where}") for p in error.problems)
+                ) from None
             done(0)
 
         return run
 
-    children = [(name, _Child.start(task(act))) for name, act in work]
-    problems: list[Problem] = []
-    for name, child in children:
-        try:
-            child.wait()
-        except Problems as error:
-            problems += (msgspec.structs.replace(p, where=f"{name}: {p.where}") for p in error.problems)
-    if problems:
-        raise Problems(*problems)
+    _wait_for_all([_Child.start(task(name, act)) for name, act in work])
 
 
 def _start_holder(machine: Machine) -> _Child:

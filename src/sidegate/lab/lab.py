@@ -132,18 +132,27 @@ class Lab:
         with ours, theirs:
             self.call(machine, _pass_socket, theirs.fileno(), family, kind, protocol)
             _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+        os.set_inheritable(fd, False)
         return socket.socket(family, kind, protocol, fileno=fd)
 
     def move(self, client: str, at: str, by: Medium, radio: str | None = None) -> None:
         """Roaming: a client leaves its place and turns up at another, with the same MAC and address.
 
-        Its port loses the carrier for a moment, as it does in life. Raises Problems for an unknown client or box.
+        Its port loses the carrier for a moment, as it does in life. Raises Problems for an unknown client, box or
+        radio; the lab has only radios that somebody used when it was built.
         """
         self.home.client_named(client)
         box = next((b for b in self.home.boxes if b.name == at), None)
         if box is None:
-            raise Problems(Problem(self.name, f'no box "{at}"'))
+            boxes = ", ".join(b.name for b in self.home.boxes)
+            raise Problems(Problem(self.name, f'no box "{at}"', f"boxes here: {boxes}"))
+        if by == "wifi" and not (radio or box.radios):
+            raise Problems(Problem(self.name, f'"{at}" has no radio'))
         machine, bridge = place(box, None, by, radio)
+        bridges = [b.name for m in self.plan.machines if m.name == machine for b in m.bridges]
+        if bridge not in bridges:
+            there = ", ".join(bridges) or "nothing"
+            raise Problems(Problem(self.name, f'nobody uses "{bridge}" of "{at}" in this lab', f"used there: {there}"))
         old = self._ports[client]
         port = f"to-{client}"[:15]
         pid = str(self.holder(machine).inside)

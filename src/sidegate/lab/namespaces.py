@@ -67,16 +67,22 @@ def enter(pid: int, kinds: tuple[str, ...]) -> None:
 def map_ids(pid: int) -> None:
     """Gives a new user namespace its ids, from outside. Raises OSError.
 
-    Root maps every id, so that servers in the lab can drop their privileges; anybody else can map only themselves to
-    root (user_namespaces(7), "Defining user and group ID mappings").
+    Root maps every id it has, so that servers in the lab can drop their privileges; anybody else can map only
+    themselves to root (user_namespaces(7), "Defining user and group ID mappings").
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        maps = {"uid_map": "0 0 4294967295", "gid_map": "0 0 4294967295"}
+        maps = {name: _own_ids(name) for name in ("uid_map", "gid_map")}
     else:
         maps = {"setgroups": "deny", "uid_map": f"0 {uid} 1", "gid_map": f"0 {gid} 1"}
     for name, text in maps.items():
         Path(f"/proc/{pid}/{name}").write_text(text, "ascii")
+
+
+def _own_ids(name: str) -> str:
+    """Each id that exists here, mapped to itself: in a container those are not all."""
+    ranges = (line.split() for line in Path("/proc/self", name).read_text("ascii").splitlines())
+    return "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
 
 
 def own_pid_outside() -> int:

@@ -1,0 +1,252 @@
+"""Labs come and go: several at once, and nothing is left of them however they end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sidegate.home import Home, load_home
+from sidegate.lab.asking import http_get
+from sidegate.lab.check import check
+from sidegate.lab.lab import Lab
+from sidegate.problems import Exit, Problems
+from tests.kernel.lab_traces import (
+    Traces,
+    assert_nothing_left,
+    left_of,
+    marked,
+    processes,
+    spaces_of,
+    surroundings,
+    traces,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+ROOT = os.geteuid() == 0
+NOBODY = 65534
+HOLD = """
+import sys, time
+from sidegate.home import load_home
+from sidegate.lab.lab import Lab
+with Lab.up(load_home(sys.argv[1])) as lab:
+    print(lab.pid, flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def simple() -> Home:
+    return load_home("simple")
+
+
+def held(home: str, **options: object) -> subprocess.Popen[str]:
+    """A process, leader of a session of its own, that builds a lab, tells its PID 1 and sleeps inside the `with`."""
+    command = [sys.executable, "-c", HOLD, home]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+class TestSideBySide:
+    def test_two_of_the_same_home_do_not_meet_and_the_machine_keeps_its_network(self, simple: Home) -> None:
+        before = surroundings()
+        with Lab.up(simple, name="one") as one, Lab.up(simple, name="two") as two:
+            assert not set(traces(one.pid).spaces) & set(traces(two.pid).spaces)
+            one.run("router", "ip", "link", "set", "wan", "down")
+            assert not one.call("phone", http_get, "1.2.3.4", 80, "/", 0.3).ok
+            assert two.call("phone", http_get, "1.2.3.4").ok
+            seen = traces(one.pid), traces(two.pid)
+        for lab in seen:
+            assert_nothing_left(lab)
+        assert surroundings() == before
+
+    def test_ending_one_leaves_the_other(self, simple: Home) -> None:
+        one, two = Lab.up(simple), Lab.up(simple)
+        seen = traces(two.pid)
+        one.down()
+        one.down()
+        assert two.call("phone", http_get, "1.2.3.4").ok
+        two.down()
+        assert_nothing_left(seen)
+
+
+class TestNothingIsLeft:
+    def test_after_down(self, simple: Home) -> None:
+        lab = Lab.up(simple)
+        seen = traces(lab.pid)
+        lab.down()
+        assert left_of(seen) == ""
+
+    def test_after_an_exception(self, simple: Home) -> None:
+        seen: list[Traces] = []
+
+        def fail_inside() -> None:
+            with Lab.up(simple) as lab:
+                seen.append(traces(lab.pid))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail_inside()
+        assert_nothing_left(seen[0])
+
+    def test_after_down_with_work_and_sockets_still_open(self, simple: Home) -> None:
+        """Functions that run on a machine hold its network: they end with the lab."""
+        with Lab.up(simple) as lab:
+            waiting = lab.begin("phone", sleep_long)
+            wait_until(lambda: str(os.readlink(f"/proc/{waiting.pid}/ns/net")) in traces(lab.pid).spaces)
+            program = lab.start("phone", "sleep", "1000")
+            seen = traces(lab.pid)
+        assert program.wait(10) != 0
+        assert_nothing_left(seen)
+        with pytest.raises(RuntimeError, match="the lab is down"):
+            waiting.result()
+
+    @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+    def test_after_a_signal_to_the_process_that_holds_it(self, end: signal.Signals) -> None:
+        with held("simple", stderr=subprocess.DEVNULL) as process:
+            assert process.stdout
+            seen = traces(int(process.stdout.readline()))
+            os.killpg(process.pid, end)
+            process.wait()
+        assert_nothing_left(seen)
+
+    def test_after_kill_of_its_first_process(self, simple: Home) -> None:
+        with Lab.up(simple) as lab:
+            seen = traces(lab.pid)
+            os.kill(lab.pid, signal.SIGKILL)
+            assert_nothing_left(seen)
+
+    def test_after_kill_of_a_process_with_work_on_a_machine(self) -> None:
+        """The function would go on, and hold the machine's network, were it not tied to who asked."""
+        script = HOLD.replace("    print", "    w = lab.begin('phone', long)\n    print")
+        script = script.replace("with Lab", "def long() -> int:\n    time.sleep(1000)\n    return 1\nwith Lab")
+        with subprocess.Popen([sys.executable, "-c", script, "simple"], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            seen = traces(int(process.stdout.readline()))
+            process.kill()
+        assert_nothing_left(seen)
+
+    @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+    @pytest.mark.parametrize("trial", range(6))
+    def test_after_a_signal_while_it_is_built(self, end: signal.Signals, trial: int) -> None:
+        """At a random point from the first process in other namespaces on."""
+        mark = str(uuid.uuid4())
+        with held("velop-mesh", env=os.environ | {"SIDEGATE_TEST_MARK": mark}, stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: len(marked(mark)) > 1 or process.poll() is not None)
+            time.sleep(random.uniform(0, 0.15))  # noqa: S311 - no secret
+            elsewhere = frozenset[str]().union(*(spaces_of(p.pid) for p in marked(mark))) - spaces_of("self")
+            inside = frozenset(p for p in processes() if spaces_of(p.pid) & elsewhere)
+            os.killpg(process.pid, end)
+            process.wait()
+        assert_nothing_left(Traces(inside, frozenset(), elsewhere))
+        wait_until(lambda: not marked(mark), lambda: str(marked(mark)))
+
+
+def sleep_long() -> int:
+    time.sleep(1000)
+    return 1
+
+
+def test_a_released_lab_outlives_its_process_and_only_then() -> None:
+    script = HOLD.replace("with Lab.up(load_home(sys.argv[1])) as lab:", "lab = Lab.up(load_home(sys.argv[1]))\nif 1:")
+    script = script.replace("time.sleep(1000)", "lab.release()")
+    done = subprocess.run([sys.executable, "-c", script, "simple"], stdout=subprocess.PIPE, text=True, timeout=60)
+    pid = int(done.stdout)
+    seen = traces(pid)
+    assert "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    os.kill(pid, signal.SIGTERM)
+    assert_nothing_left(seen)
+
+
+def test_nobody_waits_for_the_output_of_a_released_lab() -> None:
+    """A process of the lab that kept the caller's pipe open would hang whoever reads it."""
+    script = HOLD.replace("with Lab.up(load_home(sys.argv[1])) as lab:", "lab = Lab.up(load_home(sys.argv[1]))\nif 1:")
+    script = script.replace("time.sleep(1000)", "lab.release()")
+    folder_fd = os.open("/", os.O_RDONLY)
+    with subprocess.Popen(
+        [sys.executable, "-c", script, "simple"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=[folder_fd],
+        text=True,
+    ) as process:
+        said, _ = process.communicate(timeout=30)
+    os.close(folder_fd)
+    pid = int(said)
+    for member in traces(pid).inside:
+        links = {os.readlink(f"/proc/{member.pid}/fd/{fd}") for fd in ("0", "1", "2")}
+        assert all(link.startswith(("/dev/null", "pipe:")) for link in links) or member.pid != pid
+        open_files = {os.readlink(f"/proc/{member.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{member.pid}/fd")}
+        assert "/" not in open_files
+        assert os.readlink(f"/proc/{member.pid}/cwd") == "/"
+    os.kill(pid, signal.SIGKILL)
+
+
+def as_nobody(work: Callable[[], None]) -> None:
+    """Runs it in a child without any privilege. What Python imports late must be imported before."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            # As after an exec: else /proc/PID/uid_map of its children belongs to root (proc_pid(5)).
+            ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+            work()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_without_root_a_home_is_built_and_shows_its_fault() -> None:
+    """`sidegate` itself is not started: nobody may start this Python where it belongs to root's home."""
+    home = load_home("velop-mesh")
+
+    def work() -> None:
+        with Lab.up(home) as lab:
+            assert lab.run("phone", "id", "-u").stdout == "0\n"
+            lab.run("gateway", "sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0")
+            assert lab.call("nas", http_get, "1.2.3.4").detail == "internet"
+            assert not lab.call("phone", http_get, "1.2.3.4", 80, "/", 0.5).ok
+            seen = traces(lab.pid)
+        assert_nothing_left(seen)
+
+    if not ROOT:
+        work()
+        return
+    http_get("localhost", 9)
+    with Lab.up(load_home("simple")):
+        pass
+    as_nobody(work)
+
+
+def test_without_a_user_namespace_root_builds_and_others_are_told(simple: Home) -> None:
+    if not ROOT:
+        with pytest.raises(Problems, match="no namespaces: Operation not permitted") as caught:
+            Lab.up(simple, user_namespace=False)
+        assert caught.value.exit_code == Exit.MISSING
+        return
+    before = surroundings()
+    with Lab.up(simple, user_namespace=False) as lab:
+        assert all(c.is_met for c in check(lab))
+        assert os.readlink(f"/proc/{lab.pid}/ns/user") == os.readlink("/proc/self/ns/user")
+        assert lab.run("phone", "cat", "/etc/resolv.conf").stdout == "nameserver 192.168.1.1\n"
+        seen = traces(lab.pid)
+    assert_nothing_left(seen)
+    assert surroundings() == before

@@ -11,6 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from sidegate.gateway.nft import PROOF_TIMEOUT_S, Client
 from sidegate.gateway.returnpath import (
+    CLIENTS_MOST,
     FORGET_S,
     RENEW_S,
     RETRY_LONGEST_S,
@@ -53,6 +54,16 @@ class Talk:
     def path(self, who: Client = TV) -> str:
         standing = self.paths.get(who)
         return f"{standing.path}{'' if standing.decided else ' for now'}" if standing else "unknown"
+
+
+def test_made_up_clients_fill_no_memory_and_drive_nobody_out() -> None:
+    talk = proved()
+    made_up = [Client(f"02:ff:00:00:{n >> 8:02x}:{n & 255:02x}", IPv4Address("10.0.0.1")) for n in range(CLIENTS_MOST)]
+    met = [talk.paths.seen(it, talk.now, active=True) for it in made_up]
+    assert (sum(met), len(talk.paths)) == (CLIENTS_MOST - 1, CLIENTS_MOST)
+    assert not talk.paths.fixed(PHONE, "direct", talk.now, active=True)
+    assert talk.later(RENEW_S).seen().path() == "direct"
+    assert TV in talk.due()
 
 
 def proved() -> Talk:

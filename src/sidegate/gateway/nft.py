@@ -121,7 +121,7 @@ def _sets(shape: Shape) -> list[str]:
     if shape.has_auto:
         sets += [
             _dynamic("direct4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
-            _dynamic("stale4", CLIENT, CLIENTS_SIZE, 30),
+            _dynamic("stale4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
             _dynamic("answered4", CLIENT, CLIENTS_SIZE, 10),
             _dynamic("doubted4", CLIENT, CLIENTS_SIZE, 60),
             _dynamic("pending4", TUPLE, FLOWS_SIZE, 10),

@@ -37,6 +37,9 @@ RETRY_LONGEST_S = 300.0
 STALE_CALM_S = 600.0
 """A proof that held this long before it went stale counts as the first to do so."""
 FORGET_S = 3600.0
+CLIENTS_MOST = 8192
+"""Nobody new is met while so many are known: on a LAN of 5,000 devices somebody makes them up. Whom we do not know is
+masqueraded, which works."""
 _DOUBLINGS = 10
 """After as many the delay is the longest; without a bound 2**n outgrows a float in some days without internet."""
 
@@ -107,10 +110,12 @@ class ReturnPaths:
         return self._standings.get(client)
 
     def seen(self, client: Client, now_s: float, *, active: bool) -> bool:
-        """It is there. active: it sent something by way of us just now. True if it was not known."""
+        """It is there. active: it sent something by way of us just now. True if it is known only now."""
         standing = self._standings.get(client)
         is_new = standing is None
         if standing is None:
+            if len(self._standings) >= CLIENTS_MOST:
+                return False
             why = "new here: masqueraded until a probe proves that the router answers it directly"
             standing = Standing(client, "masqueraded", why, now_s, now_s, probe_at_s=now_s)
             self._standings[client] = standing
@@ -122,8 +127,10 @@ class ReturnPaths:
         return is_new
 
     def fixed(self, client: Client, path: Path, now_s: float, *, active: bool) -> bool:
-        """It is there, and the configuration says what its return path is. True if it was not known."""
+        """It is there, and the configuration says what its return path is. True if it is known only now."""
         known = self._standings.get(client)
+        if known is None and len(self._standings) >= CLIENTS_MOST:
+            return False
         standing = known or Standing(client, path, "the configuration says so", now_s, now_s, fixed=True, decided=True)
         self._standings[client] = standing
         standing.seen_s = now_s

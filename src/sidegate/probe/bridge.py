@@ -65,6 +65,8 @@ _METHOD_NAMES: dict[Method, str] = {"icmp": "ICMP echo", "dns": "DNS over UDP"}
 _DNS_QUESTION = b"\7example\3com\0\0\1\0\1"
 """A record of example.com (RFC 2606: reserved, always there); class IN."""
 _TOKEN_BYTES = 16
+_RANDOM = random.SystemRandom()
+"""One for all: each has 2.5 kB of state that it never uses, and thousands of probes may wait."""
 
 _EVIDENCE_MOST = 256
 """Frames told of one probe; one without strangers has at most 4 attempts of 21 questions, an answer to each."""
@@ -173,7 +175,7 @@ class BridgeProbe:
     ) -> None:
         self._vantage, self._plan, self._targets = vantage, plan, targets
         self._client_ip, self._client_mac = client_ip, client_mac
-        self._rng = rng or random.SystemRandom()
+        self._rng = rng or _RANDOM
         self._token = self._rng.randbytes(_TOKEN_BYTES)
         self._evidence: list[Observation] = []
         self._notes: list[str] = []

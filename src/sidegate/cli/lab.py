@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
 from sidegate.cli.output import json_option, print_json, table
 from sidegate.home import Home, load_home, load_router, shipped_homes
@@ -33,8 +34,9 @@ def lab() -> None:
     """
 
 
-def _complete_home(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in shipped_homes() if name.startswith(incomplete)]
+def _complete_home(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    names = [CompletionItem(name) for name in shipped_homes() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
 
 
 def _complete_lab(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:

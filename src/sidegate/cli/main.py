@@ -6,7 +6,7 @@ import importlib
 import os
 import select
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import msgspec
@@ -54,16 +54,16 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            if not _is_unread(sys.stdout.fileno()):
+            if not _is_unread(sys.stdout):
                 raise Problems(Problem(ctx.info_name or "", "a connection broke", exit_code=Exit.FAULT)) from None
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return int(Exit.FINE)
 
 
-def _is_unread(fd: int) -> bool:
+def _is_unread(output: TextIO) -> bool:
     """Whether this is a pipe whose last reader has gone (poll(2), POLLERR)."""
     pipe = select.poll()
-    pipe.register(fd, 0)
+    pipe.register(output, 0)
     return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bench.walk import Tally, arrange, compare, differential
-from sidegate.home import Home, load_home
+from sidegate.home import Assumed, Home, load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
-from sidegate.walk.conversation import Ask
+from sidegate.walk.conversation import Ask, Player
+from sidegate.walk.network import LAN_PORT
 from sidegate.walk.setting import Setting
 from sidegate.walk.worlds import World, matrix, random_world
 
 pytestmark = pytest.mark.kernel
-
-_SAMPLE_WORLDS = 40
-_SAMPLE_QUESTIONS = 5
 
 
 def told(tally: Tally) -> str:
@@ -60,18 +60,48 @@ def test_ipv6_is_untouched_by_it_all(tracer: Tracer, articles_home: Home) -> Non
 
 
 def test_a_sample_of_the_matrix() -> None:
-    worlds, random = list(matrix()), Random(2)  # noqa: S311
-    chosen = sorted(random.sample(range(len(worlds)), _SAMPLE_WORLDS))
-    sample = [
-        World(worlds[i].home, worlds[i].setting, tuple(random.sample(worlds[i].asks, _SAMPLE_QUESTIONS)))
-        for i in chosen
-    ]
+    """From some homes some settings, and from each some questions; `python -m bench` plays all of it."""
+    random = Random(2)  # noqa: S311
+    homes = [list(worlds) for _, worlds in itertools.groupby(matrix(), key=lambda world: world.home.name)]
+    sample = []
+    for worlds in random.sample(homes, 6):
+        settled = [world for world in worlds if not world.setting.redirects_sent]
+        chosen = random.sample(settled, 4)
+        sample += [replace(w, asks=tuple(random.sample(w.asks, 8))) for w in chosen]
+        sample.append(random.choice([world for world in worlds if world.setting.redirects_sent]))
     tally = differential(sample)
     assert not tally.disagreements, told(tally)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_random_homes(random: Random) -> None:
     tally = differential([random_world(random, questions=8)])
     assert not tally.disagreements, told(tally)
+
+
+@pytest.mark.parametrize("runs", ["forwarding", "masquerade"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
+def test_a_port_that_another_host_has_taken(tracer: Tracer, articles_home: Home, runs: str, protocol: str) -> None:
+    network = arrange(tracer, World(articles_home, Setting(runs), ()))  # type: ignore[arg-type]
+    port = 0 if protocol == "icmp" else 5000
+    for i, (asker, rival) in enumerate((("my-computer", "nas"), ("phone", "nas"), ("nas", "gateway"))):
+        source, its = (str(network.hosts[name].addresses[LAN_PORT][0]) for name in (asker, rival))
+        ask = Ask(asker, source, "1.2.3.4", protocol, port, 41200 + i, rival=(rival, its))  # type: ignore[arg-type]
+        assert compare(tracer, network, ask) == []
+
+
+@pytest.mark.parametrize("filtered", ["on", "off"])
+def test_a_hijacked_port_53(articles_home: Home, filtered: str) -> None:
+    """A redirect on the router catches frames to the gateway, where its bridge is filtered."""
+    assume = Assumed(filtered, dns_hijack=True)  # type: ignore[arg-type]
+    home = replace(articles_home, router=replace(articles_home.router, assume=assume))
+    with Lab.up(home) as lab, Tracer(lab) as tracer:
+        lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
+        network = arrange(tracer, World(home, Setting("masquerade"), ()))
+        caught = {}
+        for i, name in enumerate(("my-computer", "phone")):
+            ask = Ask(name, str(home.client_named(name).v4), "1.2.3.4", "udp", 53, 41300 + i)
+            assert compare(tracer, network, ask) == []
+            caught[name] = any(hop.node == "gateway" for hop in Player(network, ask).walk().hops)
+    assert caught == {"my-computer": True, "phone": filtered == "off"}

@@ -540,12 +540,22 @@ class _Scene:
             self._say(do.actor)
 
     def _connect(self, actor: Actor) -> None:
-        ask, is_asker = self.ask, actor == "asker"
-        it = self._socket(ask.asker if is_asker else self.order.gateway, socket.SOCK_STREAM)
-        it.bind((ask.source, ask.sport) if is_asker else (self.order.gateway_v4, ENGINE_PORT))
-        it.setsockopt(*self._hop_limit(), ask.ttl if is_asker else TTL)
+        ask = self.ask
+        machine, me, ttl = self._place_of(actor)
+        it = self._socket(machine, socket.SOCK_STREAM)
+        it.bind(me)
+        it.setsockopt(*self._hop_limit(), ttl)
         self.sockets[actor] = it
         _expect(it.connect_ex((ask.at, ask.port)))
+
+    def _place_of(self, actor: Actor) -> tuple[str, tuple[str, int], int]:
+        """(machine, own address and port, TTL) of who begins something."""
+        ask = self.ask
+        if actor == "rival" and ask.rival:
+            return ask.rival[0], (ask.rival[1], ask.sport), ask.ttl
+        if actor == "engine-out":
+            return self.order.gateway, (self.order.gateway_v4, ENGINE_PORT), TTL
+        return ask.asker, (ask.source, ask.sport), ask.ttl
 
     def _hop_limit(self) -> tuple[int, int]:
         if self.family == socket.AF_INET6:
@@ -565,17 +575,18 @@ class _Scene:
                 it.send(data)
 
     def _sender(self, actor: Actor) -> socket.socket | None:
-        if actor == "asker" and actor not in self.sockets:
-            self.sockets[actor] = self._datagram_socket()
+        if actor in ("asker", "rival") and actor not in self.sockets:
+            self.sockets[actor] = self._datagram_socket(actor)
         return self._accepted(actor)
 
-    def _datagram_socket(self) -> socket.socket:
+    def _datagram_socket(self, actor: Actor) -> socket.socket:
         ask = self.ask
+        machine, me, ttl = self._place_of(actor)
         icmp = socket.IPPROTO_ICMPV6 if self.family == socket.AF_INET6 else socket.IPPROTO_ICMP
-        it = self._socket(ask.asker, socket.SOCK_DGRAM, icmp if ask.protocol == "icmp" else 0)
-        it.bind((ask.source, ask.sport))
-        it.setsockopt(*self._hop_limit(), ask.ttl)
-        with contextlib.suppress(OSError):
+        it = self._socket(machine, socket.SOCK_DGRAM, icmp if ask.protocol == "icmp" else 0)
+        it.bind(me)
+        it.setsockopt(*self._hop_limit(), ttl)
+        with contextlib.suppress(OSError):  # no route: what is then sent is not seen, and that is the result
             it.connect((ask.at, ask.port))
         return it
 
@@ -596,6 +607,9 @@ class _Scene:
         hearer = self._accepted(do.hearer)
         if hearer is None:
             return False
+        if do.actor == "rival" and do.action == "open":
+            self._accepted("answerer")
+            self.sockets.pop("answerer", None)  # the next one to be accepted is the asker's
         return self._is_connected(hearer) if do.action == "open" else self._hears(do.hearer, hearer)
 
     @staticmethod

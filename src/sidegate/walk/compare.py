@@ -8,6 +8,8 @@ import msgspec
 
 from sidegate.walk.data import ANY_PORT, Packet, Sighting, Tracked, Walk, sightings
 
+Direction = tuple[str, int, str, int]
+
 
 def differences(model: Walk, kernel: Walk) -> list[str]:
     """What differs, each as a line; empty where the two agree.
@@ -86,17 +88,28 @@ _ELSEWHERE = ("connection-refused", "connection-reset", "rst-by-client", "ttl-ex
 
 
 def _entries(model: Walk, kernel: Walk) -> Iterator[str]:
-    ours, theirs = sorted(model.entries), sorted(kernel.entries)
-    if len(ours) == len(theirs) and all(_same_entry(a, b) for a, b in zip(ours, theirs, strict=True)):
-        return
-    yield f"conntrack: model {[_entry(e) for e in ours]}, kernel {[_entry(e) for e in theirs]}"
+    left = list(kernel.entries)
+    for entry in sorted(model.entries, key=lambda e: ANY_PORT in (*e.original, *e.reply)):
+        match = next((k for k in left if _same_entry(entry, k)), None)
+        if match is None:
+            yield f"conntrack: model {[_entry(e) for e in model.entries]}, kernel {[_entry(e) for e in kernel.entries]}"
+            return
+        left.remove(match)
+    if left:
+        yield f"conntrack: only the kernel has {[_entry(e) for e in left]}"
 
 
 def _same_entry(model: Tracked, kernel: Tracked) -> bool:
-    if ANY_PORT not in model.reply:
+    if ANY_PORT not in (*model.original, *model.reply):
         return model == kernel
-    src, sport, dst, dport = (k if m == ANY_PORT else m for m, k in zip(model.reply, kernel.reply, strict=True))
-    return msgspec.structs.replace(model, reply=(src, sport, dst, dport)) == kernel
+    original, reply = _filled(model.original, kernel.original), _filled(model.reply, kernel.reply)
+    return msgspec.structs.replace(model, original=original, reply=reply) == kernel
+
+
+def _filled(ours: Direction, theirs: Direction) -> Direction:
+    """Ours, with whatever the kernel chose where a port is unknown."""
+    return (ours[0], theirs[1] if ours[1] == ANY_PORT else ours[1],
+            ours[2], theirs[3] if ours[3] == ANY_PORT else ours[3])  # fmt: skip
 
 
 def _entry(it: Tracked) -> str:

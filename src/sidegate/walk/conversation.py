@@ -18,7 +18,7 @@ from sidegate.walk.judge import Played, judged
 from sidegate.walk.network import Network, Node
 
 Shape = Literal["exchange", "forgotten", "stray", "closed"]
-Actor = Literal["asker", "answerer", "engine-in", "engine-out"]
+Actor = Literal["asker", "answerer", "engine-in", "engine-out", "rival"]
 Action = Literal["open", "say", "stray", "forget"]
 
 ENGINE_PORT = 39999
@@ -32,7 +32,8 @@ class Ask(Struct, frozen=True):
     shape: `exchange`: a request and its reply, twice for datagrams; for TCP the handshake and one exchange of data.
       `forgotten`: the same, but all boxes forget their connections after the first exchange (reboot, timeout).
       `stray`: a lone TCP segment of a connection that nobody knows. `closed`: nothing listens there.
-    ttl: of what the asker sends.
+    ttl: of what the asker sends. rival: (machine, address) of another host that asked the same from the same port just
+      before, and is still at it.
     """
 
     asker: str
@@ -43,6 +44,7 @@ class Ask(Struct, frozen=True):
     sport: int = 40000
     shape: Shape = "exchange"
     ttl: int = TTL
+    rival: tuple[str, str] | None = None
 
 
 def title_of(ask: Ask) -> str:
@@ -72,6 +74,17 @@ def script(ask: Ask, proxied: bool) -> tuple[Do, ...]:
     """What the two ends do, in order."""
     if ask.shape == "stray":
         return (Do("a segment of a connection that nobody knows", "stray", "asker", "asker"),)
+    return (*_rivalry(ask), *_exchange(ask, proxied))
+
+
+def _rivalry(ask: Ask) -> tuple[Do, ...]:
+    if ask.rival is None:
+        return ()
+    hearer: Actor = "answerer" if ask.protocol == "udp" else "rival"
+    return (Do("another host asks from the same port", "open" if ask.protocol == "tcp" else "say", "rival", hearer),)
+
+
+def _exchange(ask: Ask, proxied: bool) -> tuple[Do, ...]:
     forget = (_FORGET,) if ask.shape == "forgotten" else ()
     if ask.protocol == "tcp":
         opening = Do("connect", "open", "asker", "asker")
@@ -209,9 +222,13 @@ class Player:
         gateway = self.network.home.gateway
         if actor == "engine-out" and gateway is not None:
             node, me, ttl = self.network.nodes[gateway.name], (str(gateway.v4), ENGINE_PORT), TTL
+        if actor == "rival" and ask.rival is not None:
+            node, me = self.network.nodes[ask.rival[0]], (ask.rival[1], ask.sport)
         return self._remember(actor, _Socket(node, me, (ask.at, ask.port), state, ttl))
 
     def _remember(self, actor: Actor, socket: _Socket) -> _Socket:
+        if actor in self.actors:
+            socket.heard = self.actors[actor].heard  # one program, whatever socket it hears by
         self.actors[actor] = socket
         self.sockets[socket.node.name, *socket.me, *socket.other] = socket
         return socket

@@ -151,12 +151,19 @@ def return_path(network: Network, played: Played) -> ReturnPath:
     if gateway is None or gateway.name in (played.asker,) or played.at == str(gateway.v4):
         return "direct"
     lan, from_lan = network.lan, played.asker in network.hosts
-    for hop in played.hops:
-        if hop.node == gateway.name and hop.enters is not None and hop.before is not None and hop.leaves:
-            answers = hop.before.src not in lan if from_lan else hop.before.dst not in lan
-            if answers:
-                return "masqueraded" if from_lan else "through-gateway"
+    crossed = [hop for hop in played.hops if hop.node == gateway.name and hop.enters is not None]
+    if any(_hands_on_answer(hop, lan, from_lan) for hop in crossed):
+        return "masqueraded" if from_lan else "through-gateway"
     return "direct"
+
+
+def _hands_on_answer(hop: Hop, lan: frozenset[str], from_lan: bool) -> bool:
+    """Whether an answer to a question (asked from the LAN, or from outside) came to this node and left it again."""
+    if hop.before is None:
+        return False
+    if from_lan:
+        return hop.before.src not in lan and any(packet.src == hop.before.src for _, packet in hop.leaves)
+    return hop.before.dst not in lan and any(packet.dst == hop.before.dst for _, packet in hop.leaves)
 
 
 def _cause(network: Network, played: Played) -> tuple[Code, str]:

@@ -19,6 +19,7 @@ from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Box, Changes, Report, apply, undo
 from sidegate.gateway.desired import Accept, Desired, Sysctl
 from sidegate.gateway.facts import Facts
+from sidegate.gateway.journal import ChildStep
 from sidegate.problems import Problem, Problems
 from tests.gateway.test_decide import facts
 
@@ -66,6 +67,10 @@ class PaperBox:
     def insert_accept(self, accept: Accept) -> None:
         self._tell(f"insert {accept.place}")
         self.accepts.append(accept.place)
+
+    def end_child(self, child: ChildStep) -> bool:
+        self._tell(f"end {child.name}")
+        return True
 
     def delete_accept(self, accept: Accept) -> None:
         self._tell(f"delete {accept.place}")

@@ -115,3 +115,63 @@ def test_same_device_twice_and_no_targets() -> None:
         "x.toml: probe.targets: empty: nothing to probe with",
         "x.toml: client[1].mac: AA:BB:CC:DD:EE:FF is already client[0]",
     ]
+
+
+def test_dhcp() -> None:
+    config = parse_config(
+        """
+        [dhcp]
+        mode = "coexist"
+        range = "192.168.1.200 - 192.168.1.220"
+        lease_s = 120
+        dns = ["192.168.1.1"]
+        domain = "home.arpa"
+        [[client]]
+        mac = "aa:bb:cc:dd:ee:ff"
+        ip = "192.168.1.9"
+        gateway = "router"
+        """,
+        "x.toml",
+    )
+    assert config.dhcp.ends == (IPv4Address("192.168.1.200"), IPv4Address("192.168.1.220"))
+    assert (config.client[0].ip, config.client[0].gateway) == (IPv4Address("192.168.1.9"), "router")
+
+
+def test_all_errors_of_dhcp_at_once() -> None:
+    found = errors(
+        """
+        [dhcp]
+        mode = "on"
+        range = "from here to there"
+        lease_s = 60
+        dns = "1.1.1.1"
+        domain = "home arpa"
+        [[client]]
+        mac = "aa:bb:cc:dd:ee:ff"
+        gateway = "tv"
+        """
+    )
+    assert sorted(found) == [
+        'x.toml: client[0].gateway: expected one of "sidegate", "router", got "tv"',
+        'x.toml: dhcp.dns: expected a list, each item an IPv4 address such as 192.168.1.2, got "1.1.1.1"',
+        'x.toml: dhcp.domain: expected a domain name such as home.arpa, got "home arpa"',
+        "x.toml: dhcp.lease_s: expected seconds from 120 (the least dnsmasq hands out) to 2592000 (30 days), got 60",
+        'x.toml: dhcp.mode: expected one of "off", "server", "coexist", got "on"',
+        'x.toml: dhcp.range: expected two IPv4 addresses such as 192.168.1.100-192.168.1.199, got "from here to there"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[dhcp]\nrange = "192.168.1.20-192.168.1.10"', "dhcp.range: 192.168.1.20 comes after 192.168.1.10"),
+        ('[dhcp]\nrange = "192.168.1.20-192.168.1.300"', "dhcp.range: Octet 300"),
+        (
+            "".join(f'[[client]]\nmac = "aa:bb:cc:dd:ee:0{n}"\nip = "10.0.0.1"\n' for n in (0, 2)),
+            "client[1].ip: 10.0.0.1 is already client[0]",
+        ),
+    ],
+)
+def test_dhcp_that_contradicts_itself(text: str, error: str) -> None:
+    (found,) = errors(text)
+    assert found.startswith(f"x.toml: {error}")

@@ -187,6 +187,18 @@ def test_a_server_on_this_box_is_known_by_its_port() -> None:
     assert not serves_here(listing.replace(":0043", ":0044"))
 
 
+def test_a_look_that_settles_ends_soon_after_the_first_offer() -> None:
+    answers: list[tuple[float, Frame]] = [(0.2, offered(0)), (0.4, offered(0, OTHER)), (1.5, offered(0, WE))]
+
+    def rule(frame: Frame, _: float) -> Answers:
+        return [(after_s, _with_xid(a, asked_xid(frame))) for after_s, a in answers]
+
+    world = World(rule=rule)
+    (result,) = world.hold(discover(US, ASKS, Plan(settle_s=0.5)))
+    assert [o.server for o in result.offers] == [THEY, OTHER]
+    assert result.waited_s == pytest.approx(0.7)
+
+
 def test_a_plan_without_a_second_question_ends_in_time() -> None:
     world = World(rule=lambda frame, at_s: [])
     world.hold(discover(US, ASKS, Plan((0.0,), 1.0)))

@@ -10,7 +10,7 @@ from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import duration, json_option, print_json, size, table
 from sidegate.gateway import lifecycle, pending, rollback
 from sidegate.gateway.places import places
-from sidegate.gateway.view import ClientsView, ClientView, StatusView
+from sidegate.gateway.view import ClientsView, ClientView, DhcpView, LeaseView, StatusView
 from sidegate.problems import Exit
 
 config_option = click.option(
@@ -118,10 +118,20 @@ def _status_lines(found: StatusView) -> list[str]:
             f"configuration: {found.config or 'none, all defaults'}",
             f"clients: {found.clients}, {found.direct} direct, {found.clients - found.direct} masqueraded"
             + (f", {found.undecided} still to be decided" if found.undecided else ""),
+            *_dhcp_lines(found.dhcp),
             *(f"{h.name}: {h.state} since {duration(h.since_s)}: {h.why}" for h in found.health),
         ]
     lines += [f"fault: {fault}" for fault in found.faults] + _confirm_lines(found)
+    lines += [f"hint: {hint}" for hint in found.hints]
     return lines + [f"  {event.at}  {event.what}" for event in found.events[-10:]]
+
+
+def _dhcp_lines(dhcp: DhcpView | None) -> list[str]:
+    if dhcp is None or dhcp.mode == "off":
+        return []
+    runs = f"process {dhcp.pid}" if dhcp.pid is not None else "not running"
+    lease = duration(dhcp.lease_s or 0)
+    return [f"DHCP: {dhcp.mode}, {dhcp.range}, {dhcp.leases} leases of {lease} each ({runs})"]
 
 
 def _confirm_lines(found: StatusView) -> list[str]:
@@ -155,12 +165,14 @@ def _client_text(client: ClientView) -> str:
 
 
 def _clients_table(found: ClientsView) -> str:
-    head = ("ADDRESS", "MAC", "NAME", "RETURN PATH", "UP", "DOWN HERE", "SENT", "WHY")
+    leased = any(c.lease for c in found.clients)
+    head = ("ADDRESS", "MAC", "NAME", *(("LEASE",) if leased else ()), "RETURN PATH", "UP", "DOWN HERE", "SENT", "WHY")
     rows = [
         (
             str(c.ip),
             c.mac,
-            c.name,
+            c.name or (c.lease.name if c.lease else ""),
+            *((_lease(c.lease),) if leased else ()),
             c.path if c.decided else f"{c.path} (for now)",
             size(c.up_bytes),
             size(c.down_bytes),
@@ -170,6 +182,12 @@ def _clients_table(found: ClientsView) -> str:
         for c in found.clients
     ]
     return table(head, rows) if rows else "no clients yet"
+
+
+def _lease(lease: LeaseView | None) -> str:
+    if lease is None:
+        return ""
+    return f"{lease.holder}, {duration(lease.left_s)} left" if lease.left_s is not None else lease.holder
 
 
 def _short(why: str) -> str:

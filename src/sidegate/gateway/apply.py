@@ -2,7 +2,8 @@
 
 The journal is written once before the first change, with all that is about to be done and what was there before, so
 `undo` restores the box from wherever the power went. Order: redirects, accepts, our table, then reverse path and
-forwarding, so that nothing is forwarded before it is masqueraded. `undo` goes the other way.
+forwarding, so that nothing is forwarded before it is masqueraded. `undo` goes the other way, after it has ended the
+children: nobody shall be sent to a gateway that forwards no more.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from msgspec import Struct
 from sidegate.gateway import facts as observed
 from sidegate.gateway import journal as journals
 from sidegate.gateway import programs
+from sidegate.gateway.children import end_child
 from sidegate.gateway.desired import COMMENT, TABLE, Accept, Desired, Sysctl
 from sidegate.gateway.facts import Facts
-from sidegate.gateway.journal import STATE_DIR, Journal, SysctlStep, TableStep
+from sidegate.gateway.journal import STATE_DIR, ChildStep, Journal, SysctlStep, TableStep
 from sidegate.gateway.nftchange import differences, transaction
 from sidegate.problems import Exit, Problem, Problems
 
@@ -51,6 +53,9 @@ class Box(Protocol):
 
     def delete_accept(self, accept: Accept) -> None:
         """Deletes one of them; there must be one."""
+
+    def end_child(self, child: ChildStep) -> bool:
+        """Ends it if it runs, and removes its files; whether it ran."""
 
 
 class Change(Struct, frozen=True):
@@ -136,7 +141,8 @@ def _plan(desired: Desired, facts: Facts, box: Box, old: Journal | None) -> Jour
     unchanged = old.table if old and old.table and old.table.ruleset == desired.ruleset else None
     table = unchanged or TableStep(desired.ruleset)
     unique = {_identity(a): a for a in accepts}
-    return Journal(facts.boot_id, tuple(steps.values()), tuple(unique.values()), table)
+    children = old.children if old else ()
+    return Journal(facts.boot_id, tuple(steps.values()), tuple(unique.values()), table, children)
 
 
 def _identity(accept: Accept) -> tuple[str, ...]:
@@ -238,6 +244,7 @@ def _step_back(journal: Journal, box: Box, problems: list[Problem]) -> list[_Don
     early = [s for s in journal.sysctls if not _is_redirect(s)]
     late = [s for s in journal.sysctls if _is_redirect(s)]
     steps = [
+        *(partial(_end_child, c, box) for c in reversed(journal.children)),
         *(partial(_restore, s, box) for s in reversed(early)),
         partial(_drop_table, journal, box),
         *(partial(_remove, a, box) for a in reversed(journal.accepts)),
@@ -250,6 +257,10 @@ def _step_back(journal: Journal, box: Box, problems: list[Problem]) -> list[_Don
         except Problems as found:
             problems.extend(found.problems)
     return done
+
+
+def _end_child(step: ChildStep, box: Box) -> _Done:
+    return _Done(f"{step.name} ended", is_restored=True) if box.end_child(step) else _Done()
 
 
 def _restore(step: SysctlStep, box: Box) -> _Done:
@@ -342,6 +353,9 @@ class LiveBox:
             self.nft(f"delete rule {accept.family} {accept.table} {accept.chain} handle {_handle(accept)}\n")
         else:
             programs.run(*_iptables(accept, "-D"))
+
+    def end_child(self, child: ChildStep) -> bool:
+        return end_child(child)
 
 
 def _iptables(accept: Accept, verb: str) -> list[str]:

@@ -25,6 +25,25 @@ Mac = Annotated[
 InterfaceName = Annotated[
     str, Meta(pattern=r'^[^\s/"*:]{1,15}$', description="the name of a network interface such as eth0")
 ]
+DhcpMode = Literal["off", "server", "coexist"]
+AddressRange = Annotated[
+    str,
+    Meta(
+        pattern=r"^\s*[0-9.]{7,15}\s*-\s*[0-9.]{7,15}\s*$",
+        description="two IPv4 addresses such as 192.168.1.100-192.168.1.199",
+    ),
+]
+DomainName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.|$))*$",
+        max_length=253,
+        description="a domain name such as home.arpa",
+    ),
+]
+LeaseTime = Annotated[
+    int, Meta(ge=120, le=30 * 86400, description="seconds from 120 (the least dnsmasq hands out) to 2592000 (30 days)")
+]
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,12 +70,41 @@ class Probe(Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Dhcp(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who hands out addresses, and this box as the gateway.
+
+    mode: `off`: the router, or nobody; `server`: this box alone; `coexist`: this box beside a router whose DHCP cannot
+      be turned off.
+    range: default: a part of the LAN (see `gateway.dhcp.default_range`). lease_s: default: 12 hours, 5 minutes in
+      `coexist`. dns: default: the main router. domain: default: none.
+    """
+
+    mode: DhcpMode = "off"
+    range: AddressRange | None = None
+    lease_s: LeaseTime | None = None
+    dns: tuple[IPv4Address, ...] = ()
+    domain: DomainName = ""
+
+    @property
+    def ends(self) -> tuple[IPv4Address, IPv4Address] | None:
+        """The first and the last address of `range`; None without one. Raises ValueError for what is no address."""
+        if self.range is None:
+            return None
+        first, _, last = self.range.partition("-")
+        return IPv4Address(first.strip()), IPv4Address(last.strip())
+
+
 class ClientConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """One device. mac: lower case once loaded. masquerade: default: as `nat.masquerade` says."""
+    """One device. mac: lower case once loaded. masquerade: default: as `nat.masquerade` says.
+
+    ip: the address it always gets from our DHCP. gateway: which one our DHCP tells it.
+    """
 
     mac: Mac
     name: str = ""
     masquerade: Masquerade | None = None
+    ip: IPv4Address | None = None
+    gateway: Literal["sidegate", "router"] = "sidegate"
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +113,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     network: Network = Network()
     nat: Nat = Nat()
     probe: Probe = Probe()
+    dhcp: Dhcp = Dhcp()
     client: tuple[ClientConfig, ...] = ()
 
     def masquerade_of(self, mac: str) -> Masquerade:
@@ -118,12 +167,29 @@ def _text(path: Path) -> str:
 
 
 def _check(config: Config) -> list[Problem]:
-    problems = []
+    problems = _check_range(config.dhcp)
     if not config.probe.targets:
         problems.append(Problem("probe.targets", "empty: nothing to probe with", "name one address, or drop the key"))
+    problems += _repeated("mac", [c.mac for c in config.client])
+    return problems + _repeated("ip", [str(c.ip) if c.ip else None for c in config.client])
+
+
+def _repeated(key: str, values: list[str | None]) -> list[Problem]:
+    """A Problem for each client that has what an earlier one has."""
     first: dict[str, int] = {}
-    for i, client in enumerate(config.client):
-        seen = first.setdefault(client.mac.lower(), i)
-        if seen != i:
-            problems.append(Problem(f"client[{i}].mac", f"{client.mac} is already client[{seen}]", "keep one of them"))
-    return problems
+    found = ((i, value, first.setdefault(value.lower(), i)) for i, value in enumerate(values) if value is not None)
+    return [
+        Problem(f"client[{i}].{key}", f"{value} is already client[{seen}]", "keep one of them")
+        for i, value, seen in found
+        if seen != i
+    ]
+
+
+def _check_range(dhcp: Dhcp) -> list[Problem]:
+    try:
+        ends = dhcp.ends
+    except ValueError as error:
+        return [Problem("dhcp.range", f"{error}", "two IPv4 addresses such as 192.168.1.100-192.168.1.199")]
+    if ends is not None and ends[0] > ends[1]:
+        return [Problem("dhcp.range", f"{ends[0]} comes after {ends[1]}", "the lower address comes first")]
+    return []

@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from sidegate.gateway import history, pending, programs, timer, view
-from sidegate.gateway.apply import Changes, LiveBox, apply
+from sidegate.gateway import journal as journals
+from sidegate.gateway.apply import Changes, LiveBox, apply, undo
 from sidegate.gateway.checkup import Checkup
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply, Request
@@ -27,6 +28,7 @@ from sidegate.gateway.decide import decide
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe
+from sidegate.gateway.handout import NOT_OURS, Handout
 from sidegate.gateway.history import Chosen
 from sidegate.gateway.nft import Client, prove, withdraw
 from sidegate.gateway.places import Places
@@ -46,6 +48,8 @@ SETTLE_S = 0.5
 CALM_S = 2.0
 """Between looks at the box at least, however much is announced."""
 RETRY_S = 5.0
+EARLY_S = 60.0
+"""After the start: clients that have sent nothing through this box may just have had nothing to send."""
 
 
 class Daemon:
@@ -64,6 +68,7 @@ class Daemon:
         self._facts: Facts | None = None
         self._prober: Prober | None = None
         self._checkup = Checkup(time.monotonic(), self._log.tell)
+        self._handout = Handout(at, self._log.tell)
         self._observed_s = self._observe_at_s = self._poll_at_s = 0.0
         self._stopping = self._is_reload_asked = False
 
@@ -80,10 +85,12 @@ class Daemon:
         try:
             self._stand_at(facts)
             proofs = view.elements("direct4")
-            changes = apply(decide(self._config, facts), facts, LiveBox(), self._places.state)
+            changes = self._apply_first(facts)
         except Problems:
             self._control.close()
+            self._handout.close()
             raise
+        self._selector.register(self._handout, selectors.EVENT_READ, lambda: None)
         self._selector.register(self._checkup, selectors.EVENT_READ, lambda: None)
         self._selector.register(self._kernel, selectors.EVENT_READ, self._on_kernel)
         self._selector.register(self._control, selectors.EVENT_READ, lambda: None)
@@ -96,6 +103,22 @@ class Daemon:
         self._keep_version()
         return changes
 
+    def _apply_first(self, facts: Facts) -> Changes:
+        """On a box of which nothing is ours yet, all of it or nothing. Raises Problems."""
+        is_fresh = journals.load(self._places.state) is None
+        desired = decide(self._config, facts)
+        if is_fresh:
+            self._handout.ask_first(desired.dhcp)
+        changes = apply(desired, facts, LiveBox(), self._places.state)
+        handed = self._handout.want(desired.dhcp)
+        if is_fresh:
+            try:
+                self._handout.settle()
+            except Problems:
+                undo(LiveBox(), self._places.state)
+                raise
+        return Changes((*changes.changes, *handed))
+
     def run(self) -> None:
         """Until a signal says to stop."""
         while not self._stopping:
@@ -104,6 +127,7 @@ class Daemon:
             self._turn()
         self._control.close()
         self._checkup.close()
+        self._handout.close()
 
     # What happens
 
@@ -141,9 +165,15 @@ class Daemon:
             self._log.tell(f"{self._named(client)}: its proof lapsed, masqueraded again")
         self._probe(now)
         self._checkup.turn(now)
+        self._handout.turn(now)
 
     def _next_time(self) -> float:
-        others = [self._control.next_deadline(), self._checkup.next_deadline(), self._paths.next_lapse_s()]
+        others = [
+            self._control.next_deadline(),
+            self._checkup.next_deadline(),
+            self._paths.next_lapse_s(),
+            self._handout.next_deadline(),
+        ]
         if self._prober is not None:
             others += [self._paths.next_due_s(), self._prober.next_deadline()]
         return min([self._observe_at_s, self._poll_at_s, *(t for t in others if t is not None)])
@@ -162,6 +192,7 @@ class Daemon:
             self._observe_at_s = now + RETRY_S
             return
         self._log.note_faults(())
+        self._handout.want(desired.dhcp)
         for change in changes.changes:
             self._log.tell(f"put right: {change.what}: {change.why}")
         self._stand_at(facts)
@@ -176,12 +207,14 @@ class Daemon:
         try:
             facts = observe(chosen.config, self._places.state)
             desired = decide(chosen.config, facts)
+            self._handout.ask_first(desired.dhcp)
             changes = apply(desired, facts, LiveBox(), self._places.state)
         except Problems:
             # What was begun is put right at once.
             self._observe_at_s = now
             raise
         before, self._chosen = self._chosen, chosen
+        changes = Changes((*changes.changes, *self._handout.want(desired.dhcp)))
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
@@ -228,6 +261,7 @@ class Daemon:
         if old != new or self._prober is None:
             self._open_prober(new)
         self._checkup.stand_at(new, self._config.probe.targets)
+        self._handout.stand_at(new, self._config.dhcp.mode)
         if old is not None and old != new:
             self._log.tell(f"the router or our place changed: {old} -> {new}; all proofs are void")
             self._perform(self._paths.doubt_all("the router or our place changed", now))
@@ -384,17 +418,37 @@ class Daemon:
             undecided=sum(not s.decided for s in standings),
             confirm=self._confirm(),
             health=self._checkup.views(time.monotonic()),
+            dhcp=self._handout.view(),
             faults=tuple(f"{p.where}: {p.what}" for p in self._faults()),
+            hints=self._hints(),
             events=self._log.events,
         )
 
     def _faults(self) -> tuple[Problem, ...]:
-        return (*self._chosen.faults, *self._kept_badly, *self._log.faults, *self._checkup.faults())
+        return (
+            *self._chosen.faults,
+            *self._kept_badly,
+            *self._log.faults,
+            *self._checkup.faults(),
+            *self._handout.faults(),
+        )
+
+    def _hints(self) -> tuple[str, ...]:
+        if self._facts is None:
+            return ()
+        keep = {c.mac for c in self._config.client if c.gateway == "router"}
+        is_early = time.monotonic() - self._began_s < EARLY_S
+        silent = [self._named(s.client) for s in self._paths if s.active_s is None and s.client.mac not in keep]
+        ours = [a.ip for a in self._facts.interface.addresses]
+        return self._handout.hints(ours, () if is_early else silent, [s.client for s in self._paths])
 
     def _clients(self, ip: str | None, with_evidence: bool) -> ClientsView:
         counted = {(c.mac, c.ip): c for c in view.clients_in_kernel(self._config)}
         standings = [s for s in self._paths if ip in (None, str(s.client.ip))]
         views = [self._view(s, counted.get((s.client.mac, s.client.ip)), with_evidence) for s in standings]
+        leases = self._handout.leases()
+        if leases is not None:
+            views = [msgspec.structs.replace(v, lease=leases.get((v.mac, v.ip), NOT_OURS)) for v in views]
         return ClientsView(tuple(sorted(views, key=lambda v: v.ip)), daemon=True)
 
     def _view(self, standing: Standing, counted: ClientView | None, with_evidence: bool) -> ClientView:

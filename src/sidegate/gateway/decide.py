@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import Accept, Desired, Sysctl
+from sidegate.gateway.dhcp import dhcp_server
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.nft import Shape, ruleset
 
@@ -15,12 +16,16 @@ _RULESET_REASONS = {
 
 
 def decide(config: Config, facts: Facts) -> Desired:
-    """What the box should look like. The same before and after it was applied, so that applying it twice ends."""
+    """What the box should look like. The same before and after it was applied, so that applying it twice ends.
+
+    Raises Problems for what the configuration asks and this LAN does not allow.
+    """
     return Desired(
         sysctls=(*_no_redirects(facts), *_loose_reverse_path(facts), _forwarding(facts)),
         accepts=_accepts(facts),
         ruleset=ruleset(_shape(config, facts)),
         ruleset_reason=_RULESET_REASONS[config.nat.masquerade],
+        dhcp=dhcp_server(config, facts),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
 from msgspec import Struct
@@ -38,13 +39,47 @@ class Accept(Struct, frozen=True):
         return f"{self.backend} {self.family} {self.table} {self.chain}"
 
 
+class DhcpHost(Struct, frozen=True):
+    """A client that the configuration names. name: one it may go by in DHCP, or empty."""
+
+    mac: str
+    ip: IPv4Address | None = None
+    name: str = ""
+    keeps_router: bool = False
+
+
+class DhcpServer(Struct, frozen=True):
+    """What our DHCP server hands out. gateway: this box, for all but the hosts that keep the router.
+
+    coexists: another server is on the LAN and stays.
+    """
+
+    interface: str
+    lan: IPv4Network
+    first: IPv4Address
+    last: IPv4Address
+    lease_s: int
+    gateway: IPv4Address
+    router: IPv4Address
+    dns: tuple[IPv4Address, ...]
+    domain: str = ""
+    coexists: bool = False
+    hosts: tuple[DhcpHost, ...] = ()
+
+    def may_give(self, address: IPv4Address) -> bool:
+        """Whether the address is one of those that we hand out."""
+        return self.first <= address <= self.last or any(h.ip == address for h in self.hosts)
+
+
 class Desired(Struct, frozen=True):
     """sysctls and accepts in the order in which they are applied; `forwarding` is the very last.
 
     ruleset: the transaction that replaces our table. ruleset_reason: what it does, in words.
+    dhcp: the server that runs beside the daemon, None for none.
     """
 
     sysctls: tuple[Sysctl, ...]
     accepts: tuple[Accept, ...]
     ruleset: str
     ruleset_reason: str
+    dhcp: DhcpServer | None = None

@@ -36,13 +36,22 @@ class TableStep(Struct, frozen=True, forbid_unknown_fields=True):
     listing: str | None = None
 
 
+class ChildStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """A program of ours that runs beside the daemon. directory: where its record is. files: written for it."""
+
+    name: str
+    directory: str
+    files: tuple[str, ...] = ()
+
+
 class Journal(Struct, frozen=True, forbid_unknown_fields=True):
-    """Steps in the order in which they are done; before an accept and our table there was nothing."""
+    """Steps in the order in which they are done; before an accept, our table and a child there was nothing."""
 
     boot_id: str
     sysctls: tuple[SysctlStep, ...] = ()
     accepts: tuple[Accept, ...] = ()
     table: TableStep | None = None
+    children: tuple[ChildStep, ...] = ()
     version: int = VERSION
 
 

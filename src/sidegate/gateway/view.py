@@ -15,9 +15,32 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.nft import Client, Element, parse_elements
 from sidegate.probe.bridge import BridgeResult
+from sidegate.probe.dhcp import Offer
 from sidegate.problems import Problem, Problems
 
 SCHEMA = 1
+
+
+class LeaseView(Struct, frozen=True):
+    """Whose lease a client holds: `not ours` is another server's, or an address set by hand.
+
+    left_s: seconds, None for ever or unknown. name: what the client calls itself; a stranger's word.
+    """
+
+    holder: Literal["ours", "not ours"]
+    left_s: int | None = None
+    name: str = ""
+
+
+class DhcpView(Struct, frozen=True, kw_only=True):
+    """range, lease_s, pid: of our server, where one runs. others: other servers' offers; None: not looked yet."""
+
+    mode: str
+    range: str = ""
+    lease_s: int | None = None
+    pid: int | None = None
+    leases: int = 0
+    others: tuple[Offer, ...] | None = None
 
 
 class ClientView(Struct, frozen=True, kw_only=True):
@@ -26,7 +49,7 @@ class ClientView(Struct, frozen=True, kw_only=True):
     path: `direct` (the router answers it), or `masqueraded`. why: the reason. decided: whether a probe has spoken.
     since_s, last_sent_s: seconds ago. proof_left_s: seconds until its proof lapses.
     up_*, down_*: through this box to the internet and back, since it was first seen.
-    probe: what the last probe sent and heard, where it was asked for.
+    probe: what the last probe sent and heard, where it was asked for. lease: None where this box hands out nothing.
     """
 
     ip: IPv4Address
@@ -43,6 +66,7 @@ class ClientView(Struct, frozen=True, kw_only=True):
     down_packets: int = 0
     down_bytes: int = 0
     probe: BridgeResult | None = None
+    lease: LeaseView | None = None
 
 
 class ClientsView(Struct, frozen=True):
@@ -77,7 +101,10 @@ class HealthView(Struct, frozen=True):
 
 
 class StatusView(Struct, frozen=True, kw_only=True):
-    """up: our table is in the kernel. faults: what is wrong now, as sentences. config: the file in force, or empty."""
+    """up: our table is in the kernel. config: the file in force, or empty.
+
+    faults: what is wrong now, as sentences. hints: what somebody should know although nothing is wrong with this box.
+    """
 
     up: bool
     daemon: bool
@@ -94,7 +121,9 @@ class StatusView(Struct, frozen=True, kw_only=True):
     undecided: int = 0
     confirm: ConfirmView | None = None
     health: tuple[HealthView, ...] = ()
+    dhcp: DhcpView | None = None
     faults: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     events: tuple[EventView, ...] = ()
     schema: int = SCHEMA
 

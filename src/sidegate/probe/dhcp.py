@@ -15,6 +15,7 @@ import random
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
@@ -32,11 +33,13 @@ MOST_SERVERS = 16
 class Plan(Struct, frozen=True):
     """asks_at_s: seconds after the beginning when the question is sent. until_s: how long offers are waited for.
 
+    settle_s: once there is an offer, only so long for further ones; None: until_s whatever comes.
     Some servers look first whether an address is free: dnsmasq waits 3 s for a ping (src/config.h, PING_WAIT).
     """
 
     asks_at_s: tuple[float, ...] = (0.0, 0.5)
     until_s: float = 4.0
+    settle_s: float | None = None
 
 
 class Offer(Struct, frozen=True):
@@ -83,27 +86,50 @@ def discover(our_mac: Mac, mac: Mac, plan: Plan = Plan()) -> Talk[DhcpResult]:  
     began_s: float = yield Clock()
     xid: int = yield FreshDhcpXid()
     question = Ipv4(NOBODY, EVERYBODY, UDP, Udp(dhcp.CLIENT_PORT, dhcp.SERVER_PORT, dhcp.build_discover(xid, mac)))
-    offers: dict[tuple[IPv4Address, Mac], Offer] = {}
-    evidence: list[Observation] = []
+    look = _Look(mac, began_s, plan)
     for asks_s, until_s in zip(plan.asks_at_s, (*plan.asks_at_s[1:], plan.until_s), strict=True):
         sent_s = yield from send(frame_of(BROADCAST, our_mac, question))
-        evidence.append(Observation(sent_s - began_s, "sent", BROADCAST, "discover", f"who hands out? I am {mac}"))
-        yield from _collect(began_s + max(until_s, asks_s), began_s, mac, offers, evidence)
-    return DhcpResult(tuple(offers.values()), plan.until_s, tuple(evidence))
+        look.note(sent_s, "sent", BROADCAST, "discover", f"who hands out? I am {mac}")
+        yield from look.collect(began_s + max(until_s, asks_s))
+        if look.is_settled:
+            yield from look.collect(began_s + plan.until_s)
+            break
+    ended_s: float = yield Clock()
+    return DhcpResult(tuple(look.offers.values()), round(ended_s - began_s, 3), tuple(look.evidence))
 
 
-def _collect(
-    until_s: float, began_s: float, mac: Mac, offers: dict[tuple[IPv4Address, Mac], Offer], evidence: list[Observation]
-) -> Talk[None]:
-    while True:
-        heard: Heard | None = yield Wait(until_s)
-        if heard is None:
-            return
-        offer = offer_in(heard.frame, mac)
-        if offer is not None and offer.identity not in offers and len(offers) < MOST_SERVERS:
-            offers[offer.identity] = offer
-            what = f"{offer.server} offers {offer.terms()}"
-            evidence.append(Observation(heard.at_s - began_s, "received", offer.server_mac, "offer", what))
+class _Look:
+    """One look's offers so far, and its evidence."""
+
+    def __init__(self, mac: Mac, began_s: float, plan: Plan) -> None:
+        self.mac, self.began_s, self.plan = mac, began_s, plan
+        self.offers: dict[tuple[IPv4Address, Mac], Offer] = {}
+        self.evidence: list[Observation] = []
+        self._first_s: float | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is an offer, and that shortens the look."""
+        return self._first_s is not None and self.plan.settle_s is not None
+
+    def note(self, at_s: float, way: Literal["sent", "received"], mac: Mac, step: str, what: str) -> None:
+        self.evidence.append(Observation(at_s - self.began_s, way, mac, step, what))
+
+    def collect(self, until_s: float) -> Talk[None]:
+        while True:
+            heard: Heard | None = yield Wait(self._until_s(until_s))
+            if heard is None:
+                return
+            offer = offer_in(heard.frame, self.mac)
+            if offer is not None and offer.identity not in self.offers and len(self.offers) < MOST_SERVERS:
+                self._first_s = heard.at_s if self._first_s is None else self._first_s
+                self.offers[offer.identity] = offer
+                self.note(heard.at_s, "received", offer.server_mac, "offer", f"{offer.server} offers {offer.terms()}")
+
+    def _until_s(self, until_s: float) -> float:
+        if self._first_s is None or self.plan.settle_s is None:
+            return until_s
+        return min(until_s, self._first_s + self.plan.settle_s)
 
 
 def offer_in(frame: Frame, mac: Mac) -> Offer | None:
@@ -161,7 +187,7 @@ def _head(offers: Sequence[Offer], waited_s: float, *, own_server: bool) -> str:
     others = "other " if own_server else ""
     here = "A DHCP server runs on this box. " if own_server else ""
     if not offers:
-        return f"{here}No {others}DHCP server answered within {waited_s:g} s."
+        return f"{here}No {others}DHCP server answered within {waited_s:.0f} s."
     count = f"One {others}DHCP server answers." if len(offers) == 1 else f"{len(offers)} {others}DHCP servers answer."
     return here + count
 

@@ -1,0 +1,208 @@
+"""Who hands out addresses: our dnsmasq as a child, other servers under watch, and whose lease a client holds."""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+import select
+import time
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from sidegate.gateway import dhcp
+from sidegate.gateway.apply import Change
+from sidegate.gateway.children import Nursery
+from sidegate.gateway.config import DhcpMode
+from sidegate.gateway.desired import DhcpServer
+from sidegate.gateway.dnsmasq import NAME, LeasePlaces, dnsmasq_child
+from sidegate.gateway.leases import Lease, read_leases, recover
+from sidegate.gateway.lookout import Lookout
+from sidegate.gateway.nft import Client
+from sidegate.gateway.places import Places
+from sidegate.gateway.view import DhcpView, LeaseView
+from sidegate.probe.dhcp import Offer, serves_here
+from sidegate.probe.talk import Vantage
+from sidegate.problems import Exit, Problem, Problems
+
+NOT_OURS = LeaseView("not ours")
+_USER = "dnsmasq"
+
+
+class Handout:
+    """For a selectors loop: wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`."""
+
+    def __init__(self, at: Places, tell: Callable[[str], None]) -> None:
+        self._mode: DhcpMode = "off"
+        self._tell = tell
+        self._at = LeasePlaces(at.state, at.runtime)
+        self._nursery = Nursery(self._at.children, at.state, tell, self._prepare)
+        self._server: DhcpServer | None = None
+        self._lookout: Lookout | None = None
+        self._mac: str | None = None
+        self._blind: tuple[Problem, ...] = ()
+        self._poll = select.epoll()
+        self._poll.register(self._nursery, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def next_deadline(self) -> float | None:
+        """When `turn` has something to do although nothing came in; None: never."""
+        lookout_s = self._lookout.next_deadline() if self._lookout else None
+        return min((t for t in (self._nursery.next_deadline(), lookout_s) if t is not None), default=None)
+
+    def stand_at(self, vantage: Vantage | None, mode: DhcpMode) -> None:
+        """From where, and how often, other servers are looked for; None while there is no such place."""
+        if self._lookout is not None and (self._lookout.at, self._mode) == (vantage, mode):
+            return
+        self._mode = mode
+        self._close_lookout()
+        if vantage is None:
+            return
+        try:
+            self._lookout = Lookout(vantage, mode, self._mac)
+        except Problems as error:
+            self._blind = error.problems
+            return
+        self._mac = self._lookout.mac
+        self._poll.register(self._lookout, select.EPOLLIN)
+
+    def ask_first(self, server: DhcpServer | None) -> None:
+        """Before our server starts: is there another one? Up to 3.5 s. Raises Problems with what that hands out."""
+        if server is None or self._lookout is None or self._nursery.runs(NAME):
+            return
+        if serves_here():
+            # Both may hold the port (SO_REUSEADDR), and a server on this box does not hear our question.
+            what = "another program on this box listens on the DHCP servers' port"
+            raise Problems(Problem("dhcp", what, "stop it; `ss -ulpn sport = 67` names it", Exit.FAULT))
+        others = dhcp.refusal(server, self._lookout.look())
+        if others:
+            raise Problems(*others)
+
+    def want(self, server: DhcpServer | None) -> tuple[Change, ...]:
+        """From the next `turn` on this is handed out, by the server that runs or by one that is started.
+
+        What that will change: nothing where our server hands out just this.
+        """
+        self._server = server
+        if server is None:
+            self._nursery.want(())
+            return (Change(f"{NAME} ends", "this box hands out no addresses"),) if self._nursery.runs(NAME) else ()
+        child = dnsmasq_child(server, self._at, _user())
+        self._nursery.want((child,))
+        if self._nursery.runs(NAME, child.digest):
+            return ()
+        what = f"{NAME} hands out {server.first}-{server.last} for {server.lease_s} s"
+        return (Change(what, "clients are told to use this box as their gateway"),)
+
+    def settle(self) -> None:
+        """Waits until our server serves. Raises Problems."""
+        self._nursery.settle()
+
+    def turn(self, now: float) -> None:
+        self._nursery.turn(now)
+        if self._lookout is None:
+            return
+        before = self._lookout.offers
+        try:
+            if self._lookout.turn(now):
+                self._blind = ()
+                self._tell_new(before or (), self._lookout.offers or ())
+        except Problems as error:
+            self._blind = error.problems
+            self._close_lookout()
+
+    def close(self) -> None:
+        """Lets go; our server goes on."""
+        self._close_lookout()
+        self._nursery.close()
+        self._poll.close()
+
+    # What is known
+
+    def faults(self) -> tuple[Problem, ...]:
+        """What is wrong now."""
+        others = dhcp.refusal(self._server, self._offers()) if self._server else ()
+        return (*self._nursery.faults(), *others, *self._trouble(), *self._blind)
+
+    def hints(self, ours: Iterable[IPv4Address], silent: Iterable[str], met: Iterable[Client]) -> tuple[str, ...]:
+        """What a person should know; see `dhcp.hints`. met: clients that were seen."""
+        if self._lookout is None or self._lookout.offers is None:
+            return ()
+        held = {lease.ip for lease in self._leases()}
+        server = self._server
+        unleased = [str(c.ip) for c in met if server and server.first <= c.ip <= server.last and c.ip not in held]
+        around = dhcp.Surroundings(self._offers(), tuple(ours), tuple(silent), tuple(unleased))
+        return dhcp.hints(self._mode, around)
+
+    def view(self) -> DhcpView:
+        """For `status`."""
+        server = self._server
+        return DhcpView(
+            mode=self._mode,
+            range=f"{server.first}-{server.last}" if server else "",
+            lease_s=server.lease_s if server else None,
+            pid=self._nursery.pid(NAME),
+            leases=len(self._leases()),
+            others=None if self._lookout is None else self._lookout.offers,
+        )
+
+    def leases(self) -> dict[tuple[str, IPv4Address], LeaseView] | None:
+        """Those of ours that last, by device and address; None where we hand out nothing."""
+        if self._server is None:
+            return None
+        return {(it.mac, it.ip): _view(it, time.time()) for it in self._leases()}
+
+    # What is done
+
+    def _prepare(self, name: str) -> None:
+        self._at.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mended = recover(self._at.live, self._at.copy, time.time())
+        if mended:
+            self._tell(f"{name}: {mended}")
+
+    def _close_lookout(self) -> None:
+        if self._lookout is not None:
+            self._poll.unregister(self._lookout)
+            self._lookout.close()
+            self._lookout = None
+
+    def _tell_new(self, before: tuple[Offer, ...], now: tuple[Offer, ...]) -> None:
+        known, there = {o.identity for o in before}, {o.identity for o in now}
+        for offer in now:
+            if offer.identity not in known:
+                self._tell(f"DHCP server {offer.server} ({offer.server_mac}) hands out {offer.terms()}")
+        for offer in before:
+            if offer.identity not in there:
+                self._tell(f"DHCP server {offer.server} ({offer.server_mac}) answers no more")
+
+    def _offers(self) -> tuple[Offer, ...]:
+        return (self._lookout.offers or ()) if self._lookout else ()
+
+    def _leases(self) -> list[Lease]:
+        now_s = time.time()
+        return [it for it in read_leases(self._at.live) if it.lasts(now_s)] if self._server else []
+
+    def _trouble(self) -> tuple[Problem, ...]:
+        with contextlib.suppress(OSError):
+            said = self._at.trouble.read_text("utf-8", "replace").strip()
+            if self._server and said:
+                remedy = "make room; until then a power cut may lose leases"
+                return (Problem(str(self._at.copy), f"leases cannot be copied: {said}", remedy, Exit.FAULT),)
+        return ()
+
+
+def _view(lease: Lease, now_s: float) -> LeaseView:
+    left_s = round(lease.ends_s - now_s) if lease.ends_s else None
+    return LeaseView("ours", left_s, "" if lease.name == "*" else lease.name)
+
+
+def _user() -> str:
+    """Whom dnsmasq becomes: its own user, where there is one and this user namespace knows it (user_namespaces(7))."""
+    with contextlib.suppress(KeyError, OSError):
+        uid = pwd.getpwnam(_USER).pw_uid
+        ranges = [map(int, line.split()) for line in Path("/proc/self/uid_map").read_text("ascii").splitlines()]
+        if any(first <= uid < first + count for first, _, count in ranges):
+            return _USER
+    return "root"

@@ -105,3 +105,17 @@ def test_a_hijacked_port_53(articles_home: Home, filtered: str) -> None:
             assert compare(tracer, network, ask) == []
             caught[name] = any(hop.node == "gateway" for hop in Player(network, ask).walk().hops)
     assert caught == {"my-computer": True, "phone": filtered == "off"}
+
+
+@pytest.mark.parametrize("unheard", [("gateway",), ("phone", "gateway"), ("nas",)], ids=" ".join)
+def test_what_no_bridge_has_heard_of_is_flooded(articles_home: Home, unheard: tuple[str, ...]) -> None:
+    """Frames to an unknown address pass every port, filtered ones through netfilter; the first answer teaches."""
+    for runs in ("forwarding", "masquerade"):
+        setting = Setting(runs, unheard=unheard)
+        with Lab.up(articles_home) as lab, Tracer(lab) as tracer:
+            network = arrange(tracer, World(articles_home, setting, ()))
+            for i, protocol in enumerate(("tcp", "udp", "icmp")):
+                port = 0 if protocol == "icmp" else 5000
+                for j, client in enumerate(articles_home.client):
+                    ask = Ask(client.name, str(client.v4), "1.2.3.4", protocol, port, 41400 + 10 * i + j)  # type: ignore[arg-type]
+                    assert compare(tracer, network, ask) == []

@@ -52,7 +52,10 @@ ENGINE_LISTENS = 39998
 
 
 class Order(Struct, frozen=True, tag="order"):
-    """A conversation to be played. ear: where to listen; None: nobody does. engine: one listens on the gateway."""
+    """A conversation to be played. ear: where to listen; None: nobody does. engine: one listens on the gateway.
+
+    unheard: what each machine's bridges are to forget first, as `bridge -batch` lines.
+    """
 
     ask: Ask
     ear: Ear | None
@@ -60,6 +63,7 @@ class Order(Struct, frozen=True, tag="order"):
     gateway: str = ""
     gateway_v4: str = ""
     engine: bool = False
+    unheard: dict[str, tuple[str, ...]] = {}
 
 
 class Arrangement(Struct, frozen=True, tag="arrangement"):
@@ -105,7 +109,7 @@ class Tracer:
 
         ruleset: what `sidegate up` would load on the gateway; needed where the setting says that it runs.
         """
-        self.network = network
+        self.network, self._unheard = network, network.unheard_entries()
         neighbours = {} if self._prepared else {name: _neighbours(node) for name, node in network.nodes.items()}
         self._prepared = True
         home = network.home
@@ -125,7 +129,7 @@ class Tracer:
         network, gateway = self.network, self.network.home.gateway
         player = Player(network, ask)
         at_gateway = (gateway.name, str(gateway.v4)) if gateway else ("", "")
-        order = Order(ask, player.ear, script(ask, player.proxied), *at_gateway, network.engine_runs)
+        order = Order(ask, player.ear, script(ask, player.proxied), *at_gateway, network.engine_runs, self._unheard)
         capture = self._ask(order).capture
         return _as_walk(network, ask, player.proxied, capture)
 
@@ -488,6 +492,10 @@ class _Scene:
 
     def _play(self) -> Capture:
         self._listen()
+        for machine, lines in self.order.unheard.items():
+            self.stage.enter(machine)
+            # With -force: what another conversation has not taught again is gone already.
+            _run("bridge", "-force", "-batch", "-", text="\n".join(lines) + "\n", check=False)
         self.stage.settle(0)
         seen: list[tuple[int, Sighting]] = []
         steps: list[Step] = []

@@ -96,10 +96,18 @@ def judged_by_sight(network: Network, played: Played) -> Verdict:
     if all(step.arrived for step in played.steps):
         path = return_path(network, played)
         return Verdict("delivered", f"{SENTENCES['delivered']}{_PATHS[path]}", path)
-    hops = [hop for hop in played.hops if hop.before is None or hop.before.kind != "redirect"]
+    hops = [hop for hop in played.hops if _is_meant(network, hop)]
     last = [hop for hop in hops if hop.step == len(played.steps) - 1] or hops
     code, node = (_seen_cause(network, last[-1], last), last[-1].node) if last else ("unknown", played.asker)
     return Verdict(code, SENTENCES[code], "none", node, REMEDIES.get(code, ""))
+
+
+def _is_meant(network: Network, hop: Hop) -> bool:
+    """Whether this hop is on the way of the conversation: no redirect, and no flooded copy at somebody else's port."""
+    if hop.before is None or hop.enters is None:
+        return True
+    port = network.nodes[hop.node].ports[hop.enters]
+    return hop.before.kind != "redirect" and (port.bridge is not None or hop.before.dst_mac == port.mac)
 
 
 def _seen_cause(network: Network, final: Hop, hops: Sequence[Hop]) -> Code:
@@ -167,7 +175,10 @@ def _hands_on_answer(hop: Hop, lan: frozenset[str], from_lan: bool) -> bool:
 
 
 def _cause(network: Network, played: Played) -> tuple[Code, str]:
-    for node, law, packet in reversed(played.drops):
+    # What became of an error message about the packet matters less than what became of the packet.
+    drops = played.drops[::-1]
+    drops.sort(key=lambda drop: drop[2].inner is not None)
+    for node, law, packet in drops:
         if (
             law == "no-route"
             and node == INTERNET

@@ -155,6 +155,24 @@ class Network:
             node.redirected.clear()
             node.redirects_sent.clear()
 
+        for mac in self._unheard_macs():
+            for bridge in self._bridges():
+                bridge.known.pop(mac, None)
+
+    def unheard_entries(self) -> dict[str, tuple[str, ...]]:
+        """What the bridges must not know, by machine, as `bridge -batch` lines."""
+        macs, found = self._unheard_macs(), {}
+        for node in self.nodes.values():
+            known = [(mac, port) for b in node.bridges.values() for mac, port in b.known.items() if mac in macs]
+            found[node.name] = tuple(f"fdb del {mac} dev {port.name} master" for mac, port in known)
+        return {name: lines for name, lines in found.items() if lines}
+
+    def _unheard_macs(self) -> list[str]:
+        return [self.nodes[name].mac_of(LAN_PORT) for name in self.setting.unheard]
+
+    def _bridges(self) -> Iterator[Bridge]:
+        return (bridge for node in self.nodes.values() for bridge in node.bridges.values())
+
     def node_with(self, address: str) -> Node | None:
         """Whose address this is."""
         return next((node for node in self.nodes.values() if address in node.own), None)

@@ -22,6 +22,7 @@ class Setting(Struct, frozen=True):
     redirects_accepted: bool = True
     strict: tuple[str, ...] = ()
     instant: bool = False
+    unheard: tuple[str, ...] = ()
 
     @property
     def forwards(self) -> bool:

@@ -3,6 +3,7 @@ internet and its return path, port forwards over TCP and UDP."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
@@ -22,6 +23,9 @@ from sidegate.plan.predict import model_home
 
 pytestmark = pytest.mark.kernel
 
+GOT = """#!/bin/sh
+test -z "$ip" || echo $router >/run/got
+"""
 SERVER, FILE = "1.2.3.4", "/run/sidegate.toml"
 CASES = [("on", "auto"), ("on", "always"), ("on", "never"), ("off", "auto")]
 
@@ -69,3 +73,21 @@ def forwarded(lab: Lab) -> dict[str, tuple[str, ...]]:
     asked = [(to, protocol, lab.begin(INTERNET, ask[protocol], wan, port)) for to, protocol, port in ports]
     worked = {(to, protocol) for to, protocol, waiting in asked if waiting.result().ok}
     return {c.name: tuple(p for p in ("tcp", "udp") if (c.name, p) in worked) for c in lab.home.client}
+
+
+@pytest.mark.parametrize(("way", "router_serves"), [("own-dhcp", False), ("coexist", True)])
+def test_the_box_hands_out_as_the_way_says(way: str, router_serves: bool) -> None:
+    plan = make_plan(RouterProfile("mine"), Wish(), [])
+    model = home("on")
+    router = structs.replace(model.router, dhcp=Dhcp(off=not router_serves))
+    with Lab.up(structs.replace(model, router=router), dhcp=router_serves) as lab:
+        lab.run("gateway", "sh", "-ec", f"cat >{FILE}", text=config_for(plan, way))
+        sidegate(lab, "up", "--config", FILE)
+        told = json.loads(sidegate(lab, "status", "--json"))["dhcp"]
+        lab.run("wired", "ip", "address", "flush", "dev", "eth0")
+        lab.run("wired", "sh", "-ec", "cat >/run/got.sh; chmod +x /run/got.sh", text=GOT)
+        lab.run("wired", "sh", "-ec", "busybox udhcpc -i eth0 -n -q -f -s /run/got.sh")
+        gateway = lab.run("wired", "cat", "/run/got").stdout.split()
+    assert (told["mode"], told["pid"] > 0) == ("coexist" if router_serves else "server", True)
+    possible = {"own-dhcp": ["192.168.1.2"], "coexist": ["192.168.1.1", "192.168.1.2"]}
+    assert gateway[0] in possible[way], "beside the router's DHCP it is a race, and the plan says so"

@@ -212,7 +212,7 @@ def test_every_config_is_accepted_and_says_what_the_way_needs(router: str) -> No
                 config_for(plan, way.id)
             continue
         config = parse_config(config_for(plan, way.id), "sidegate.toml")
-        assert config.nat.masquerade == way.nat
+        assert (config.nat.masquerade, config.dhcp.mode) == (way.nat, way.dhcp)
         assert [c.name for c in config.client] == ["my-computer", "tablet"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sidegate.gateway.config import DEFAULT_PATH, Masquerade
+from sidegate.gateway.config import DEFAULT_PATH, DhcpMode, Masquerade
 from sidegate.plan.data import Device, Plan, Way
 from sidegate.problems import Problem, Problems
 
@@ -13,6 +13,13 @@ _NAT: dict[Masquerade, str] = {
     "auto": "each client until a probe proves that the router answers it directly",
     "always": "every client, without asking",
     "never": "nobody, without asking",
+}
+
+
+_DHCP: dict[DhcpMode, str] = {
+    "off": "the router hands out addresses, or they are set by hand",
+    "server": "this box alone hands out addresses: the router's DHCP must be off",
+    "coexist": "this box beside the router's DHCP",
 }
 
 
@@ -51,6 +58,10 @@ def _text(plan: Plan, way: Way, nat: Masquerade) -> str:
         "[nat]",
         f'masquerade = "{nat}"       # {_NAT[nat]}',
         "",
+        "[dhcp]",
+        f'mode = "{way.dhcp}"             # {_DHCP[way.dhcp]}',
+        *([] if way.dhcp == "off" else ['# range = "192.168.1.100-192.168.1.199"    # default: a part of the LAN']),
+        "",
         *_clients(plan.devices),
     ]
     return "\n".join(lines) + "\n"
@@ -70,6 +81,7 @@ def _clients(devices: Sequence[Device]) -> list[str]:
             '# mac = "aa:bb:cc:dd:ee:ff"',
             '# name = "tv"',
             '# masquerade = "always"',
+            '# gateway = "router"       # our DHCP tells this device the router, as for a port forward',
         ]
     lines = []
     for device in named:

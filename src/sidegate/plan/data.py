@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidegate.gateway.config import Masquerade
+from sidegate.gateway.config import DhcpMode, Masquerade
 
 SCHEMA = 1
 
@@ -129,8 +129,9 @@ class Way(Struct, frozen=True, kw_only=True):
     """One way to deploy.
 
     possible: with this router; grounds: why so; decided_by: the one unknown field that decides it, if there is one.
-    nat: what goes into our configuration; None: our box is not in it. steps: what to do, first things first.
-    back: what to do when the gateway dies. breaks: what will not work as before. points: why it stands where it does.
+    nat, dhcp: what goes into our configuration; nat is None where our box is not in it. steps: what to do, first
+    things first. back: what to do when the gateway dies. breaks: what will not work as before. points: why it stands
+    where it does.
     """
 
     id: WayId
@@ -139,6 +140,7 @@ class Way(Struct, frozen=True, kw_only=True):
     grounds: tuple[Ground, ...]
     decided_by: str = ""
     nat: Masquerade | None
+    dhcp: DhcpMode = "off"
     steps: tuple[str, ...]
     back: tuple[str, ...]
     breaks: tuple[str, ...]

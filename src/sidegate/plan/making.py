@@ -9,7 +9,7 @@ from sidegate.plan.data import Device, DevicePrediction, Path, Plan, Prediction,
 from sidegate.plan.predict import predict
 from sidegate.plan.questions import QUESTIONS, ground, open_questions, relevant, value_of, with_probes
 from sidegate.plan.rank import NOT_KNOWN, points, told
-from sidegate.plan.ways import Recipe, decided_by, nat_recipes, possible, recipes, steps, steps_back
+from sidegate.plan.ways import Recipe, Surroundings, decided_by, nat_recipes, possible, recipes, steps, steps_back
 
 
 def make_plan(
@@ -25,10 +25,10 @@ def make_plan(
     command line that asks for this plan.
     """
     profile, notes = with_probes(profile, devices) if devices else (profile, ())
-    better = _better(catalogue)
+    around = Surroundings(command, _better(catalogue), bool(devices))
     found = {r.id: r for r in recipes(profile, wish)}
-    ways = sorted((_way(r, profile, wish, better, devices) for r in found.values()), key=_place)
-    choices = (_way(r, profile, wish, better, devices) for r in nat_recipes(found[ways[0].id]))
+    ways = sorted((_way(r, profile, wish, around, devices) for r in found.values()), key=_place)
+    choices = (_way(r, profile, wish, around, devices) for r in nat_recipes(found[ways[0].id]))
     return Plan(
         command=command,
         title=profile.title,
@@ -58,7 +58,7 @@ def _better(catalogue: Iterable[RouterProfile]) -> tuple[str, ...]:
     )
 
 
-def _way(recipe: Recipe, profile: RouterProfile, wish: Wish, better: Sequence[str], devices: Sequence[Device]) -> Way:
+def _way(recipe: Recipe, profile: RouterProfile, wish: Wish, around: Surroundings, devices: Sequence[Device]) -> Way:
     can, grounds = possible(recipe, profile)
     predictions = predict(recipe, profile)
     return Way(
@@ -68,7 +68,8 @@ def _way(recipe: Recipe, profile: RouterProfile, wish: Wish, better: Sequence[st
         grounds=grounds,
         decided_by=decided_by(recipe, profile),
         nat=recipe.nat,
-        steps=steps(recipe, profile, wish, better, is_up=bool(devices)),
+        dhcp=recipe.dhcp,
+        steps=steps(recipe, profile, wish, around),
         back=steps_back(recipe, wish),
         breaks=tuple(_breaks(recipe, wish, predictions)),
         predictions=predictions,
@@ -85,7 +86,7 @@ def _breaks(recipe: Recipe, wish: Wish, predictions: tuple[Prediction, ...]) -> 
     offline = [p for p in predictions if p.path == "none"]
     if offline:
         yield f"IPv4 of {told(offline, predictions)}: {offline[0].says}."
-    yield from _broken_forwards(predictions)
+    yield from _broken_forwards(recipe, predictions)
     masqueraded = [p for p in predictions if p.path == "masqueraded"]
     if masqueraded:
         who = told(masqueraded, predictions)
@@ -105,10 +106,11 @@ def _breaks(recipe: Recipe, wish: Wish, predictions: tuple[Prediction, ...]) -> 
         )
 
 
-def _broken_forwards(predictions: tuple[Prediction, ...]) -> Iterator[str]:
+def _broken_forwards(recipe: Recipe, predictions: tuple[Prediction, ...]) -> Iterator[str]:
     both = [p for p in predictions if p.path != "none" and not p.port_forwards]
     half = [p for p in predictions if p.path != "none" and p.port_forwards == ("tcp",)]
-    remedy = "Give such a device the router as its gateway, by hand."
+    how = "by hand" if recipe.dhcp == "off" else 'with `gateway = "router"` in the configuration'
+    remedy = f"Give such a device the router as its gateway, {how}."
     if both:
         yield f"Port forwards to {told(both, predictions)}. {remedy}"
     if half:

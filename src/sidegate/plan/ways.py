@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct, structs
 
-from sidegate.gateway.config import DEFAULT_PATH, Masquerade
+from sidegate.gateway.config import DEFAULT_PATH, DhcpMode, Masquerade
 from sidegate.home import RouterProfile
 from sidegate.plan.data import Delivery, Ground, Possibility, WayId, Wish
 from sidegate.plan.questions import ground, value_of
@@ -31,6 +31,12 @@ class Recipe(Struct, frozen=True):
     nat: Masquerade | None = None
     filter_off: bool = False
     dns_elsewhere: bool = False
+
+    @property
+    def dhcp(self) -> DhcpMode:
+        """What our own DHCP does."""
+        modes: dict[Delivery | None, DhcpMode] = {"own-dhcp": "server", "coexist": "coexist"}
+        return modes.get(self.delivery, "off")
 
 
 DELIVERIES: tuple[Delivery, ...] = ("router-dhcp", "own-dhcp", "coexist", "static")
@@ -146,29 +152,33 @@ def _router_proxy(profile: RouterProfile) -> tuple[Possibility, tuple[Ground, ..
 # What to do
 
 
-def steps(recipe: Recipe, profile: RouterProfile, wish: Wish, better: Sequence[str], is_up: bool) -> tuple[str, ...]:
-    """What to do, first things first. is_up: the box stands and runs already."""
+class Surroundings(Struct, frozen=True):
+    """What the texts of the steps need to know. command: asks for this plan. better: titles of better routers.
+    is_up: the box stands and runs already.
+    """
+
+    command: str = "sidegate plan"
+    better: tuple[str, ...] = ()
+    is_up: bool = False
+
+
+def steps(recipe: Recipe, profile: RouterProfile, wish: Wish, around: Surroundings) -> tuple[str, ...]:
+    """What to do, first things first."""
     if recipe.id == "router-proxy":
         return _PROXY_STEPS
+    before = _filter_steps(profile) if recipe.filter_off else _DNS_STEPS if recipe.dns_elsewhere else ()
     if recipe.id == "other-router":
-        another = RouterProfile("another router")
-        return (
-            _other_router(better),
-            *_box_steps(recipe, is_up),
-            *_for_wish(wish),
-            *_deliver("router-dhcp", another, wish),
-            _LOOK,
-        )
-    filter_off = _filter_steps(profile) if recipe.filter_off else _DNS_STEPS if recipe.dns_elsewhere else ()
-    delivering = _deliver(recipe.delivery, profile, wish) if recipe.delivery else ()
-    return (*filter_off, *_box_steps(recipe, is_up), *_for_wish(wish), *delivering, _LOOK)
+        before, profile = (_other_router(around.better),), RouterProfile("another router")
+    save = f"On the box, save what `{around.command} --config-for {recipe.id}` prints as {DEFAULT_PATH}."
+    delivering = _deliver(recipe, profile, wish, save)
+    return (*before, *_box_steps(recipe, save, around.is_up), *_for_wish(wish), *delivering, _LOOK)
 
 
-def _box_steps(recipe: Recipe, is_up: bool) -> tuple[str, ...]:
-    configure = f"On the box, save what `--config-for {recipe.id}` prints as {DEFAULT_PATH}."
-    own_file = [] if recipe.nat == "auto" else [configure]
+def _box_steps(recipe: Recipe, save: str, is_up: bool) -> tuple[str, ...]:
+    """The file of a box that hands out addresses is saved later, when the router is about to stop."""
+    own_file = (save,) if recipe.nat != "auto" and recipe.dhcp == "off" else ()
     if is_up:
-        return (*own_file, *([_AGAIN] if own_file else []))
+        return (*own_file, *([_RELOAD] if own_file else []))
     return (_PLUG, *own_file, _UP, _TRY)
 
 
@@ -177,7 +187,7 @@ _PLUG = (
     f"address outside the router's DHCP range, for example {GATEWAY}, with the router ({ROUTER}) as its gateway."
 )
 _UP = "On the box: `sidegate up`. Nothing changes for anybody yet."
-_AGAIN = "On the box: `sidegate down`, then `sidegate up`."
+_RELOAD = "On the box: `sidegate reload`."
 _TRY = (
     f"Try it with one device on Wi-Fi: set its gateway to {GATEWAY} by hand and open a web page. If that fails, set it "
     "back and stop here: nobody else has noticed."
@@ -212,38 +222,25 @@ def _for_wish(wish: Wish) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _deliver(delivery: Delivery | None, profile: RouterProfile, wish: Wish) -> tuple[str, ...]:
-    if delivery == "router-dhcp":
+def _deliver(recipe: Recipe, profile: RouterProfile, wish: Wish, save: str) -> tuple[str, ...]:
+    if recipe.delivery == "router-dhcp":
         return _by_router(profile)
-    if delivery == "own-dhcp":
-        return (
-            _dnsmasq("192.168.1.100,192.168.1.199,12h"),
-            "Write down the router's DHCP settings, then turn its DHCP server off.",
-            _START_DNSMASQ,
-            _RECONNECT,
-        )
-    if delivery == "coexist":
-        return (
-            "Shrink the router's DHCP range, for example to .150-.199, so that no address is given out twice.",
-            _dnsmasq("192.168.1.100,192.168.1.149,10m"),
-            _START_DNSMASQ,
-            _RECONNECT + " One that got its address from the router goes round the box: look at its gateway.",
-        )
+    if recipe.delivery == "own-dhcp":
+        off = "Write down the router's DHCP settings, then turn its DHCP server off."
+        return (_INSTALL, save, off, f"{_RELOAD} {_HANDS_OUT}", _RECONNECT)
+    if recipe.delivery == "coexist":
+        shrink = "Shrink the router's DHCP range, for example to .100-.199, so that no address is given out twice."
+        return (_INSTALL, save, shrink, f"{_RELOAD} {_HANDS_OUT}", f"{_RECONNECT} {_WHOSE}")
+    if recipe.delivery is None:
+        return ()
     which = "each device that is to be proxied" if wish.proxy == "some" else "each device"
     return (f"On {which}, set by hand: an address outside the router's DHCP range, gateway {GATEWAY}, DNS {ROUTER}.",)
 
 
-_START_DNSMASQ = "On the box: `systemctl restart dnsmasq`. From now on it hands out the addresses."
+_INSTALL = "On the box, install dnsmasq, which Sidegate runs for DHCP: `sudo apt install dnsmasq-base`."
+_HANDS_OUT = "From now on the box hands out addresses, and itself as the gateway."
+_WHOSE = "`sidegate clients` shows who got its address elsewhere, and so may go round the box."
 _RECONNECT = "Reconnect the devices (Wi-Fi off and on, cable out and in), so that they ask anew."
-
-
-def _dnsmasq(pool: str) -> str:
-    return (
-        "On the box, install dnsmasq and write /etc/dnsmasq.d/lan.conf, with your addresses; do not restart it yet "
-        "(this version of Sidegate hands out no addresses itself):\n"
-        f"    port=0\n    dhcp-authoritative\n    dhcp-range={pool}\n"
-        f"    dhcp-option=option:router,{GATEWAY}\n    dhcp-option=option:dns-server,{ROUTER}"
-    )
 
 
 def _by_router(profile: RouterProfile) -> tuple[str, ...]:
@@ -307,7 +304,7 @@ _BACK: Mapping[Delivery, tuple[str, ...]] = {
         _RECONNECT + " Set your computer back to automatic.",
     ),
     "coexist": (
-        "Unplug the box. Devices come back by themselves from the router's DHCP when their lease ends (10 minutes), or "
+        "Unplug the box. Devices come back by themselves from the router's DHCP when their lease ends (5 minutes), or "
         "at once when they are reconnected.",
     ),
     "static": ("On each device, set the address back to automatic.",),

@@ -90,18 +90,15 @@ def _numbered(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _wrapped(text: str, start: str) -> Iterator[str]:
-    """The first line is wrapped; lines after it are a file's and stay as they are."""
-    first, *verbatim = text.split("\n")
     indent = " " * len(start)
     yield from textwrap.wrap(
-        clean(first),
+        clean(text),
         WIDTH,
         initial_indent=start,
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    yield from (f"{indent}{line}" for line in verbatim)
 
 
 # What to expect

@@ -1,0 +1,98 @@
+"""What our table costs: the same client's packets through a box that only forwards, and through one with our table.
+
+In short turns within one lab, so that whatever else the machine does slows all alike; what tells is the best turn of
+each, and the ratios. The daemon has ended by then: the kernel alone is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from typing import cast
+
+from bench.figures import Figure
+from bench.gateway import SERVER
+from sidegate.gateway.desired import TABLE
+from sidegate.home import load_home
+from sidegate.lab.asking import download_mbit
+from sidegate.lab.check import set_gateway, sidegate
+from sidegate.lab.lab import Lab
+
+TURNS = 25
+SECONDS = 0.15
+CLIENT, GATEWAY = "nas", "gateway"
+PORTS = {"plain forwarding": 9000, "proved": 9001, "plain masquerade": 9002, "not proved": 9003}
+"""Of a server that closes whatever connects: one each, so that none meets the other's lingering connections."""
+
+_NONE = f"add table inet {TABLE}\ndelete table inet {TABLE}\nadd table ip plain\ndelete table ip plain\n"
+_PLAIN_MASQUERADE = """table ip plain {
+    chain post {
+        type nat hook postrouting priority srcnat
+        oifname "eth0" masquerade
+    }
+}
+"""
+PAIRS = (("proved", "plain forwarding"), ("not proved", "plain masquerade"))
+
+
+def table_costs() -> list[Figure]:
+    """New connections and throughput of one client: with our table, and with nothing or one line in its place."""
+    with Lab.up(load_home("velop-mesh")) as lab:
+        set_gateway(lab, "sidegate")
+        lab.begin("internet", _close_whatever_connects)
+        tables = _tables(lab)
+        connections = _in_turns(lab, tables, lambda name: lab.call(CLIENT, _connections_per_s, PORTS[name], SECONDS))
+        downloads = _in_turns(lab, tables, lambda _: lab.call(CLIENT, download_mbit, SERVER, SECONDS))
+    return [*_figures("new connections", "per s", connections), *_figures("download", "Mbit/s", downloads)]
+
+
+def _tables(lab: Lab) -> dict[str, str]:
+    """What to load for each; ours as it stands, with its proofs."""
+    ours = lab.run(GATEWAY, "nft", "list", "table", "inet", TABLE).stdout
+    lab.run(GATEWAY, "kill", str(json.loads(sidegate(lab, "status", "--json"))["pid"]))
+    return {
+        "plain forwarding": _NONE,
+        "proved": _NONE + ours,
+        "plain masquerade": _NONE + _PLAIN_MASQUERADE,
+        "not proved": f"{_NONE}{ours}flush set inet {TABLE} direct4\n",
+    }
+
+
+def _in_turns(lab: Lab, tables: dict[str, str], measure: Callable[[str], float]) -> dict[str, float]:
+    """The best rate of each."""
+    rates = dict.fromkeys(tables, 0.0)
+    for _ in range(TURNS):
+        for name, text in tables.items():
+            lab.run(GATEWAY, "nft", "-f", "-", text=text)
+            rates[name] = max(rates[name], measure(name))
+    return rates
+
+
+def _figures(what: str, unit: str, rates: dict[str, float]) -> list[Figure]:
+    told = [Figure(f"{what}, {name}", rate, unit, note=f"best of {TURNS} turns") for name, rate in rates.items()]
+    return [*told, *(Figure(f"{what}, {us} / {them}", rates[us] / rates[them], "×") for us, them in PAIRS)]
+
+
+def _close_whatever_connects() -> int:
+    """Until the lab ends."""
+    with contextlib.ExitStack() as listeners, selectors.DefaultSelector() as selector:
+        for port in PORTS.values():
+            listener = listeners.enter_context(socket.create_server((SERVER, port), backlog=4096))
+            selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                cast(socket.socket, key.fileobj).accept()[0].close()
+
+
+def _connections_per_s(port: int, seconds: float) -> float:
+    """Opened, closed by the server and closed here, one after the other."""
+    start, done = time.monotonic(), 0
+    while (took := time.monotonic() - start) < seconds:
+        with contextlib.suppress(TimeoutError), socket.create_connection((SERVER, port), timeout=1) as asker:
+            asker.recv(1)
+            done += 1
+    return done / took

@@ -68,6 +68,9 @@ def _found() -> Iterator[Case]:
     wired = "plain-chip-masquerade-0"
     yield Case("no way back for a port unreachable either", "velop-mesh", plain,
                Ask(*_PHONE, _SERVER, "udp", 5000, 43101, "closed"))  # fmt: skip
+    for ttl in (1, 2):
+        yield Case(f"time exceeded after {ttl} hops", "velop-mesh", plain,
+                   Ask(*_NAS, _SERVER, "udp", 5000, 43110 + ttl, ttl=ttl))  # fmt: skip
     yield Case("a port that another host has taken", "velop-mesh", Setting("masquerade"),
                Ask(*_PHONE, _SERVER, "tcp", 5000, 43102, rival=_NAS))  # fmt: skip
     yield Case("a stray segment meets a living engine", "velop-mesh", proxied,

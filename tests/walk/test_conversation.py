@@ -7,8 +7,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from sidegate.home import load_home, load_router
+from sidegate.home import PortForward, load_home, load_router
 from sidegate.walk.conversation import Ask, Player
 from sidegate.walk.data import Walk, sightings
 from sidegate.walk.laws import LAWS
@@ -62,6 +63,29 @@ def test_a_port_forward_to_a_wifi_client_comes_back_as_a_stranger() -> None:
     verdict = Player(network, Ask("internet", "1.2.3.4", "123.100.101.102", "tcp", 25565)).walk().verdict
     assert (verdict.code, verdict.node) == ("reply-to-other-tuple", "router")
     assert "gateway" in verdict.remedy
+
+
+def test_masquerade_for_all_breaks_the_port_forward_of_a_wired_client() -> None:
+    home = load_home("bypass")
+    forward = PortForward(8080, "computer")
+    home = replace(home, router=replace(home.router, port_forward=(forward,)))
+    ask = Ask("internet", "1.2.3.4", "123.100.101.102", "tcp", 8080)
+    codes = {
+        runs: Player(Network(home, load_router("generic"), Setting(runs)), ask).walk().verdict
+        for runs in ("forwarding", "masquerade", "sidegate")
+    }
+    assert {runs: verdict.code for runs, verdict in codes.items()} == {
+        "forwarding": "delivered",
+        "masquerade": "masqueraded-mid-stream",
+        "sidegate": "delivered",
+    }
+    assert codes["masquerade"].node == "gateway"
+
+
+@pytest.mark.parametrize(("ttl", "node"), [(1, "gateway"), (2, "router"), (3, "")])
+def test_a_ttl_ends_where_it_is_forwarded(ttl: int, node: str) -> None:
+    verdict = walk("phone", MASQUERADE, protocol="icmp", ttl=ttl).verdict
+    assert (verdict.code, verdict.node) == (("ttl-exceeded", node) if node else ("delivered", ""))
 
 
 def test_a_conversation_leaves_no_trace_in_the_next() -> None:

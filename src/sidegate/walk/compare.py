@@ -79,11 +79,20 @@ def _verdicts(model: Walk, kernel: Walk) -> Iterator[str]:
     if theirs.code == "unknown" and ours.code != "delivered":
         if ours.code not in _ELSEWHERE and ours.node != theirs.node:
             yield f"verdict: model {ours.code}, it ends at {ours.node}; kernel: it ends at {theirs.node}"
-    elif (ours.code, ours.return_path) != (theirs.code, theirs.return_path):
+    elif (_SEEN_AS.get(ours.code, ours.code), ours.return_path) != (theirs.code, theirs.return_path):
         yield f"verdict: model {ours.code} {ours.return_path}, kernel {theirs.code} {theirs.return_path}"
 
 
-_ELSEWHERE = ("connection-refused", "connection-reset", "rst-by-client", "ttl-exceeded", "loop", "unknown")
+_SEEN_AS = {"masqueraded-mid-stream": "connection-reset"}
+_ELSEWHERE = (
+    "connection-refused",
+    "connection-reset",
+    "masqueraded-mid-stream",
+    "rst-by-client",
+    "ttl-exceeded",
+    "loop",
+    "unknown",
+)
 """Verdicts whose node is where the cause lies, while the last packet seen is somebody's notice of it."""
 
 

@@ -15,6 +15,7 @@ Code = Literal[
     "rst-by-client",
     "connection-refused",
     "connection-reset",
+    "masqueraded-mid-stream",
     "dropped-invalid",
     "dropped-by-firewall",
     "blocked-by-isp",

@@ -52,6 +52,8 @@ SENTENCES: dict[Code, str] = {
     "rst-by-client": "an answer reached a host that knows no such connection; it was reset",
     "connection-refused": "nothing listens there",
     "connection-reset": "the connection was reset in mid-stream",
+    "masqueraded-mid-stream": "a box that had not seen the connection begin took a later segment for a new connection "
+    "and masqueraded it; the other end knows no such connection and resets it",
     "dropped-invalid": "a firewall that drops INVALID packets saw only half of the connection",
     "dropped-by-firewall": "the router lets nothing new in from the internet",
     "blocked-by-isp": "the ISP drops packets to this destination",
@@ -71,6 +73,8 @@ REMEDIES: dict[Code, str] = {
     "dropped-nat-interface-changed": "masquerade this client on the gateway, or turn bridge-nf-call-iptables off on "
     "the router",
     "reply-to-other-tuple": "give this client the router as its gateway",
+    "masqueraded-mid-stream": "give this client the router as its gateway, or masquerade only connections whose SYN "
+    "the gateway sees (`sidegate up` does)",
     "dropped-invalid": "do not drop INVALID packets where only half of a connection passes",
     "not-forwarding": "run `sidegate up` on the gateway, or give the client another gateway",
     "no-neighbour": "is the next hop switched on and plugged in? Give the client another gateway meanwhile",
@@ -196,7 +200,16 @@ def _cause(network: Network, played: Played) -> tuple[Code, str]:
 
 def _reset(played: Played) -> tuple[Code, str]:
     node, packet = played.resets[-1]
-    return _RESETS.get(packet.kind, "connection-reset"), node
+    code = _RESETS.get(packet.kind, "connection-reset")
+    if code == "connection-reset" and len(played.steps) > 1:
+        guilty = next((hop.node for hop in played.hops if _took_for_new(hop)), "")
+        return ("masqueraded-mid-stream", guilty) if guilty else (code, node)
+    return code, node
+
+
+def _took_for_new(hop: Hop) -> bool:
+    laws = {decision.law for decision in hop.decisions}
+    return laws.issuperset(("ct-picked-up", "nat-masquerade"))
 
 
 def _was_unreachable(played: Played) -> bool:

@@ -17,11 +17,24 @@ The few that everything else hangs on:
    one kills the connection, and is dropped. SNAT does not bind.
 6. A port that the kernel picks at random on a collision is unknown (-1). Unknown is never guessed.
 
-What is not here: fragments, VLAN tags, multicast, TCP windows (a socket's own segments are in the window), timers
+What is not here: fragments, VLAN tags, multicast, TCP windows (a socket's own segments are in the window), FIN, timers
 (an entry never expires within a conversation; the step `forget` stands for expiry and reboot alike), path MTU, flow
-offload. The neighbours and the forwarding databases are known from the start: everybody has spoken before.
+offload. Neighbours are known from the start: everybody has asked before. The forwarding databases are too, but for
+hosts that the setting calls `unheard`: frames to those are flooded until an answer has taught the bridges.
 
-Checked against: Linux 6.18, by tests/kernel/test_walk_differential.py.
+What the kernel taught, where the model was first wrong:
+
+- A TCP socket that is in the middle of a system call misses an ICMP redirect (tcp_ipv4.c, tcp_v4_err). On wires that
+  take no time, as in a lab, the redirect about a SYN always comes then: `Setting.instant`.
+- A host gets a second redirect only 40 ms after the first (route.c, ip_rt_send_redirect): one in each conversation.
+- TPROXY takes a lone segment as well, while its engine listens: the answer is the engine's RST (nft_tproxy.c).
+- A port unreachable needs a way back as everything else: to a private source the internet sends none.
+- Masquerade for all breaks the port forwards of wired clients too: their SYN ACK is INVALID at the gateway and passes,
+  their first ACK is picked up as new and masqueraded.
+- The capture is stamped when a frame is queued, not when it is handled: only frames of one interface and direction have
+  an order in it (net/core/dev.c, netdev_tstamp_prequeue).
+
+Checked against: Linux 6.18, by tests/kernel/test_walk_differential.py; `bench/walk.py` plays the whole matrix.
 """
 
 from __future__ import annotations

@@ -140,6 +140,15 @@ class TestTheUnknownRouter:
         assert plan_with({"dhcp_gateway": "yes"}, Wish("some")).best.id == "static"
 
 
+def test_a_second_box_takes_over_by_itself_only_where_devices_use_a_shared_address() -> None:
+    plan = plan_for("linksys-velop-mx4200", Wish(standby=True))
+    for name, by_itself in (("own-dhcp", False), ("coexist", False), ("static", True)):
+        way = plan.way(name)
+        assert way is not None
+        assert way.back[0].startswith("The second box takes over by itself") is by_itself
+        assert any("keepalived" in step for step in way.steps) is by_itself
+
+
 def test_a_guess_counts_as_unknown() -> None:
     plan = plan_for("xiaomi-ax3600")
     assert "bridge_filter" in {q.field for q in plan.questions}

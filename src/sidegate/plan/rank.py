@@ -17,7 +17,7 @@ _ALL_OFFLINE, _ALL_MASQUERADED, _ALL_PORT_FORWARDS, _ALL_BREAK_ON_TAKEOVER = 400
 
 def points(recipe: Recipe, possible: Possibility, wish: Wish, predictions: tuple[Prediction, ...]) -> tuple[Point, ...]:
     """Why a way stands where it does, the weightiest reason first."""
-    found = (*_possible(possible), *_of_way(recipe, wish), *_of_predictions(predictions, wish))
+    found = (*_possible(possible), *_of_way(recipe, wish), *_of_predictions(recipe, predictions, wish))
     return tuple(sorted(found, key=lambda p: -p.points))
 
 
@@ -53,14 +53,16 @@ def _of_delivery(recipe: Recipe, wish: Wish) -> Iterator[Point]:
         yield Point(0, "one field on the router is all that changes, and all that has to be changed back")
     if wish.proxy == "some":
         yield Point(25, "sends every device through the box, also those that are not to be proxied")
-    if wish.standby and recipe.delivery in ("own-dhcp", "coexist"):
-        yield Point(5, "DHCP has to run on both boxes, with one set of leases")
+    if wish.standby and recipe.dhcp != "off":
+        yield Point(
+            25, "no second box takes over by itself: the box's DHCP names the box, not an address that two share"
+        )
 
 
 _BY_HAND = Point(40, "every device is set by hand, and some cannot be")
 
 
-def _of_predictions(predictions: tuple[Prediction, ...], wish: Wish) -> Iterator[Point]:
+def _of_predictions(recipe: Recipe, predictions: tuple[Prediction, ...], wish: Wish) -> Iterator[Point]:
     if not predictions:
         return
     offline = [p for p in predictions if p.path == "none"]
@@ -73,7 +75,7 @@ def _of_predictions(predictions: tuple[Prediction, ...], wish: Wish) -> Iterator
     else:
         yield from _share(_ALL_MASQUERADED, masqueraded, predictions, "{} are masqueraded")
         yield from _share(_ALL_PORT_FORWARDS, broken, predictions, "port forwards to {} break")
-    if wish.standby:
+    if wish.standby and recipe.dhcp == "off":
         says = "open connections of {} break when the second box takes over"
         yield from _share(_ALL_BREAK_ON_TAKEOVER, masqueraded, predictions, says)
     if not offline and not masqueraded:

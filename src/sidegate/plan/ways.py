@@ -171,7 +171,7 @@ def steps(recipe: Recipe, profile: RouterProfile, wish: Wish, around: Surroundin
         before, profile = (_other_router(around.better),), RouterProfile("another router")
     save = f"On the box, save what `{around.command} --config-for {recipe.id}` prints as {DEFAULT_PATH}."
     delivering = _deliver(recipe, profile, wish, save)
-    return (*before, *_box_steps(recipe, save, around.is_up), *_for_wish(wish), *delivering, _LOOK)
+    return (*before, *_box_steps(recipe, save, around.is_up), *_for_wish(recipe, wish), *delivering, _LOOK)
 
 
 def _box_steps(recipe: Recipe, save: str, is_up: bool) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ def _other_router(better: Sequence[str]) -> str:
     return f"Get a router whose DHCP can name another gateway and whose bridge does not filter.{known}"
 
 
-def _for_wish(wish: Wish) -> tuple[str, ...]:
+def _for_wish(recipe: Recipe, wish: Wish) -> tuple[str, ...]:
     found = []
     if wish.proxy != "none":
         found.append(
@@ -214,12 +214,19 @@ def _for_wish(wish: Wish) -> tuple[str, ...]:
             "and masquerades; it does not steer traffic into a proxy."
         )
     if wish.standby:
-        found.append(
-            "Set up the second box the same way, and keepalived (VRRP) on both with one shared address, for example "
-            f"{GATEWAY}; give the boxes .3 and .4 as their own. Devices use the shared one. Sidegate leaves this part "
-            "to you."
-        )
+        found.append(_SPARE if recipe.dhcp != "off" else _SHARED)
     return tuple(found)
+
+
+_SHARED = (
+    "Set up the second box the same way, and keepalived (VRRP) on both with one shared address, for example "
+    f"{GATEWAY}; give the boxes .3 and .4 as their own. Devices use the shared one. Sidegate has no part "
+    "in this, and it was not tried in the lab."
+)
+_SPARE = (
+    "Set up the second box the same way, but leave it down (`sidegate down`): the box's DHCP names the box itself as "
+    "the gateway, not an address that two could share."
+)
 
 
 def _deliver(recipe: Recipe, profile: RouterProfile, wish: Wish, save: str) -> tuple[str, ...]:
@@ -285,9 +292,11 @@ def steps_back(recipe: Recipe, wish: Wish) -> tuple[str, ...]:
     found = _BACK[recipe.delivery] if recipe.delivery else ()
     if not wish.standby:
         return found
-    return (_TAKEN_OVER, *(f"If both boxes are dead: {step}" if i == 0 else step for i, step in enumerate(found)))
+    first = _SPARE_BACK if recipe.dhcp != "off" else _TAKEN_OVER
+    return (first, *(f"If both boxes are dead: {step}" if i == 0 else step for i, step in enumerate(found)))
 
 
+_SPARE_BACK = "Unplug the dead box, give the second one its address, and `sidegate up` there."
 _TAKEN_OVER = (
     "The second box takes over by itself within about 4 seconds (VRRP, adverts each second). Connections that were "
     "answered directly go on; masqueraded ones break and have to be opened anew."

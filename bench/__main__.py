@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import dataplane, gateway, lab
+from bench import dataplane, gateway, handover, lab
 from bench.figures import Figure, table
 from sidegate import __version__
 
@@ -21,6 +21,7 @@ MEASUREMENTS = {
     "roaming": gateway.roaming_client,
     "masquerade": gateway.masquerade_costs,
     "crowd": gateway.daemon_with_a_crowd,
+    "handover": handover.stepping_aside,
     "table": dataplane.table_costs,
 }
 RESULTS = Path(__file__).parent / "results" / "figures.json"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway import history
-from sidegate.gateway.config import Config
+from sidegate.gateway.config import Config, parse_config
 from sidegate.gateway.configdiff import settings
 from sidegate.gateway.history import History, choose, gone_back, record, taken
 from sidegate.problems import Problems
@@ -101,7 +101,7 @@ def test_damaged_history_keeps_no_good_file_from_being_used(file: Path, tmp_path
 
 def test_settings_are_compared_key_by_key() -> None:
     def parsed(text: str) -> Config:
-        return history.parse_config(text, "file")
+        return parse_config(text, "file")
 
     client = '[[client]]\nmac = "02:00:00:00:00:1{}"\nname = "{}"\n'
     before = parsed(ALWAYS + client.format(0, "tv") + client.format(1, "nas"))

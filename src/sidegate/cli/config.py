@@ -9,7 +9,7 @@ import click
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import json_option, print_json, table
 from sidegate.gateway import history
-from sidegate.gateway.config import DEFAULT_PATH, Config, load_config, parse_config
+from sidegate.gateway.config import DEFAULT_PATH, load_config
 from sidegate.gateway.configdiff import on_this_box, settings
 from sidegate.gateway.files import replace_file
 from sidegate.gateway.history import History, Version
@@ -43,8 +43,7 @@ def diff(file: Path | None, as_json: bool) -> None:
     """What FILE (default: the configuration file) would change: in the settings in force, and on this box, and why."""
     at = places()
     wanted = load_config(file)
-    good = history.load(at.state).last_good
-    changed = settings(parse_config(good.text, good.source) if good else Config(), wanted)
+    changed = settings(history.in_force(at.state), wanted)
     changes = on_this_box(wanted, at.state).changes
     if as_json:
         print_json({"schema": 1, "settings": changed, "changes": changes})

@@ -81,10 +81,17 @@ def reload(as_json: bool) -> None:
 
 
 @click.command(cls=OnTheBox)
+@click.option(
+    "--step-aside",
+    "step_aside_s",
+    type=click.FloatRange(1, 604800),
+    metavar="SECONDS",
+    help="First hand clients to the router by ARP, without a gap, and answer for it so long at most.",
+)
 @json_option
-def down(as_json: bool) -> None:
+def down(step_aside_s: float | None, as_json: bool) -> None:
     """Put everything on this box back as it was."""
-    report = lifecycle.end(places())
+    report = lifecycle.end(places(), step_aside_s)
     if as_json:
         print_json({"schema": 1, "restored": report.restored, "left_alone": report.left_alone})
         return
@@ -109,7 +116,7 @@ def status(as_json: bool) -> int:
 
 def _status_lines(found: StatusView) -> list[str]:
     if not found.up:
-        return ["down", *(f"fault: {fault}" for fault in found.faults), *_confirm_lines(found)]
+        return ["down", *_aside_lines(found), *(f"fault: {fault}" for fault in found.faults), *_confirm_lines(found)]
     lines = ["up"]
     if found.daemon:
         lines = [
@@ -132,6 +139,12 @@ def _dhcp_lines(dhcp: DhcpView | None) -> list[str]:
     runs = f"process {dhcp.pid}" if dhcp.pid is not None else "not running"
     lease = duration(dhcp.lease_s or 0)
     return [f"DHCP: {dhcp.mode}, {dhcp.range}, {dhcp.leases} leases of {lease} each ({runs})"]
+
+
+def _aside_lines(found: StatusView) -> list[str]:
+    if found.aside_left_s is None:
+        return []
+    return [f"clients are handed to the router; answered for it for {duration(found.aside_left_s)} at most"]
 
 
 def _confirm_lines(found: StatusView) -> list[str]:

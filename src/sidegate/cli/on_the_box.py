@@ -6,16 +6,18 @@ from typing import Any
 
 import click
 
-from sidegate.gateway import rollback
+from sidegate.gateway import rollback, stepaside
 from sidegate.gateway.places import places
 
 
 class OnTheBox(click.Command):
-    """First of all it rolls back a change whose time to be confirmed is over, should nobody have done so."""
+    """First of all it does what a process was to do that was killed: roll back a change, end stepping aside."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Raises Problems where that fails; the command is not run then."""
         undone = rollback.honour(places())
         if undone is not None:
             click.echo(f"A change was rolled back: {undone.told}", err=True)
+        if stepaside.honour(places()):
+            click.echo("The process that answered clients for the router had died: cleared up after it.", err=True)
         return super().invoke(ctx)

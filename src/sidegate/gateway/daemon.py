@@ -12,13 +12,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sidegate.gateway import history, pending, programs, timer, view
+from sidegate.gateway import history, pending, programs, stepaside, timer, view
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Changes, LiveBox, apply, undo
 from sidegate.gateway.checkup import Checkup
@@ -27,7 +26,7 @@ from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
-from sidegate.gateway.facts import Facts, observe
+from sidegate.gateway.facts import Facts, observe, vantage_of
 from sidegate.gateway.handout import NOT_OURS, Handout
 from sidegate.gateway.history import Chosen
 from sidegate.gateway.nft import Client, prove, withdraw
@@ -101,7 +100,16 @@ class Daemon:
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
+        self._take_back()
         return changes
+
+    def _take_back(self) -> None:
+        """Clients that an earlier `down` handed to the router."""
+        try:
+            if stepaside.take_back(self._places):
+                self._log.tell("clients were told that this box is their gateway again")
+        except Problems as error:
+            self._log.tell(f"fault: {error}")
 
     def _apply_first(self, facts: Facts) -> Changes:
         """On a box of which nothing is ours yet, all of it or nothing. Raises Problems."""
@@ -219,7 +227,7 @@ class Daemon:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
         if before.config.probe != chosen.config.probe:
-            self._open_prober(_vantage(facts))
+            self._open_prober(vantage_of(facts))
         self._meet_again(before.config, now)
         self._stand_at(facts)
         if _is_table_new(changes):
@@ -256,7 +264,7 @@ class Daemon:
     def _stand_at(self, facts: Facts) -> None:
         """Our place in the LAN; where it or the router changed, every proof is void."""
         now = time.monotonic()
-        old, new = _vantage(self._facts), _vantage(facts)
+        old, new = vantage_of(self._facts), vantage_of(facts)
         self._facts = facts
         if old != new or self._prober is None:
             self._open_prober(new)
@@ -503,11 +511,3 @@ def _index_of(interface: str) -> int | None:
         return socket.if_nametoindex(interface)
     except OSError:
         return None
-
-
-def _vantage(facts: Facts | None) -> Vantage | None:
-    if facts is None or facts.router.mac is None:
-        return None
-    router = facts.router.address
-    ip: IPv4Address = next(a.ip for a in facts.interface.addresses if router in a.network)
-    return Vantage(facts.interface.name, facts.interface.mac, ip, router, facts.router.mac)

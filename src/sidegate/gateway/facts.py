@@ -16,11 +16,12 @@ from typing import Any
 from msgspec import Struct
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway import programs
+from sidegate.gateway import programs, stepaside
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE, Backend
 from sidegate.gateway.journal import STATE_DIR
 from sidegate.packet import BROADCAST, ETH_ARP, NO_MAC, Arp, build, frame_of, parse
+from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems
 
 ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
@@ -109,7 +110,7 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
         raise Problems(*problems)
     links, routes = _links(), _routes()
     link, router = _place(config, links, routes, problems)
-    mac = _router_mac(link, router, problems) if link and router and not problems else None
+    mac = _router_mac(link, router, state_dir, problems) if link and router and not problems else None
     lacks_means = any(p.exit_code == Exit.MISSING for p in problems)
     table = None if lacks_means else _own_table(state_dir, problems)
     if problems or link is None or router is None:
@@ -124,6 +125,15 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
         table=table,
         boot_id=journals.boot_id(),
     )
+
+
+def vantage_of(facts: Facts | None) -> Vantage | None:
+    """From where the router and clients are asked; None without a router that answers."""
+    if facts is None or facts.router.mac is None:
+        return None
+    router = facts.router.address
+    ip = next(a.ip for a in facts.interface.addresses if router in a.network)
+    return Vantage(facts.interface.name, facts.interface.mac, ip, router, facts.router.mac)
 
 
 def neighbours(interface: str) -> tuple[Neighbour, ...]:
@@ -274,8 +284,11 @@ def _misplaced(router: IPv4Address, link: Link) -> list[Problem]:
     return []
 
 
-def _router_mac(link: Link, router: IPv4Address, problems: list[Problem]) -> str | None:
+def _router_mac(link: Link, router: IPv4Address, state_dir: Path, problems: list[Problem]) -> str | None:
     source = next(a.ip for a in link.interface.addresses if router in a.network)
+    if stepaside.load(state_dir) is not None:
+        # Nobody learns from a sender of 0.0.0.0 (RFC 5227 section 2.1.1): clients stay with the router meanwhile.
+        source = IPv4Address(0)
     mac = ask_arp(link.interface, source, router)
     if mac is None:
         what = f"the router {router} does not answer ARP on {link.interface.name}"

@@ -149,6 +149,12 @@ def last_good(state_dir: Path) -> Chosen:
     return _instead(load(state_dir), (Problem("configuration", what, "sidegate reload takes the file as it is"),))
 
 
+def in_force(state_dir: Path) -> Config:
+    """The last good configuration; the defaults if nothing was in force yet. Raises Problems."""
+    good = load(state_dir).last_good
+    return parse_config(good.text, good.source) if good else Config()
+
+
 def _tolerant(state_dir: Path) -> tuple[History, tuple[Problem, ...]]:
     """A damaged history must not keep a good file from being used."""
     try:

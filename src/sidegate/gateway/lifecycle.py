@@ -16,14 +16,15 @@ from urllib.parse import urlencode
 import msgspec
 
 from sidegate.gateway import apply as applying
-from sidegate.gateway import control, history, pending, timer
+from sidegate.gateway import control, history, pending, stepaside, timer
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Changes, LiveBox
 from sidegate.gateway.config import digest, load_config
-from sidegate.gateway.facts import list_table, missing_capabilities
+from sidegate.gateway.facts import list_table, missing_capabilities, observe, vantage_of
+from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.service import NotStarted, Report, Started, Use
-from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
+from sidegate.gateway.view import ClientsView, StatusView, client_of, clients_in_kernel, elements
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address
 
@@ -188,13 +189,31 @@ def _started(said: bytes, at: Places) -> Started:
     return report
 
 
-def end(at: Places) -> applying.Report:
-    """Ends the daemon and puts everything back as it was. Raises Problems."""
+def end(at: Places, step_aside_s: float | None = None) -> applying.Report:
+    """Ends the daemon and puts everything back as it was. Raises Problems.
+
+    step_aside_s: first hands the clients to the router, and answers for it as long as they ask, for so long at most.
+    """
     with alone(at):
+        if step_aside_s is None:
+            stepaside.clear(at)
+        elif journals.load(at.state) is not None:
+            _hand_over(at, step_aside_s)
         report = end_alone(at)
         # Only now: killed before this, what waits is rolled back, which is what `down` was to do.
         pending.discard(at.state)
         return report
+
+
+def _hand_over(at: Places, lasts_s: float) -> None:
+    """Raises Problems; clients are where they were then, and so is everything else."""
+    facts = observe(history.in_force(at.state), at.state)
+    vantage = vantage_of(facts)
+    if vantage is None:
+        raise Problems(Problem("stepping aside", "the router does not answer ARP", "sidegate down, without it"))
+    known = [client_of(e) for e in elements("clients4")]
+    near = [Client(n.mac, n.ip) for n in facts.neighbours if n.mac and n.ip != vantage.router_ip]
+    stepaside.begin(vantage, [*known, *near], lasts_s, at)
 
 
 def end_alone(at: Places) -> applying.Report:
@@ -254,7 +273,9 @@ def status(at: Places) -> StatusView:
     has_table, journal = list_table() is not None, journals.load(at.state)
     is_up = has_table and journal is not None
     faults = _faults_without_daemon(has_table, journal is not None)
-    return StatusView(up=is_up, daemon=False, confirm=pending.view(at.state), faults=faults)
+    return StatusView(
+        up=is_up, daemon=False, confirm=pending.view(at.state), aside_left_s=stepaside.left_s(at), faults=faults
+    )
 
 
 def _faults_without_daemon(has_table: bool, has_journal: bool) -> tuple[str, ...]:

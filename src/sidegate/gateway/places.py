@@ -46,6 +46,11 @@ class Places(Struct, frozen=True):
         return self.runtime / "timer.pid"
 
     @property
+    def aside(self) -> Path:
+        """Held by the process that hands clients to the router after `down`."""
+        return self.runtime / "step-aside.pid"
+
+    @property
     def log(self) -> Path:
         return self.runtime / "daemon.log"
 

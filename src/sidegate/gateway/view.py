@@ -120,6 +120,7 @@ class StatusView(Struct, frozen=True, kw_only=True):
     direct: int = 0
     undecided: int = 0
     confirm: ConfirmView | None = None
+    aside_left_s: float | None = None
     health: tuple[HealthView, ...] = ()
     dhcp: DhcpView | None = None
     faults: tuple[str, ...] = ()

@@ -1,0 +1,97 @@
+"""Clients handed to the router by `down`, and taken back by `up`, without a gap."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from bench.handover import SERVER, WIFI, WIRED, handed_over, hold_connection, open_connections
+from sidegate.home import load_home
+from sidegate.lab.asking import http_get
+from sidegate.lab.check import set_gateway
+from sidegate.lab.lab import Lab
+from tests.kernel.test_confirm import box, state, status, until
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab.up(load_home("velop-mesh")) as lab:
+        yield lab
+
+
+def tables(lab: Lab) -> str:
+    return lab.run("gateway", "nft", "list", "tables", "arp").stdout
+
+
+def test_nothing_is_lost_both_ways() -> None:
+    seen = handed_over("velop-mesh", (WIRED, WIFI), "--step-aside", "600")
+    assert {name: s.lost for name, s in seen.items()} == {WIRED: 0, WIFI: 0}
+    assert seen[WIRED].asked > 50
+    assert (seen[WIRED].stream_ms or 10_000) < 1000
+
+
+def test_without_it_something_is_lost() -> None:
+    """Or the test above would prove nothing."""
+    seen = handed_over("velop-mesh", (WIRED,))[WIRED]
+    assert seen.lost or seen.slowest_ms > 900
+
+
+def test_router_stands_in_for_as_long_as_clients_ask(lab: Lab) -> None:
+    """Their ARP entries age within a second here, so that they ask again and again, and so does the box."""
+    set_gateway(lab, "sidegate")
+    for machine in (WIRED, WIFI, "gateway"):
+        ages = "base_reachable_time_ms=1000 delay_first_probe_time=1"
+        for name, _, value in (setting.partition("=") for setting in ages.split()):
+            lab.run(machine, "sh", "-c", f"echo {value} >/proc/sys/net/ipv4/neigh/eth0/{name}")
+    assert box(lab, "down", "--step-aside", "600").returncode == 0
+    assert 500 < status(lab)["aside_left_s"] <= 600
+    asking = [lab.begin(c, ask, 6.0) for c in (WIRED, WIFI) for ask in (open_connections, hold_connection)]
+    for _ in range(3):
+        reached = [lab.call(c, http_get, "192.168.1.2").ok for c in (WIRED, WIFI, "phone", "router")]
+        reached += [lab.call("gateway", http_get, to).ok for to in (SERVER, "192.168.1.123", "192.168.1.126")]
+        assert all(reached)
+        time.sleep(1.0)
+    assert [seen.result().lost for seen in asking] == [0, 0, 0, 0]
+    lab.run(WIRED, "ip", "neigh", "flush", "dev", "eth0")
+    assert lab.call(WIRED, http_get, SERVER).ok
+
+
+def test_box_is_as_it_was(lab: Lab) -> None:
+    before = state(lab)
+    box(lab, "up")
+    assert box(lab, "down", "--step-aside", "2").returncode == 0
+    assert tables(lab) == "table arp sidegate\n"
+    assert box(lab, "down", "--step-aside", "2").returncode == 0
+    assert tables(lab) == "table arp sidegate\n"
+    until(lambda: tables(lab) == "")
+    assert (state(lab), status(lab)["aside_left_s"]) == (before, None)
+    box(lab, "up")
+    box(lab, "down", "--step-aside", "600")
+    box(lab, "down")
+    assert (tables(lab), state(lab)) == ("", before)
+    box(lab, "up")
+    box(lab, "down", "--step-aside", "600")
+    box(lab, "up")
+    assert tables(lab) == ""
+    assert lab.run("gateway", "ls", "/run/state").stdout.split() == ["config-history.json", "journal.json"]
+
+
+def test_process_that_was_killed_is_cleared_up_after(lab: Lab) -> None:
+    before = state(lab)
+    box(lab, "up")
+    box(lab, "down", "--step-aside", "600")
+    lab.run("gateway", "sh", "-c", "kill -9 $(cat /run/sidegate/step-aside.pid)")
+    assert "cleared up after it" in box(lab, "status").stderr
+    assert (tables(lab), state(lab)) == ("", before)
+
+
+def test_router_that_is_silent_keeps_nobody_from_going_down(lab: Lab) -> None:
+    box(lab, "up")
+    lab.run("router", "ip", "link", "set", "br-lan", "down")
+    refused = box(lab, "down", "--step-aside", "600")
+    assert (refused.returncode, "does not answer ARP" in refused.stderr) == (2, True)
+    assert (box(lab, "down").returncode, tables(lab)) == (0, "")

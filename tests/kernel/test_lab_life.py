@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -157,40 +157,50 @@ def sleep_long() -> int:
     return 1
 
 
-def test_a_released_lab_outlives_its_process_and_only_then() -> None:
-    script = HOLD.replace("with Lab.up(load_home(sys.argv[1])) as lab:", "lab = Lab.up(load_home(sys.argv[1]))\nif 1:")
-    script = script.replace("time.sleep(1000)", "lab.release()")
-    done = subprocess.run([sys.executable, "-c", script, "simple"], stdout=subprocess.PIPE, text=True, timeout=60)
-    pid = int(done.stdout)
-    seen = traces(pid)
-    assert "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    os.kill(pid, signal.SIGTERM)
-    assert_nothing_left(seen)
+RELEASE = """
+import sys
+from sidegate.home import load_home
+from sidegate.lab.lab import Lab
+lab = Lab.up(load_home("simple"))
+print(lab.pid, flush=True)
+lab.release()
+"""
 
 
-def test_nobody_waits_for_the_output_of_a_released_lab() -> None:
-    """A process of the lab that kept the caller's pipe open would hang whoever reads it."""
-    script = HOLD.replace("with Lab.up(load_home(sys.argv[1])) as lab:", "lab = Lab.up(load_home(sys.argv[1]))\nif 1:")
-    script = script.replace("time.sleep(1000)", "lab.release()")
-    folder_fd = os.open("/", os.O_RDONLY)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, "simple"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=[folder_fd],
-        text=True,
+@contextmanager
+def released(**options: object) -> Iterator[int]:
+    """PID 1 of a lab whose builder has ended; ends it if the test did not."""
+    with subprocess.Popen(  # type: ignore[call-overload]
+        [sys.executable, "-c", RELEASE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options
     ) as process:
-        said, _ = process.communicate(timeout=30)
-    os.close(folder_fd)
+        said, _ = process.communicate(timeout=60)
     pid = int(said)
-    for member in traces(pid).inside:
-        links = {os.readlink(f"/proc/{member.pid}/fd/{fd}") for fd in ("0", "1", "2")}
-        assert all(link.startswith(("/dev/null", "pipe:")) for link in links) or member.pid != pid
-        open_files = {os.readlink(f"/proc/{member.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{member.pid}/fd")}
-        assert "/" not in open_files
-        assert os.readlink(f"/proc/{member.pid}/cwd") == "/"
-    os.kill(pid, signal.SIGKILL)
+    handle = os.pidfd_open(pid)
+    try:
+        yield pid
+    finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+
+
+def test_a_released_lab_outlives_its_process_until_it_is_told_to_end() -> None:
+    with released() as pid:
+        seen = traces(pid)
+        assert len(seen.inside) > 6
+        os.kill(pid, signal.SIGTERM)
+        assert_nothing_left(seen)
+
+
+def test_a_released_lab_keeps_nothing_of_its_builder() -> None:
+    """A process of the lab that kept the caller's pipe open would hang whoever reads it."""
+    folder_fd = os.open("/usr", os.O_RDONLY)
+    with released(stderr=subprocess.STDOUT, pass_fds=[folder_fd], cwd="/usr") as pid:
+        for member in traces(pid).inside:
+            files = {os.readlink(f"/proc/{member.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{member.pid}/fd")}
+            assert "/usr" not in files | {os.readlink(f"/proc/{member.pid}/cwd")}
+            assert not files & {os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)} - {"/dev/null"}
+    os.close(folder_fd)
 
 
 def as_nobody(work: Callable[[], None]) -> None:

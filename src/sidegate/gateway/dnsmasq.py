@@ -14,6 +14,11 @@ _KEEP_LEASES = """\
 # dnsmasq calls this after it wrote its lease file, which it does in place: a copy that is whole at any moment.
 PATH=/usr/bin:/bin
 live={live} copy={copy} trouble={trouble}
+# One copy serves all whose leases are in the file by then; the sleep lets a crowd pass first, which may need the CPU.
+# A lease that ended may stay in the copy: see leases.py.
+[ "$1" = del ] && exit 0
+grep -qsF "$DNSMASQ_LEASE_EXPIRES $2 $3 " "$copy" && exit 0
+sleep 0.2
 keep() {{
     exec 2>&1
     cp "$live" "$copy.new" || return
@@ -55,7 +60,7 @@ def dnsmasq_child(server: DhcpServer, at: LeasePlaces, user: str) -> Child:
 
 
 def keep_leases(at: LeasePlaces) -> str:
-    """A script for dnsmasq's `dhcp-script`, whose arguments (some from strangers) it does not look at."""
+    """A script for dnsmasq's `dhcp-script`: of its arguments it reads MAC and address, which dnsmasq made up itself."""
     quoted = {name: shlex.quote(str(getattr(at, name))) for name in ("live", "copy", "trouble")}
     return _KEEP_LEASES.format(**quoted)
 

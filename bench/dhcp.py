@@ -1,0 +1,147 @@
+"""DHCP: a crowd that wants addresses at once, the rate beside dnsmasq alone, and how soon another server is noticed."""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import statistics
+import sys
+import time
+from ipaddress import IPv4Address
+
+import msgspec
+
+from bench.figures import Figure
+from sidegate.home import Home, load_home
+from sidegate.lab.lab import Lab
+from sidegate.packet import BROADCAST, UDP, Ipv4, Udp, build, frame_of, parse
+from sidegate.probe import dhcp_message as dhcp
+
+CROWD, _FEW = 250, 16
+_ASKER = "computer"
+_REQUESTED, _REQUEST, _ACK = 50, 3, 5
+_AGAIN_S = 1.0
+_NOBODY, _EVERYBODY = IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255")  # noqa: S104 (an address, not a bind)
+_ALONE = (
+    "dnsmasq --conf-file=/dev/null --port=0 --interface=eth0 --except-interface=lo --bind-dynamic --no-ping "
+    "--dhcp-authoritative --quiet-dhcp --dhcp-range=192.168.1.3,192.168.1.254,12h --dhcp-leasefile=/run/alone "
+    "--user=root --pid-file=/run/alone.pid"
+)
+
+
+def _home() -> Home:
+    """The article's, with the router's DHCP off."""
+    home = load_home("bypass")
+    return msgspec.structs.replace(
+        home, router=msgspec.structs.replace(home.router, dhcp=type(home.router.dhcp)(off=True))
+    )
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """count: clients with a lease. took_s: from the first question to the last answer."""
+
+    count: int
+    took_s: float
+
+
+def crowd(count: int, within_s: float, at_once: int) -> Bound:
+    """Clients of which every one asks, is offered and accepts, so many at once. Runs on their machine."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)
+    sock.bind(("eth0", 0x0800))
+    macs = {n + 1: f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}" for n in range(count)}
+    coming, waiting = list(macs), dict[int, float]()
+    began_s = ended_s = time.monotonic()
+    while (coming or waiting) and time.monotonic() < began_s + within_s:
+        while coming and len(waiting) < at_once:
+            waiting[coming.pop(0)] = 0.0
+        for xid in [xid for xid, asked_s in waiting.items() if time.monotonic() >= asked_s + _AGAIN_S]:
+            waiting[xid] = time.monotonic()
+            _send(sock, macs[xid], dhcp.build_discover(xid, macs[xid]))
+        if not select.select([sock], [], [], 0.05)[0]:
+            continue
+        message = _heard(sock.recv(2000))
+        if message is not None and message.kind == dhcp.OFFER and message.xid in waiting:
+            _send(sock, macs[message.xid], _request(message))
+        elif message is not None and message.kind == _ACK and message.xid in waiting:
+            del waiting[message.xid]
+            ended_s = time.monotonic()
+    return Bound(count - len(waiting) - len(coming), ended_s - began_s)
+
+
+def _heard(frame: bytes) -> dhcp.Message | None:
+    packet = parse(frame).body
+    if not isinstance(packet, Ipv4) or not isinstance(packet.body, Udp) or packet.body.dport != dhcp.CLIENT_PORT:
+        return None
+    return dhcp.parse_message(packet.body.payload)
+
+
+def _request(offer: dhcp.Message) -> bytes:
+    """Accepts an offer (RFC 2131 section 4.3.2)."""
+    wanted = bytes((_REQUESTED, 4)) + offer.address.packed
+    server = bytes((dhcp.SERVER, 4)) + offer.options[dhcp.SERVER]
+    head = dhcp.build_discover(offer.xid, offer.mac)[:240]
+    return (head + bytes((dhcp.KIND, 1, _REQUEST)) + wanted + server + b"\xff").ljust(300, b"\0")
+
+
+def _send(sock: socket.socket, mac: str, payload: bytes) -> None:
+    packet = Ipv4(_NOBODY, _EVERYBODY, UDP, Udp(dhcp.CLIENT_PORT, dhcp.SERVER_PORT, payload))
+    sock.send(build(frame_of(BROADCAST, mac, packet)))
+
+
+def _serve(lab: Lab) -> None:
+    config = '[dhcp]\nmode = "server"\nrange = "192.168.1.3-192.168.1.254"\n'
+    lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text=config)
+    lab.run("gateway", sys.executable, "-m", "sidegate", "up", "--config", "/run/sidegate.toml")
+
+
+def crowd_at_once() -> list[Figure]:
+    """250 clients that ask in the same moment; and 250 that come 16 at a time, here and to dnsmasq alone."""
+    at_once = [_crowd_here(CROWD) for _ in range(3)]
+    slowest = max(b.took_s if b.count == CROWD else float("inf") for b in at_once)
+    runs = [(_rate(_crowd_here(_FEW)), _rate(_crowd_at_dnsmasq(_FEW))) for _ in range(5)]
+    ours, alone = (statistics.median(rates) for rates in zip(*runs, strict=True))
+    note = f"median of 5, in turn: {ours:.0f} against {alone:.0f} leases a second"
+    return [
+        Figure(f"{CROWD} DHCP clients at once, all bound", slowest, "s", 5, note="worst of 3"),
+        Figure("DHCP leases a second, against dnsmasq alone", ours / alone, "×", 0.95, "least", note),
+    ]
+
+
+def _rate(bound: Bound) -> float:
+    return bound.count / bound.took_s
+
+
+def _crowd_here(at_once: int) -> Bound:
+    with Lab.up(_home()) as lab:
+        _serve(lab)
+        return lab.call(_ASKER, crowd, CROWD, 20.0, at_once)
+
+
+def _crowd_at_dnsmasq(at_once: int) -> Bound:
+    with Lab.up(_home()) as lab:
+        lab.run("gateway", *_ALONE.split())
+        return lab.call(_ASKER, crowd, CROWD, 20.0, at_once)
+
+
+def other_server_noticed() -> list[Figure]:
+    """From the moment another server listens to the fault in `sidegate status`."""
+    with Lab.up(_home()) as lab:
+        _serve(lab)
+        times = []
+        for _ in range(3):
+            lab.run("router", *_ALONE.replace("eth0", "br-lan").split())
+            began_s = time.monotonic()
+            while not _faults(lab):
+                time.sleep(0.1)
+            times.append(time.monotonic() - began_s)
+            lab.run("router", "sh", "-c", "kill $(cat /run/alone.pid); rm /run/alone")
+            while _faults(lab):
+                time.sleep(0.1)
+    return [Figure("another DHCP server noticed", max(times), "s", 10, note=f"worst of {len(times)}")]
+
+
+def _faults(lab: Lab) -> bool:
+    done = lab.run("gateway", sys.executable, "-m", "sidegate", "status", "--json", check=False)
+    return bool(json.loads(done.stdout)["faults"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 import pytest
 
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get, look_up
+from sidegate.packet import UDP, Ipv4, Udp, build, frame_of
 from tests.kernel.gateway_lab import SERVER, Box, gateway_in, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -65,6 +69,32 @@ def test_roamed_client_finds_names_at_once_and_loses_its_proof_with_its_second_c
         assert (answer.ok, answer.ms > 900) == (True, True)
     assert box.lab.call("nas", http_get, SERVER).ms < 900
     wait_for(lambda: box.paths()["nas"] == "masqueraded")
+
+
+def _make_up_clients(how_many: int, gateway_mac: str) -> int:
+    """Datagrams to the internet from MAC addresses that nobody has; how many went out."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("eth0", 0))
+        for n in range(how_many):
+            source = IPv4Address("192.168.1.130") + n % 100
+            packet = Ipv4(source, IPv4Address(SERVER), UDP, Udp(1000, 9, b"flood"))
+            wire.send(build(frame_of(gateway_mac, f"02:ff:00:00:{n >> 8:02x}:{n & 255:02x}", packet)))
+            if n % 100 == 0:
+                # No faster than the other end can take in.
+                time.sleep(0.01)
+    return how_many
+
+
+def test_newcomer_is_proved_amid_a_flood_of_made_up_ones(box: Box) -> None:
+    lab = box.lab
+    mac = json.loads(lab.run("gateway", "ip", "-json", "link", "show", "eth0").stdout)[0]["address"]
+    assert lab.call("tablet", _make_up_clients, 3000, mac) == 3000
+    wait_for(lambda: box.status()["undecided"] > 1000)
+    lab.run("nas", "ip", "address", "add", "192.168.1.99/24", "dev", "eth0")
+    assert lab.call("nas", http_get, SERVER, 80, "/", 1.5, "192.168.1.99").ok
+    wait_for(lambda: box.paths().get("192.168.1.99") == "direct")
+    assert box.status()["undecided"] > 1000
+    assert lab.call("nas", http_get, SERVER).ok
 
 
 def _echoed(size: int) -> int:

@@ -31,6 +31,17 @@ def test_250_clients_are_paced_and_all_answered() -> None:
     assert max(r.took_s for r in results) < 2.0, "few at once, so that none is slow"
 
 
+def test_newcomer_does_not_wait_behind_thousands() -> None:
+    order: list[int] = []
+
+    def at_once(number: int) -> Talk[None]:
+        order.append(number)
+        yield Wait((yield Clock()) + 1)
+
+    World(at_once=1).hold(*(at_once(n) for n in range(5)))
+    assert order == [4, 3, 2, 1, 0]
+
+
 def test_ids_are_never_given_twice_within_a_minute() -> None:
     world = World(rate=100_000)
     world.hold(*(BridgeProbe(VANTAGE, ONE, CLIENT, rng=world.rng).talk() for _ in range(200)))

@@ -72,7 +72,8 @@ class Switchboard(Generic[R]):
 
     reserve_port: reserves a fresh UDP port; release_port: gives it back. rate: frames per second over all talks;
     burst: frames that may go out together after a pause. at_once: talks that run at the same time; the others wait,
-    so that each one is finished quickly instead of all slowly.
+    so that each one is finished quickly instead of all slowly. The last to come is the first to begin: thousands that
+    somebody made up would else keep a newcomer waiting, and let proofs lapse that are to be renewed.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Switchboard(Generic[R]):
                 line.waiting_s = None
                 self._resume(key, None, now)
         while self._waiting and len(self._lines) < self._at_once:
-            key, talk = self._waiting.popleft()
+            key, talk = self._waiting.pop()
             self._lines[key] = _Line(talk, deque(), [])
             self._resume(key, None, now)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,3 +77,9 @@ def test_table_is_complete() -> None:
         assert check.asks
         assert check.on_failure.startswith("told")
         assert 0 < check.failures <= check.of
+
+
+def test_table_is_in_the_docs() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    for check in TABLE:
+        assert f"| {check.name} | {check.asks} | {check.on_failure} |" in docs

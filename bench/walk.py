@@ -6,6 +6,7 @@ the walk use the same functions on fewer worlds.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
@@ -13,6 +14,7 @@ from random import Random
 
 from msgspec import Struct
 
+from bench.figures import Figure
 from sidegate.gateway import nft
 from sidegate.home import load_home, load_router
 from sidegate.lab.lab import Lab
@@ -47,6 +49,31 @@ class Speed(Struct, frozen=True):
     conversations_per_second: float
     matrix_conversations: int
     matrix_seconds: float
+
+
+def walk_speed() -> list[Figure]:
+    """How fast the model is; needs no namespaces."""
+    it = speed()
+    note = f"{it.matrix_conversations} conversations"
+    return [
+        Figure("walk: conversations on one core", it.conversations_per_second, "per s", 2000, "least"),
+        Figure("walk: the whole matrix", it.matrix_seconds, "s", 20, note=note),
+    ]
+
+
+def walk_agreement() -> list[Figure]:
+    """Model against kernel, the whole matrix and at least 2,000 random conversations; minutes, not seconds."""
+    return [
+        *_agreement("matrix", matrix_differential()),
+        *_agreement("random homes", random_differential()),
+    ]
+
+
+def _agreement(what: str, tally: Tally) -> list[Figure]:
+    for it in tally.disagreements:
+        print(f"{it.home} {it.setting}\n  {it.ask}\n    " + "\n    ".join(it.lines), file=sys.stderr)
+    note = f"of {tally.conversations} conversations, in {tally.seconds:.0f} s, {tally.repeated} at the second try"
+    return [Figure(f"walk: disagreements with the kernel, {what}", len(tally.disagreements), "", 0, note=note)]
 
 
 def speed() -> Speed:
@@ -102,13 +129,32 @@ def differential(worlds: Iterable[World]) -> Tally:
                 for ask in world.asks:
                     count += 1
                     lines = compare(tracer, network, ask)
-                    if lines and not world.setting.redirects_sent:
-                        # A second try begins anew: the gateway's table remembers clients whose SYN came to nothing.
-                        lines = compare(tracer, arrange(tracer, world), ask)
+                    if lines:
+                        lines = _again(tracer, world, ask)
                         repeated += not lines
                     if lines:
                         found.append(Disagreement(world.home.name, world.setting, ask, tuple(lines)))
     return Tally(count, tuple(found), time.perf_counter() - start, repeated)
+
+
+def _again(tracer: Tracer, world: World, ask: Ask) -> list[str]:
+    """A second try, begun anew: the gateway's table remembers clients whose SYN came to nothing.
+
+    Where redirects are sent it takes a new lab, and more tries while each takes so long that a second redirect is due.
+    """
+    if not world.setting.redirects_sent:
+        return compare(tracer, arrange(tracer, world), ask)
+    for _ in range(_MOST_TRIES):
+        with Lab.up(world.home) as lab, Tracer(lab) as fresh:
+            lines = compare(fresh, arrange(fresh, world), ask)
+        if not lines or fresh.took_ms < _REDIRECT_PAUSE_MS:
+            break
+    return lines
+
+
+_MOST_TRIES = 5
+_REDIRECT_PAUSE_MS = 40
+"""net/ipv4/route.c, ip_rt_send_redirect: ip_rt_redirect_load << 1."""
 
 
 def _by_lab(worlds: Iterable[World]) -> Iterator[list[World]]:

@@ -140,3 +140,22 @@ def test_an_echo_keeps_its_id_when_inverted(kind: str) -> None:
 
 def test_the_tcp_table_is_whole() -> None:
     assert len(TCP_NEXT) == 2 * 5 * 10
+
+
+def test_a_syn_after_a_rst_of_the_same_side_begins_anew_and_another_is_ignored() -> None:
+    def after(*packets: Packet) -> list[tuple[str, bool]]:
+        table = Conntrack()
+        for packet in packets:
+            info(table, packet)
+        return [(entry.state, entry.replied) for entry in table.listing("router")]
+
+    opened = (segment("SYN"), answer("SYN ACK"))
+    assert after(*opened, segment("RST"), segment("SYN")) == [("SYN_SENT", False)]
+    assert after(*opened, answer("RST"), segment("SYN")) == [("CLOSE", True)]
+
+
+def test_an_answer_to_an_ignored_syn_is_believed() -> None:
+    table = Conntrack()
+    for packet in (segment("ACK"), segment("SYN"), answer("SYN ACK")):
+        info(table, packet)
+    assert [entry.state for entry in table.listing("router")] == ["SYN_RECV"]

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import operator
 import os
 import select
 import socket
@@ -33,7 +35,7 @@ from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import LAN_PORT, Blueprint, gateway_commands
 from sidegate.lab.init import main_environment
 from sidegate.lab.lab import Lab
-from sidegate.walk.conversation import ENGINE_PORT, Actor, Ask, Do, Ear, Player, script, title_of
+from sidegate.walk.conversation import ENGINE_PORT, Actor, Ask, Do, Ear, Player, goes_on, script, title_of
 from sidegate.walk.data import Hop, Packet, Protocol, Sighting, Step, Tracked, Walk
 from sidegate.walk.engine import TTL
 from sidegate.walk.judge import Played, judged_by_sight
@@ -54,7 +56,7 @@ ENGINE_LISTENS = 39998
 class Order(Struct, frozen=True, tag="order"):
     """A conversation to be played. ear: where to listen; None: nobody does. engine: one listens on the gateway.
 
-    unheard: what each machine's bridges are to forget first, as `bridge -batch` lines.
+    unheard: what each machine's bridges are to forget first, as `bridge -batch` lines. answers: the machine asked.
     """
 
     ask: Ask
@@ -64,6 +66,7 @@ class Order(Struct, frozen=True, tag="order"):
     gateway_v4: str = ""
     engine: bool = False
     unheard: dict[str, tuple[str, ...]] = {}
+    answers: str = ""
 
 
 class Arrangement(Struct, frozen=True, tag="arrangement"):
@@ -97,10 +100,14 @@ class _Played(Struct, frozen=True, tag="played"):
 
 
 class Tracer:
-    """Plays conversations on a lab, one after the other. Close it before the lab ends."""
+    """Plays conversations on a lab, one after the other. Close it before the lab ends.
+
+    took_ms: how long the latest one took; on a busy machine longer than the model has in mind.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        self.took_ms = 0.0
         self._prepared = False
         self._pid, self._channel = _start(lab)
 
@@ -130,7 +137,11 @@ class Tracer:
         player = Player(network, ask)
         at_gateway = (gateway.name, str(gateway.v4)) if gateway else ("", "")
         order = Order(ask, player.ear, script(ask, player.proxied), *at_gateway, network.engine_runs, self._unheard)
+        asked = network.node_with(ask.at)
+        order = msgspec.structs.replace(order, answers=asked.name if asked else "")
+        start = time.monotonic()
         capture = self._ask(order).capture
+        self.took_ms = (time.monotonic() - start) * 1000
         return _as_walk(network, ask, player.proxied, capture)
 
     def close(self) -> None:
@@ -478,11 +489,15 @@ class _Scene:
         self.sockets: dict[Actor, socket.socket] = {}
         self.listeners: dict[Actor, socket.socket] = {}
         self.reply_to: Any = None
+        self.numbers: dict[Actor, int] = {}
         self.open: list[socket.socket] = []
 
     def played(self) -> Capture:
         try:
-            return self._play()
+            if len(self.ask.segments) == 1:
+                return self._play()
+            with contextlib.contextmanager(self._silence)():
+                return self._play()
         finally:
             for it in self.open:
                 it.close()
@@ -502,7 +517,7 @@ class _Scene:
         for number, do in enumerate(self.order.steps):
             self._act(do)
             seen += self.stage.settle(number)
-            steps.append(Step(do.title, self._arrived(do)))
+            steps.append(Step(do.title, self._arrived(do, number)))
             if not steps[-1].arrived:
                 break
         seen.sort(key=lambda it: it[0])
@@ -541,7 +556,7 @@ class _Scene:
         if do.action == "forget":
             self.stage.forget()
         elif do.action == "stray":
-            self._stray()
+            self._stray(do)
         elif do.action == "open":
             self._connect(do.actor)
         else:
@@ -609,9 +624,9 @@ class _Scene:
                 self.sockets[actor] = it
         return self.sockets.get(actor)
 
-    def _arrived(self, do: Do) -> bool:
+    def _arrived(self, do: Do, number: int) -> bool:
         if do.action in ("forget", "stray"):
-            return do.action == "forget"
+            return goes_on(self.ask, do, number)
         hearer = self._accepted(do.hearer)
         if hearer is None:
             return False
@@ -637,13 +652,41 @@ class _Scene:
             self.reply_to = address
         return bool(data)
 
-    def _stray(self) -> None:
-        ask = self.ask
-        body = wire.Tcp(ask.sport, ask.port, 1000, 2000, wire.TcpFlags.PSH | wire.TcpFlags.ACK, payload=b"hello")
-        it = self._socket(ask.asker, socket.SOCK_RAW, socket.IPPROTO_RAW, socket.AF_INET)
-        packet = wire.Ipv4(IPv4Address(ask.source), IPv4Address(ask.at), wire.TCP, body, ask.ttl)
-        with contextlib.suppress(OSError):
-            it.sendto(wire.build_ip(packet), (ask.at, 0))
+    def _stray(self, do: Do) -> None:
+        """A segment by itself, with the numbers that it would have in a connection."""
+        ask, kind = self.ask, do.title[2:].split()
+        flags = functools.reduce(operator.or_, (wire.TcpFlags[name] for name in kind))
+        payload = b"hello" if "PSH" in kind else b""
+        machine, src, dst, ttl = ask.asker, (ask.source, ask.sport), (ask.at, ask.port), ask.ttl
+        if do.actor == "answerer":
+            machine, src, dst, ttl = self.order.answers, dst, src, TTL
+        mine, other = self.numbers.get(do.actor, 1000), self.numbers.get(_OTHER[do.actor], 1000)
+        mine = 1000 if "SYN" in kind else mine
+        body = wire.Tcp(src[1], dst[1], mine, other if "ACK" in kind else 0, flags, payload=payload)
+        self.numbers[do.actor] = mine + len(payload) + bool(flags & (wire.TcpFlags.SYN | wire.TcpFlags.FIN))
+        it = self._socket(machine, socket.SOCK_RAW, socket.IPPROTO_RAW, socket.AF_INET)
+        it.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
+        packet = wire.Ipv4(IPv4Address(src[0]), IPv4Address(dst[0]), wire.TCP, body, ttl)
+        with contextlib.suppress(OSError):  # what cannot be sent is not seen, and that is the result
+            it.sendto(wire.build_ip(packet), (dst[0], 0))
+
+    def _silence(self) -> Iterator[None]:
+        """Both ends say nothing of their own while strays go between them."""
+        for machine in (self.ask.asker, self.order.answers):
+            self.stage.enter(machine)
+            _run("nft", "-f", "-", text=_SILENT)
+        yield
+        for machine in (self.ask.asker, self.order.answers):
+            self.stage.enter(machine)
+            _run("nft", "delete", "table", "ip", "silent")
+
+
+_OTHER: dict[Actor, Actor] = {"asker": "answerer", "answerer": "asker"}
+_MARK = 7
+_SILENT = (
+    "table ip silent {\n    chain leaving {\n        type filter hook output priority raw; policy accept;\n"
+    f"        meta mark != {_MARK} meta l4proto tcp drop\n    }}\n}}\n"
+)
 
 
 def _expect(number: int) -> None:

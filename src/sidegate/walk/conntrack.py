@@ -51,10 +51,14 @@ TCP_NEXT: dict[tuple[str, bool, str], str] = {
 
 
 class Entry:
-    """A connection. source_done, destination_done: NAT of this kind is decided. masqueraded: the interface bound to."""
+    """A connection.
 
-    __slots__ = ("assured", "confirmed", "dead", "destination_done", "masqueraded", "original", "replied", "reply",
-                 "source_done", "state")  # fmt: skip
+    source_done, destination_done: NAT of this kind is decided. masqueraded: the interface bound to. last: the latest
+    segment's class and whether it was of the reply direction. closed_by_reply: which direction sent the first FIN.
+    """
+
+    __slots__ = ("assured", "closed_by_reply", "confirmed", "dead", "destination_done", "last", "masqueraded",
+                 "original", "replied", "reply", "source_done", "state")  # fmt: skip
 
     def __init__(self, original: Tuple) -> None:
         self.original = original
@@ -63,6 +67,8 @@ class Entry:
         self.replied = self.assured = self.confirmed = self.dead = False
         self.source_done = self.destination_done = False
         self.masqueraded: str | None = None
+        self.last = ("", False)
+        self.closed_by_reply: bool | None = None
 
     @property
     def translates_source(self) -> bool:
@@ -75,6 +81,19 @@ class Entry:
         if self.original[0] == "icmp":
             return self.reply[1] != self.original[3]
         return self.reply[1:3] != self.original[3:]
+
+
+_OVER = ("TIME_WAIT", "CLOSE")
+
+
+def _reopens(entry: Entry, backwards: bool, index: str) -> bool:
+    """A SYN after the end, from whom had sent the RST or not begun the closing, begins a connection anew.
+
+    nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet, case TCP_CONNTRACK_SYN_SENT; any other SYN then is ignored.
+    """
+    if entry.state not in _OVER or TCP_NEXT.get((index, backwards, entry.state)) != "SYN_SENT":
+        return False
+    return entry.last == ("rst", backwards) or entry.closed_by_reply is (not backwards)
 
 
 class Tracking(NamedTuple):
@@ -167,8 +186,13 @@ class Conntrack:
             return self._begin(packet, key, notes)
         entry, backwards = found
         seen = entry.replied
-        if packet.protocol == "tcp" and not self._tcp(entry, backwards, tcp_index(packet.kind), notes):
-            return INVALID
+        if packet.protocol == "tcp":
+            index = tcp_index(packet.kind)
+            if _reopens(entry, backwards, index):
+                self.kill(entry)
+                return self._begin(packet, key, notes)
+            if not self._tcp(entry, backwards, index, notes):
+                return INVALID
         if backwards:
             entry.replied = True
             notes.append(_REPLY)
@@ -195,8 +219,14 @@ class Conntrack:
         if new == "INVALID":
             notes.append(Decision("ct-invalid", (f"{index.upper()} in state {old}",)))
             return False
-        if new == "IGNORE":
+        before, entry.last = entry.last, (index, backwards)
+        if new == "IGNORE" and index == "synack" and before == ("syn", not backwards):
+            entry.state = "SYN_RECV"  # it answers a SYN that was ignored: the two ends know better than the entry
             return True
+        if new == "IGNORE" or (new == "SYN_SENT" and old in _OVER):
+            return True
+        if new == "FIN_WAIT" and old != new:
+            entry.closed_by_reply = backwards
         entry.state = new
         if not entry.replied:
             if index == "rst":

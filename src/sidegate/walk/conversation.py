@@ -31,9 +31,10 @@ class Ask(Struct, frozen=True):
     at: the address asked. port, sport: for ICMP sport is the echo's id and port 0.
     shape: `exchange`: a request and its reply, twice for datagrams; for TCP the handshake and one exchange of data.
       `forgotten`: the same, but all boxes forget their connections after the first exchange (reboot, timeout).
-      `stray`: a lone TCP segment of a connection that nobody knows. `closed`: nothing listens there.
+      `stray`: TCP segments of a connection that neither end knows. `closed`: nothing listens there.
     ttl: of what the asker sends. rival: (machine, address) of another host that asked the same from the same port just
-      before, and is still at it.
+      before, and is still at it. segments: what a `stray` conversation consists of, `>` from the asker and `<` from
+      the asked, as `> SYN`; with more than one, both ends keep silent otherwise.
     """
 
     asker: str
@@ -45,6 +46,12 @@ class Ask(Struct, frozen=True):
     shape: Shape = "exchange"
     ttl: int = TTL
     rival: tuple[str, str] | None = None
+    segments: tuple[str, ...] = ("> PSH ACK",)
+
+
+def goes_on(ask: Ask, do: Do, number: int) -> bool:
+    """Whether the script goes on after this step though nobody hears it."""
+    return do.action == "forget" or (do.action == "stray" and number + 1 < len(ask.segments))
 
 
 def title_of(ask: Ask) -> str:
@@ -73,7 +80,7 @@ class Ear(Struct, frozen=True):
 def script(ask: Ask, proxied: bool) -> tuple[Do, ...]:
     """What the two ends do, in order."""
     if ask.shape == "stray":
-        return (Do("a segment of a connection that nobody knows", "stray", "asker", "asker"),)
+        return tuple(Do(it, "stray", "asker" if it[0] == ">" else "answerer", "asker") for it in ask.segments)
     return (*_rivalry(ask), *_exchange(ask, proxied))
 
 
@@ -169,7 +176,7 @@ class Player:
             heard = self._heard(do.hearer)
             self._act(do)
             engine.run()
-            arrived = do.action == "forget" or self._heard(do.hearer) > heard
+            arrived = goes_on(ask, do, number) or self._heard(do.hearer) > heard
             steps.append(Step(do.title, arrived))
             if not arrived:
                 break
@@ -204,9 +211,7 @@ class Player:
                 if node.nat:
                     node.nat.conntrack.forget()
         elif do.action == "stray":
-            self._send(
-                self.node, (self.ask.source, self.ask.sport), (self.ask.at, self.ask.port), "PSH ACK", self.ask.ttl
-            )
+            self._stray(do)
         elif do.action == "open":
             socket = self._begun(do.actor, "SYN_SENT")
             self._say(socket, "SYN")
@@ -215,6 +220,14 @@ class Player:
             kinds = {"tcp": "PSH ACK", "udp": "datagram", "icmp": "echo request"}
             if socket.state != "CLOSED":
                 self._say(socket, kinds[self.ask.protocol])
+
+    def _stray(self, do: Do) -> None:
+        ask, kind = self.ask, do.title.removeprefix("> ").removeprefix("< ")
+        here, there = (ask.source, ask.sport), (ask.at, ask.port)
+        if do.actor == "asker":
+            self._send(self.node, here, there, kind, ask.ttl)
+        elif (node := self.network.node_with(ask.at)) is not None:
+            self._send(node, there, here, kind, TTL)
 
     def _begun(self, actor: Actor, state: str) -> _Socket:
         ask = self.ask
@@ -294,7 +307,7 @@ class Player:
             self._remember(actor, socket)
             self.engine.note("socket")
             self._answer(node, packet, "SYN ACK")
-        elif "RST" not in packet.kind:
+        elif "RST" not in packet.kind and len(self.ask.segments) == 1:
             self.engine.note("no-socket", "RST")
             self.resets.append((node.name, packet))
             self._answer(node, packet, "RST" if "ACK" in packet.kind else "RST ACK")

@@ -74,7 +74,7 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_configuration(name: str, golden: Golden, tmp_path: Path) -> None:
     """And dnsmasq itself finds no fault with it."""
-    text = dnsmasq_conf(served(CONFIGURATIONS[name]), AT, "dnsmasq")
+    text = dnsmasq_conf(served(CONFIGURATIONS[name]), AT, "root" if name == "coexist" else "dnsmasq")
     golden(f"gateway/dnsmasq/{name}.conf", text)
     conf = tmp_path / "conf"
     conf.write_text(text)

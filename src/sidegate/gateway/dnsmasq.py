@@ -66,7 +66,10 @@ def keep_leases(at: LeasePlaces) -> str:
 
 
 def dnsmasq_conf(server: DhcpServer, at: LeasePlaces, user: str) -> str:
-    """The configuration file. Nothing else is read, and there is no DNS (`port=0`)."""
+    """The configuration file. Nothing else is read, and there is no DNS (`port=0`).
+
+    As root it changes no group either: a user namespace without root's help allows no setgroups(2).
+    """
     hosts = [_host(h) for h in server.hosts]
     room = int(server.last) - int(server.first) + 1 + len(hosts)
     lines = [
@@ -76,6 +79,7 @@ def dnsmasq_conf(server: DhcpServer, at: LeasePlaces, user: str) -> str:
         "except-interface=lo",
         "bind-dynamic",
         f"user={user}",
+        *(["group="] if user == "root" else []),
         "log-facility=-",
         "quiet-dhcp",
         f"pid-file={at.pid}",

@@ -125,6 +125,15 @@ def test_what_this_lan_does_not_allow_is_told_all_at_once(name: str) -> None:
     assert caught.value.exit_code == Exit.USAGE
 
 
+def test_a_box_whose_own_address_is_lent_serves_nobody() -> None:
+    """Else it would end up asking itself for its address."""
+    lent = box()
+    lent = structs.replace(lent, interface=structs.replace(lent.interface, borrowed=(WE,)))
+    with pytest.raises(Problems, match="is lent by a DHCP server and would end"):
+        served(CONFIGURATIONS["server"], lent)
+    assert served(CONFIGURATIONS["coexist"], lent).gateway == WE
+
+
 def test_a_tiny_lan_needs_a_range() -> None:
     with pytest.raises(Problems, match="no default for a LAN as small as"):
         served(CONFIGURATIONS["server"], box("10.0.0.2/29", "10.0.0.1"))

@@ -26,7 +26,8 @@ LINKS = """[{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP","LOWER_UP"],"mtu
 "link_type":"loopback","address":"00:00:00:00:00:00","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8,
 "scope":"host","label":"lo"},{"family":"inet6","local":"::1","prefixlen":128}]},{},{"ifindex":3,"link":"b0",
 "ifname":"a0","flags":["NO-CARRIER","BROADCAST","MULTICAST","UP","M-DOWN"],"mtu":1500,"operstate":"LOWERLAYERDOWN",
-"link_type":"ether","address":"9E:30:24:b1:8f:4f","addr_info":[{"family":"inet","local":"10.0.0.1","prefixlen":24}]},
+"link_type":"ether","address":"9E:30:24:b1:8f:4f","addr_info":[{"family":"inet","local":"10.0.0.1","prefixlen":24,
+"dynamic":true}]},
 {"ifindex":4,"ifname":"tun0","flags":["POINTOPOINT","UP","LOWER_UP"],"mtu":1420,"link_type":"none"}]"""
 
 ROUTES = """[{"dst":"default","gateway":"192.168.1.9","dev":"wlan0","protocol":"dhcp","metric":600,"flags":[]},
@@ -45,6 +46,7 @@ def test_links() -> None:
     lo, a0, tun0 = parse_links(LINKS)
     assert (lo.kind, lo.has_carrier, [str(a) for a in lo.interface.addresses]) == ("loopback", True, ["127.0.0.1/8"])
     assert (a0.interface.name, a0.interface.mac, a0.interface.mtu) == ("a0", "9e:30:24:b1:8f:4f", 1500)
+    assert (lo.interface.borrowed, a0.interface.borrowed) == ((), (IPv4Address("10.0.0.1"),))
     assert (a0.kind, a0.is_up, a0.has_carrier) == ("ether", True, False)
     assert (tun0.kind, tun0.interface.mac, tun0.interface.addresses) == ("none", "", ())
 

@@ -35,6 +35,9 @@ def dhcp_server(config: Config, facts: Facts) -> DhcpServer | None:
     taken = {own.ip, router, *dhcp.dns}
     ends = dhcp.ends or default_range(own.network, taken, dhcp.mode)
     problems = [*_range_problems(ends, own.network, taken), *_client_problems(config.client, own.network, taken)]
+    if dhcp.mode == "server" and own.ip in facts.interface.borrowed:
+        what = f"this box's own address {own.ip} is lent by a DHCP server and would end with that one's lease"
+        problems.append(Problem("dhcp.mode", what, f"give {facts.interface.name} a fixed address first"))
     if problems or ends is None:
         raise Problems(*problems)
     return DhcpServer(

@@ -33,12 +33,13 @@ _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/c
 
 
 class Interface(Struct, frozen=True):
-    """The LAN interface. mac: lower case. mtu: bytes."""
+    """The LAN interface. mac: lower case. mtu: bytes. borrowed: its addresses that end, as a lease does."""
 
     name: str
     mac: str
     addresses: tuple[IPv4Interface, ...]
     mtu: int
+    borrowed: tuple[IPv4Address, ...] = ()
 
 
 class Router(Struct, frozen=True):
@@ -188,9 +189,11 @@ def parse_links(text: str) -> list[Link]:
 
 def _link(data: dict[str, Any]) -> Link:
     flags = data.get("flags", [])
-    found = (x for x in data.get("addr_info", []) if x.get("family") == "inet")
+    found = [x for x in data.get("addr_info", []) if x.get("family") == "inet"]
     addresses = tuple(IPv4Interface(f"{x['local']}/{x['prefixlen']}") for x in found)
-    interface = Interface(data["ifname"], data.get("address", "").lower(), addresses, data.get("mtu", 1500))
+    borrowed = tuple(IPv4Address(x["local"]) for x in found if x.get("dynamic"))
+    mac = data.get("address", "").lower()
+    interface = Interface(data["ifname"], mac, addresses, data.get("mtu", 1500), borrowed)
     return Link(interface, data.get("link_type", ""), "UP" in flags, "LOWER_UP" in flags)
 
 

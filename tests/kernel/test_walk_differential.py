@@ -137,11 +137,10 @@ def test_every_sequence_of_segments_through_one_filtered_bridge(tracer: Tracer, 
     which the model does not know. Such sequences are left out, unless the refusal is the end.
     """
     network = arrange(tracer, World(articles_home, Setting("forwarding"), ()))
-    random, last = Random(3), 0  # noqa: S311
+    random = Random(3)  # noqa: S311
     longer = [tuple(random.choice(_SEGMENTS) for _ in range(4)) for _ in range(200)]
     for i, segments in enumerate([*itertools.product(_SEGMENTS, repeat=2), *filter(_is_orderly, longer)]):
         ask = Ask("phone", "192.168.1.126", "192.168.1.123", "tcp", 5000, 44000 + i, "stray", segments=segments)
-        last = len(segments) - 1
         refused = {hop.step for hop in Player(network, ask).walk().hops for d in hop.decisions if d.law == "ct-invalid"}
-        if refused <= {last}:
+        if refused <= {len(segments) - 1}:
             assert compare(tracer, network, ask) == [], segments

@@ -102,7 +102,7 @@ def test_one_transaction_for_all_commands() -> None:
         "add element inet sidegate direct4 { 02:00:00:00:00:11 . 192.168.1.1 timeout 7s }",
         "add element inet sidegate direct4 { 02:00:00:00:00:10 . 192.168.1.0 timeout 300s }",
     ]
-    assert text.splitlines()[-1] == "delete element inet sidegate direct4 { 02:00:00:00:00:12 . 192.168.1.2 }"
+    assert text.splitlines()[-2] == "delete element inet sidegate direct4 { 02:00:00:00:00:12 . 192.168.1.2 }"
     assert transaction([]) == ""
 
 

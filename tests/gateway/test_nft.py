@@ -31,6 +31,7 @@ def test_withdraw() -> None:
     assert withdraw([PHONE]) == (
         "add element inet sidegate direct4 { 02:00:00:00:00:10 . 192.168.1.16 }\n"
         "delete element inet sidegate direct4 { 02:00:00:00:00:10 . 192.168.1.16 }\n"
+        "add element inet sidegate stale4 { 02:00:00:00:00:10 . 192.168.1.16 }\n"
     )
 
 

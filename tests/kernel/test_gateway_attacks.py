@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import struct
 import time
@@ -59,6 +61,14 @@ def test_dead_server_does_not_move_the_call_of_the_same_client(box: Box) -> None
         for _ in range(2):
             assert not box.lab.call("nas", http_get, DEAD, 80, "/", 1.4).ok
         assert (call.source(), box.in_set("stale4"), box.paths()["nas"]) == (before, 0, "direct")
+
+
+def test_call_goes_on_when_the_daemon_is_dead_and_the_proof_lapses(box: Box) -> None:
+    with Call(box, "nas") as call:
+        before = call.source()
+        os.kill(box.pid(), signal.SIGKILL)
+        box.expire_proofs()
+        assert [call.source(), call.source()] == [before, before]
 
 
 def test_roamed_client_finds_names_at_once_and_loses_its_proof_with_its_second_connection(box: Box) -> None:

@@ -242,6 +242,33 @@ def test_tunnel_with_a_fixed_port_comes_back_when_the_proof_goes() -> None:
     assert [rig.source(udp()), rig.source(ping(2))] == [GATEWAY, GATEWAY]
 
 
+def lapse(rig: Rig) -> None:
+    """As when nobody renews the proof."""
+    rig.nft(f"delete element inet sidegate direct4 {{ {CLIENT_MAC} . {CLIENT} }}\n")
+
+
+@in_namespaces
+def test_call_goes_on_direct_when_the_proof_only_lapses() -> None:
+    """Without a daemon: to move it to another address would end it."""
+    rig = loaded()
+    rig.prove()
+    assert rig.source(udp()) == CLIENT
+    lapse(rig)
+    assert [rig.source(udp()), rig.source(udp()), rig.source(udp(40001))] == [CLIENT, CLIENT, GATEWAY]
+    rig.prove()
+    assert [rig.source(udp()), rig.source(udp(40001))] == [CLIENT, GATEWAY]
+
+
+@in_namespaces
+def test_lapsed_call_of_a_client_that_roamed_comes_back() -> None:
+    rig = loaded()
+    rig.prove()
+    assert rig.source(udp()) == CLIENT
+    lapse(rig)
+    rig.withdraw()
+    assert [rig.source(udp()), rig.source(udp())] == [GATEWAY, GATEWAY]
+
+
 @in_namespaces
 def test_lan_to_lan_is_untouched() -> None:
     rig = loaded()

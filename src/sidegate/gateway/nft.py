@@ -13,7 +13,9 @@ The laws of the table
 5. A flow begun masqueraded stays so when the proof comes: established ones because only SYNs, datagrams and echo
    requests are ever `notrack`ed; SYNs sent again and datagrams because `masqueraded4` remembers their tuple.
 6. UDP and echo requests of proved clients are decided packet by packet, or a tunnel with a fixed port whose client
-   roamed would refresh its un-NATed conntrack entry for ever and never come back.
+   roamed would refresh its un-NATed conntrack entry for ever and never come back. Only where a proof *lapsed*, with no
+   sign against it (`stale4`), as without a daemon, datagrams of a flow begun direct (`datagrams4`) stay so, or calls
+   would end.
 7. The proof is watched: a SYN (`pending4`) is answered by the client's first ACK. A SYN sent again, with no handshake
    of this client completed since its latest SYN (`answered4`), is masqueraded (`retried4`). That alone says nothing of
    the proof: most such servers are dead, and withdrawing it moves the client's calls and games to another address.
@@ -127,6 +129,7 @@ def _sets(shape: Shape) -> list[str]:
             _dynamic("pending4", TUPLE, FLOWS_SIZE, 10),
             _dynamic("retried4", TUPLE, FLOWS_SIZE, 30),
             _dynamic("masqueraded4", FLOW, FLOWS_SIZE, 120),
+            _dynamic("datagrams4", FLOW, FLOWS_SIZE, 120),
         ]
     for name, macs in (("not_auto", _not_auto(shape)), ("auto", _only_auto(shape)), ("nat", _nat(shape))):
         if macs:
@@ -176,6 +179,7 @@ def _prove_or_remember(shape: Shape) -> list[str]:
         f'fib daddr oifname != "{shape.interface}" return',
         f"{CLIENT} @direct4 goto proved",
         f"{SYN} goto remember",
+        f"meta l4proto udp {CLIENT} != @stale4 {FLOW} @datagrams4 goto untracked_udp",
         "meta l4proto udp goto remember",
     ]
 
@@ -215,7 +219,12 @@ _WATCH = [
             f" update @answered4 {{ {CLIENT} }}",
         ],
     ),
-    _block("chain", "proved_udp", ["udp dport 53 return", f"{FLOW} @masqueraded4 goto remember", "notrack"]),
+    _block(
+        "chain",
+        "proved_udp",
+        ["udp dport 53 return", f"{FLOW} @masqueraded4 goto remember", "goto untracked_udp"],
+    ),
+    _block("chain", "untracked_udp", [f"update @datagrams4 {{ {FLOW} }}", "notrack"]),
     _block(
         "chain",
         "opening",
@@ -280,9 +289,12 @@ def prove(clients: Iterable[Client], timeout_s: int = PROOF_TIMEOUT_S) -> str:
 
 
 def withdraw(clients: Iterable[Client]) -> str:
-    """The transaction that takes these clients out of `direct4`, whether or not they are in. Empty for no clients."""
+    """The transaction that takes these clients out of `direct4`, whether or not they are in. Empty for no clients.
+
+    They are in `stale4` then, for something speaks against the proof: it did not just lapse.
+    """
     keys = _keys(clients)
-    return _removed("direct4", keys) if keys else ""
+    return _removed("direct4", keys) + f"add element inet {TABLE} stale4 {_listed(keys)}\n" if keys else ""
 
 
 def _removed(name: str, keys: list[str]) -> str:

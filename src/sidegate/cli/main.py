@@ -26,6 +26,7 @@ _COMMANDS = {
     "down": ("sidegate.cli.gateway", "Put everything on this box back as it was."),
     "status": ("sidegate.cli.gateway", "What the gateway is doing."),
     "clients": ("sidegate.cli.gateway", "The clients, their return paths, and why."),
+    "explain": ("sidegate.cli.explain", "What becomes of one client's packets on this gateway, and why."),
     "probe": ("sidegate.cli.probe", "Put questions to the network."),
     "install": ("sidegate.cli.install", "Put Sidegate on this machine for good."),
     "uninstall": ("sidegate.cli.install", "Take Sidegate off this machine again."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -87,6 +88,17 @@ def test_process_that_was_killed_is_cleared_up_after(lab: Lab) -> None:
     lab.run("gateway", "sh", "-c", "kill -9 $(cat /run/sidegate/step-aside.pid)")
     assert "cleared up after it" in box(lab, "status").stderr
     assert (tables(lab), state(lab)) == ("", before)
+
+
+def test_down_that_was_killed_half_way_is_taken_back_by_up(lab: Lab) -> None:
+    set_gateway(lab, "sidegate")
+    going = lab.start("gateway", sys.executable, "-m", "sidegate", "down", "--step-aside", "600")
+    until(lambda: tables(lab) != "")
+    lab.run("gateway", "sh", "-c", 'kill -9 $(pgrep -f "[d]own --step-aside")')
+    going.wait()
+    assert lab.call(WIRED, http_get, SERVER).ok
+    assert (box(lab, "up").returncode, tables(lab)) == (0, "")
+    assert (lab.call(WIRED, http_get, SERVER).ok, status(lab)["up"]) == (True, True)
 
 
 def test_router_that_is_silent_keeps_nobody_from_going_down(lab: Lab) -> None:

@@ -85,6 +85,8 @@ def start_daemon(config: Path | None, at: Places, confirm_s: float | None = None
         is_same = running is not None and running["config_digest"] == digest(chosen.config)
         _check_nothing_waits(at, is_allowed=is_same and confirm_s is None)
         if running is not None and is_same:
+            # A `down` that was killed after it had handed the clients over.
+            stepaside.take_back(at)
             return Went(running["pid"], True, None)
         if confirm_s is None:
             return _change(config, running, at)

@@ -260,7 +260,8 @@ def _step_back(journal: Journal, box: Box, problems: list[Problem]) -> list[_Don
 
 
 def _end_child(step: ChildStep, box: Box) -> _Done:
-    return _Done(f"{step.name} ended", is_restored=True) if box.end_child(step) else _Done()
+    what = f"{step.name} ended" + (f"; {step.without}" if step.without else "")
+    return _Done(what, is_restored=True) if box.end_child(step) else _Done()
 
 
 def _restore(step: SysctlStep, box: Box) -> _Done:

@@ -50,12 +50,16 @@ class ChildFile(Struct, frozen=True):
 
 
 class Child(Struct, frozen=True):
-    """A program that should run. ready: a file in which it writes its process id once it serves."""
+    """A program that should run. ready: a file in which it writes its process id once it serves.
+
+    without: what its end means to people; may be empty.
+    """
 
     name: str
     command: tuple[str, ...]
     ready: str
     files: tuple[ChildFile, ...] = ()
+    without: str = ""
 
     @property
     def digest(self) -> str:
@@ -279,7 +283,8 @@ class Nursery:
         return _spawn(child, self._directory)
 
     def _register(self, child: Child) -> None:
-        step = ChildStep(child.name, str(self._directory), (*(f.path for f in child.files), child.ready))
+        files = (*(f.path for f in child.files), child.ready)
+        step = ChildStep(child.name, str(self._directory), files, child.without)
         journal = journals.load(self._state_dir) or journals.Journal(journals.boot_id())
         if step not in journal.children:
             others = (c for c in journal.children if c.name != step.name)

@@ -9,6 +9,7 @@ from sidegate.gateway.children import Child, ChildFile
 from sidegate.gateway.desired import DhcpHost, DhcpServer
 
 NAME = "dnsmasq"
+WITHOUT = "nobody hands out addresses now: turn on the router's DHCP, or clients go offline as their leases end"
 _KEEP_LEASES = """\
 #!/bin/sh
 # dnsmasq calls this after it wrote its lease file, which it does in place: a copy that is whole at any moment.
@@ -56,7 +57,8 @@ def dnsmasq_child(server: DhcpServer, at: LeasePlaces, user: str) -> Child:
         ChildFile(str(at.script), keep_leases(at), 0o700),
         ChildFile(str(at.trouble), ""),
     )
-    return Child(NAME, ("dnsmasq", "--keep-in-foreground", f"--conf-file={at.conf}"), str(at.pid), files)
+    command = ("dnsmasq", "--keep-in-foreground", f"--conf-file={at.conf}")
+    return Child(NAME, command, str(at.pid), files, "" if server.coexists else WITHOUT)
 
 
 def keep_leases(at: LeasePlaces) -> str:

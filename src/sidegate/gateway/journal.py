@@ -37,11 +37,15 @@ class TableStep(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChildStep(Struct, frozen=True, forbid_unknown_fields=True):
-    """A program of ours that runs beside the daemon. directory: where its record is. files: written for it."""
+    """A program of ours that runs beside the daemon.
+
+    directory: where its record is. files: written for it. without: what its end means to people; may be empty.
+    """
 
     name: str
     directory: str
     files: tuple[str, ...] = ()
+    without: str = ""
 
 
 class Journal(Struct, frozen=True, forbid_unknown_fields=True):

@@ -100,8 +100,7 @@ class Box:
         return "\n".join(e["what"] for e in self.status()["events"])
 
     def probe_again(self) -> None:
-        program = "from sidegate.gateway import control, places\nprint(control.ask(places.places().control, *{!r}))"
-        self.lab.run("gateway", sys.executable, "-c", program.format(("POST", "/v1/probe")))
+        assert self.sidegate("probe", "again").returncode == 0
 
     def pid(self) -> int:
         """Of the daemon, as this process sees it."""

@@ -1,4 +1,7 @@
-"""`probe`: questions to the network, answered with evidence. Needs no running gateway, and changes nothing."""
+"""`probe`: questions to the network, answered with evidence.
+
+All but `again` need no running gateway and change nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import click
 
 from sidegate.cli.gateway import config_option
 from sidegate.cli.output import json_option, print_json
+from sidegate.gateway import control
 from sidegate.gateway.config import load_config
 from sidegate.gateway.facts import Facts, observe
 from sidegate.gateway.places import places
@@ -55,6 +59,17 @@ def bridge(
     else:
         click.echo("\n\n".join(result.text() for result in found))
     return int(Exit.FAULT if any(r.verdict == "unknown" for r in found) else Exit.FINE)
+
+
+@probe.command()
+@json_option
+def again(as_json: bool) -> None:
+    """Let the running gateway probe all its clients anew, as after moving cables. Until then they are masqueraded."""
+    answer = control.ask(places().control, "POST", "/v1/probe")
+    if as_json:
+        print_json({"schema": 1, **answer})
+    else:
+        click.echo(f"probing {answer['probing']} clients; see: sidegate clients")
 
 
 @probe.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import dataplane, dhcp, gateway, handover, lab
+from bench import dataplane, dhcp, gateway, handover, lab, walk
 from bench.figures import Figure, table
 from sidegate import __version__
 
@@ -23,6 +23,8 @@ MEASUREMENTS = {
     "crowd": gateway.daemon_with_a_crowd,
     "handover": handover.stepping_aside,
     "table": dataplane.table_costs,
+    "walk": walk.walk_speed,
+    "agreement": walk.walk_agreement,
     "dhcp-crowd": dhcp.crowd_at_once,
     "dhcp-other": dhcp.other_server_noticed,
 }

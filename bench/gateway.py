@@ -169,7 +169,9 @@ def _poll(is_so: Callable[[], bool], within_s: float = 20) -> None:
 def _daemon_pid(lab: Lab) -> int:
     """As this process sees it: in the lab it has another id."""
     network = os.readlink(f"/proc/{lab.machines['gateway'].outside}/ns/net")
-    found = [p for p in _processes_in(network) if b"sidegate.gateway.service" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    found = [
+        p for p in _processes_in(network) if b"sidegate.gateway.service" in Path(f"/proc/{p}/cmdline").read_bytes()
+    ]
     if len(found) != 1:
         raise LookupError(f"{len(found)} daemons on the gateway")
     return found[0]

@@ -182,6 +182,16 @@ def test_doubt_voids_every_proof_and_probes_everybody() -> None:
     assert talk.due() == [TV, PHONE]
 
 
+def test_asking_again_probes_everybody_and_changes_nobody() -> None:
+    talk = proved().seen(PHONE)
+    talk.due()
+    talk.paths.fixed(client(18), "direct", talk.now, active=True)
+    before = [talk.path(c) for c in (TV, PHONE, client(18))]
+    assert talk.paths.probe_all(talk.later(1).now) == 2
+    assert [talk.path(c) for c in (TV, PHONE, client(18))] == before
+    assert sorted(talk.due()) == sorted([TV, PHONE])
+
+
 def test_fixed_client_is_never_probed() -> None:
     talk = Talk()
     assert talk.paths.fixed(TV, "direct", talk.now, active=True)
@@ -288,6 +298,11 @@ class Laws(RuleBasedStateMachine):
     def everything_is_doubted(self) -> None:
         self.perform(self.paths.doubt_all("moved", self.now))
         assert not self.kernel
+        self.asked_s.clear()
+
+    @rule()
+    def everybody_is_asked_for(self) -> None:
+        self.paths.probe_all(self.now)
         self.asked_s.clear()
 
     @rule()

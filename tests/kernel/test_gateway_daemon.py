@@ -149,6 +149,15 @@ def test_killed_daemon_and_down_restores(box: Box) -> None:
 # Clients come and roam
 
 
+def test_stopped_daemon_is_told_and_the_kernel_asked(box: Box) -> None:
+    box.up()
+    os.kill(box.pid(), signal.SIGSTOP)
+    done = box.sidegate("status", check=False)
+    assert done.returncode == 1
+    assert "does not answer" in done.stdout
+    assert "sidegate down, then sidegate up" in done.stdout
+
+
 def test_client_that_appears_later_is_online_with_its_first_packet(box: Box) -> None:
     box.up()
     assert box.clients() == {}

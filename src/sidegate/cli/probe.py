@@ -64,7 +64,7 @@ def bridge(
 @probe.command()
 @json_option
 def again(as_json: bool) -> None:
-    """Let the running gateway probe all its clients anew, as after moving cables. Until then they are masqueraded."""
+    """Let the running gateway probe all its clients anew, as after moving cables; nothing changes until then."""
     answer = control.ask(places().control, "POST", "/v1/probe")
     if as_json:
         print_json({"schema": 1, **answer})

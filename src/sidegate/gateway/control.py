@@ -27,7 +27,9 @@ GROUP = "sidegate"
 _LARGEST_REQUEST = 16384
 _MOST_CONVERSATIONS = 32
 _CONVERSATION_S = 5.0
-_ANSWER_WITHIN_S = 10.0
+_ANSWER_WITHIN_S = 5.0
+"""Longer than the daemon's longest wait, for a router that does not answer ARP."""
+_STUCK = "everybody stays online meanwhile; start it anew: sidegate down, then sidegate up"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -218,10 +220,14 @@ class NotListening(Problems):
     """Nobody is at the other end: no daemon, or one that has not begun yet."""
 
 
+class NotAnswering(Problems):
+    """Somebody listens and says nothing, or nothing that can be understood."""
+
+
 def ask(socket_path: Path, method: str, target: str) -> Any:
     """What the daemon answers, decoded. Raises Problems: no permission, or what the daemon refused.
 
-    Raises NotListening, one of them, where nobody listens.
+    Raises NotListening, one of them, where nobody listens, and NotAnswering where nobody speaks.
     """
     where = str(socket_path)
     try:
@@ -235,7 +241,7 @@ def ask(socket_path: Path, method: str, target: str) -> Any:
     except (FileNotFoundError, ConnectionRefusedError):
         raise NotListening(Problem(where, "the daemon does not listen", "try again", Exit.FAULT)) from None
     except (OSError, h11.ProtocolError) as error:
-        raise Problems(Problem(where, f"the daemon does not answer: {error}", exit_code=Exit.FAULT)) from None
+        raise NotAnswering(Problem(where, f"the daemon does not answer: {error}", _STUCK, Exit.FAULT)) from None
     data = msgspec.json.decode(body)
     if status != 200:
         raise Problems(Problem(where, data.get("error", f"status {status}"), data.get("remedy", "")))

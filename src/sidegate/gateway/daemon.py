@@ -385,9 +385,9 @@ class Daemon:
     def _probe_again(self, request: Request) -> Reply:
         if request.uid != 0:
             return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
+        # What was begun before was sent before whatever the person has done.
         self._probes.clear()
-        self._perform(self._paths.doubt_all("asked to probe again", time.monotonic()))
-        return Reply(200, {"probing": len(self._paths)})
+        return Reply(200, {"probing": self._paths.probe_all(time.monotonic())})
 
     def _answer_reload(self, request: Request) -> Reply:
         if request.uid != 0:

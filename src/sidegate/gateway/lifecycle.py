@@ -267,14 +267,18 @@ def _ask_daemon(at: Places, target: str) -> Any | None:
 
 
 def status(at: Places) -> StatusView:
-    """From the daemon, or from the kernel and the journal where none runs. Raises Problems."""
-    told = _ask_daemon(at, "/v1/status")
-    if told is not None:
-        return msgspec.convert(told, StatusView, dec_hook=decode_address)
+    """From the daemon, or from the kernel and the journal where none runs or answers. Raises Problems."""
+    stuck: tuple[str, ...] = ()
+    try:
+        told = _ask_daemon(at, "/v1/status")
+        if told is not None:
+            return msgspec.convert(told, StatusView, dec_hook=decode_address)
+    except control.NotAnswering as error:
+        stuck = (f"the daemon (process {running_pid(at.lock)}) does not answer: {error.problems[0].remedy}",)
     _check_privileges()
     has_table, journal = list_table() is not None, journals.load(at.state)
     is_up = has_table and journal is not None
-    faults = _faults_without_daemon(has_table, journal is not None)
+    faults = stuck or _faults_without_daemon(has_table, journal is not None)
     return StatusView(
         up=is_up, daemon=False, confirm=pending.view(at.state), aside_left_s=stepaside.left_s(at), faults=faults
     )
@@ -299,11 +303,12 @@ def _check_privileges() -> None:
 
 
 def clients(at: Places, config: Path | None, ip: str | None = None, *, evidence: bool = False) -> ClientsView:
-    """From the daemon, or from the kernel where none runs. Raises Problems."""
+    """From the daemon, or from the kernel where none runs or answers. Raises Problems."""
     query = urlencode({**({"ip": ip} if ip else {}), **({"evidence": "1"} if evidence else {})})
-    told = _ask_daemon(at, f"/v1/clients?{query}")
-    if told is not None:
-        return msgspec.convert(told, ClientsView, dec_hook=decode_address)
+    with contextlib.suppress(control.NotAnswering):
+        told = _ask_daemon(at, f"/v1/clients?{query}")
+        if told is not None:
+            return msgspec.convert(told, ClientsView, dec_hook=decode_address)
     settings = load_config(config)
     _check_privileges()
     seen = clients_in_kernel(settings)

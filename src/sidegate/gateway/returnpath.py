@@ -15,6 +15,7 @@ The laws
 | direct | went stale (the kernel withdrew the proof) | masqueraded | probe, later each time it happens |
 | any | forgotten (not seen for long) | (gone) | withdraw |
 | any | probes lost (the prober broke) | as it was | probe |
+| any but fixed | asked for | as it was | probe |
 | any but fixed | doubted (the router or our place changed) | masqueraded | withdraw; probe |
 
 Not in the table: a proof is never renewed without a probe, and a client that sends nothing is not probed again: its
@@ -228,6 +229,13 @@ class ReturnPaths:
         """The configuration says something else about them now: to be met again. Their proofs are the caller's."""
         for client in clients:
             self._standings.pop(client, None)
+
+    def probe_all(self, now_s: float) -> int:
+        """Somebody asks: each is probed as soon as may be, and keeps its return path until then. Returns how many."""
+        asked = [s for s in self._standings.values() if not s.fixed]
+        for standing in asked:
+            standing.probing, standing.probe_at_s, standing.probed_s = False, now_s, None
+        return len(asked)
 
     def doubt_all(self, why: str, now_s: float) -> list[Command]:
         """The router or our place changed: every proof is void, and everybody is probed again."""

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from sidegate.gateway import view
+from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.config import Config
 from sidegate.gateway.control import Request
 from sidegate.gateway.daemon import Daemon
-from sidegate.gateway.history import Chosen
 from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
 from sidegate.gateway.view import ClientsView, StatusView

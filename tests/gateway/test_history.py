@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway import history
+from sidegate.gateway.change import history
+from sidegate.gateway.change.diff import settings
+from sidegate.gateway.change.history import History, choose, gone_back, record, taken
 from sidegate.gateway.config import Config, parse_config
-from sidegate.gateway.configdiff import settings
-from sidegate.gateway.history import History, choose, gone_back, record, taken
 from sidegate.problems import Problems
 
 ALWAYS, NEVER = '[nat]\nmasquerade = "always"\n', '[nat]\nmasquerade = "never"\n'

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway import leases as module
-from sidegate.gateway.leases import Lease, merged, parse_leases, read_leases, recover
+from sidegate.gateway.dhcp import leases as module
+from sidegate.gateway.dhcp.leases import Lease, merged, parse_leases, read_leases, recover
 from sidegate.problems import Problems
 
 NOW_S = 1_800_000_000

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway import pending
-from sidegate.gateway.pending import Pending
+from sidegate.gateway.change import pending
+from sidegate.gateway.change.pending import Pending
 from sidegate.problems import Problems
 
 

@@ -84,7 +84,7 @@ def test_confirmed_in_time_over_a_new_connection(lab: Lab) -> None:
     assert box(lab, "confirm", over=ANEW).stdout == "Confirmed. It stays.\n"
     assert (pending(lab), status(lab)["up"], status(lab)["confirm"]) == (None, True, None)
     assert box(lab, "confirm", over=ANEW).returncode == 2
-    until(lambda: lab.run("gateway", "pgrep", "-f", "gateway.rollback", check=False).returncode == 1)
+    until(lambda: lab.run("gateway", "pgrep", "-f", "gateway.change.rollback", check=False).returncode == 1)
 
 
 def test_rolled_back_without_a_word(lab: Lab) -> None:

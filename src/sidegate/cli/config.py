@@ -8,11 +8,11 @@ import click
 
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import json_option, print_json, table
-from sidegate.gateway import history
+from sidegate.gateway.change import history
+from sidegate.gateway.change.diff import on_this_box, settings
+from sidegate.gateway.change.history import History, Version
 from sidegate.gateway.config import DEFAULT_PATH, load_config
-from sidegate.gateway.configdiff import on_this_box, settings
 from sidegate.gateway.files import replace_file
-from sidegate.gateway.history import History, Version
 from sidegate.gateway.places import places
 from sidegate.problems import Exit, Problem, Problems
 

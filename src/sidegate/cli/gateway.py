@@ -8,7 +8,8 @@ import click
 
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import duration, json_option, print_json, size, table
-from sidegate.gateway import lifecycle, pending, rollback
+from sidegate.gateway import lifecycle
+from sidegate.gateway.change import pending, rollback
 from sidegate.gateway.places import places
 from sidegate.gateway.view import ClientsView, ClientView, DhcpView, LeaseView, StatusView
 from sidegate.problems import Exit

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from sidegate.gateway import rollback, stepaside
+from sidegate.gateway import stepaside
+from sidegate.gateway.change import rollback
 from sidegate.gateway.places import places
 
 

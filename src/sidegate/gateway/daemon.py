@@ -17,18 +17,19 @@ from typing import Any
 
 import msgspec
 
-from sidegate.gateway import history, pending, programs, stepaside, timer, view
 from sidegate.gateway import journal as journals
+from sidegate.gateway import programs, stepaside, view
 from sidegate.gateway.apply import Changes, LiveBox, apply, undo
+from sidegate.gateway.change import history, pending, timer
+from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.checkup import Checkup
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
+from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe, vantage_of
-from sidegate.gateway.handout import NOT_OURS, Handout
-from sidegate.gateway.history import Chosen
 from sidegate.gateway.nft import Client, prove, withdraw
 from sidegate.gateway.places import Places
 from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw

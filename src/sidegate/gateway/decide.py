@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import Accept, Desired, Sysctl
-from sidegate.gateway.dhcp import dhcp_server
+from sidegate.gateway.dhcp.terms import dhcp_server
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.nft import Shape, ruleset
 

@@ -16,9 +16,10 @@ from urllib.parse import urlencode
 import msgspec
 
 from sidegate.gateway import apply as applying
-from sidegate.gateway import control, history, pending, stepaside, timer
+from sidegate.gateway import control, stepaside
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Changes, LiveBox
+from sidegate.gateway.change import history, pending, timer
 from sidegate.gateway.config import digest, load_config
 from sidegate.gateway.facts import list_table, missing_capabilities, observe, vantage_of
 from sidegate.gateway.nft import Client

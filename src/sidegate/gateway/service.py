@@ -16,8 +16,8 @@ from typing import Literal, get_args
 
 import msgspec
 
-from sidegate.gateway import history
 from sidegate.gateway.apply import Changes
+from sidegate.gateway.change import history
 from sidegate.gateway.daemon import Daemon
 from sidegate.gateway.places import Lock, Places, places, running_pid
 from sidegate.problems import Problem, Problems

@@ -7,9 +7,10 @@ import time
 
 from msgspec import structs
 
-from sidegate.gateway import history, lifecycle, pending
 from sidegate.gateway import journal as journals
-from sidegate.gateway.pending import Pending
+from sidegate.gateway import lifecycle
+from sidegate.gateway.change import history, pending
+from sidegate.gateway.change.pending import Pending
 from sidegate.gateway.places import Lock, Places, places
 from sidegate.problems import Exit, Problem, Problems
 

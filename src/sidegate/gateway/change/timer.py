@@ -10,10 +10,10 @@ import os
 import subprocess
 import sys
 
-from sidegate.gateway import pending
+from sidegate.gateway.change import pending
 from sidegate.gateway.places import Places, running_pid
 
-_MODULE = "sidegate.gateway.rollback"
+_MODULE = "sidegate.gateway.change.rollback"
 
 
 def begin(at: Places) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from sidegate.gateway import dhcp
 from sidegate.gateway.apply import Change
 from sidegate.gateway.children import Nursery
 from sidegate.gateway.config import DhcpMode
 from sidegate.gateway.desired import DhcpServer
-from sidegate.gateway.dnsmasq import NAME, LeasePlaces, dnsmasq_child
-from sidegate.gateway.leases import Lease, read_leases, recover
-from sidegate.gateway.lookout import Lookout
+from sidegate.gateway.dhcp import terms as dhcp
+from sidegate.gateway.dhcp.dnsmasq import NAME, LeasePlaces, dnsmasq_child
+from sidegate.gateway.dhcp.leases import Lease, read_leases, recover
+from sidegate.gateway.dhcp.lookout import Lookout
 from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
 from sidegate.gateway.view import DhcpView, LeaseView

@@ -1,6 +1,6 @@
 """Benchmark and referee of the walk: how fast it is, and how often it agrees with the kernel.
 
-`speed` needs nothing but Python; `matrix_differential` and `random_differential` need namespaces. The kernel tests of
+`speed` needs nothing but Python; all others need namespaces. The kernel tests of
 the walk use the same functions on fewer worlds.
 """
 
@@ -9,21 +9,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import IPv4Network
 from random import Random
+from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bench.figures import Figure
 from sidegate.gateway import nft
-from sidegate.home import load_home, load_router
+from sidegate.home import Assumed, GatewayRuns, PortForward, load_home, load_router
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
-from sidegate.walk.compare import differences
+from sidegate.walk.compare import differences, differences_of_volley
 from sidegate.walk.conversation import Ask, Player
 from sidegate.walk.data import Walk
 from sidegate.walk.network import LAN_PORT, Network
 from sidegate.walk.setting import Setting
+from sidegate.walk.volley import Volley, carried, random_volley
 from sidegate.walk.worlds import World, matrix, random_world
 
 
@@ -66,6 +70,7 @@ def walk_agreement() -> list[Figure]:
     return [
         *_agreement("matrix", matrix_differential()),
         *_agreement("random homes", random_differential()),
+        *(_box_agreement(level) for level in BOX_LEVELS),
     ]
 
 
@@ -74,6 +79,20 @@ def _agreement(what: str, tally: Tally) -> list[Figure]:
         print(f"{it.home} {it.setting}\n  {it.ask}\n    " + "\n    ".join(it.lines), file=sys.stderr)
     note = f"of {tally.conversations} conversations, in {tally.seconds:.0f} s, {tally.repeated} at the second try"
     return [Figure(f"walk: disagreements with the kernel, {what}", len(tally.disagreements), "", 0, note=note)]
+
+
+def _box_agreement(level: str, volleys: int = 1000, seed: int = 1) -> Figure:
+    """Random frames into one box: model against kernel, `volleys` times up to seven frames."""
+    random, start, wrong = Random(seed), time.perf_counter(), 0  # noqa: S311
+    with box_lab(level) as lab:
+        for _ in range(volleys):
+            volley = random_volley(random, lab.network, lab.box, level == "hook")
+            lines = compare_volley(lab, volley)
+            if lines:
+                wrong += 1
+                print(f"{level} {volley}\n    " + "\n    ".join(lines), file=sys.stderr)
+    note = f"of {volleys} volleys, in {time.perf_counter() - start:.0f} s"
+    return Figure(f"walk: disagreements with the kernel, {level}", wrong, "", 0, note=note)
 
 
 def speed() -> Speed:
@@ -181,6 +200,45 @@ def arrange(tracer: Tracer, world: World) -> Network:
 def compare(tracer: Tracer, network: Network, ask: Ask) -> list[str]:
     """What differs between model and kernel."""
     return differences(Player(network, ask).walk(), tracer.walk(ask))
+
+
+class BoxLab(NamedTuple):
+    """A lab where one box is alone with the frames that it is sent."""
+
+    level: str
+    tracer: Tracer
+    network: Network
+    box: str
+
+
+BOX_LEVELS: dict[str, tuple[Assumed, GatewayRuns]] = {
+    "hook": (Assumed("on", drop_invalid=True), "forwarding"),
+    "router": (Assumed("on", dns_hijack=True), "forwarding"),
+    "snat": (Assumed("on", "snat", drop_invalid=True), "forwarding"),
+    "plain": (Assumed("off", drop_invalid=True, dns_hijack=True), "forwarding"),
+    "gateway": (Assumed(), "masquerade"),
+    "sidegate": (Assumed(), "sidegate"),
+}
+"""How the article's home is for each; the last two look at the gateway, the others at the router."""
+
+
+@contextmanager
+def box_lab(level: str) -> Iterator[BoxLab]:
+    """One of `BOX_LEVELS`. The router's own services are ended: a box answers for itself."""
+    assume, runs = BOX_LEVELS[level]
+    home = load_home("velop-mesh")
+    forwards = (PortForward(6000, "my-computer", 5000), PortForward(6000, "phone", 5000, "udp"))
+    home = replace(home, router=replace(home.router, assume=assume, port_forward=forwards))
+    with Lab.up(home) as lab, Tracer(lab) as tracer:
+        lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
+        network = arrange(tracer, World(home, Setting(runs), ()))
+        at_gateway = home.gateway is not None and level in ("gateway", "sidegate")
+        yield BoxLab(level, tracer, network, home.gateway.name if at_gateway and home.gateway else home.router.name)
+
+
+def compare_volley(lab: BoxLab, volley: Volley) -> list[str]:
+    """What differs between model and kernel."""
+    return differences_of_volley(carried(lab.network, volley), lab.tracer.fire(volley))
 
 
 def ruleset(network: Network) -> str:

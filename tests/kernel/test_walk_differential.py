@@ -64,7 +64,7 @@ def test_a_sample_of_the_matrix() -> None:
     random = Random(2)  # noqa: S311
     homes = [list(worlds) for _, worlds in itertools.groupby(matrix(), key=lambda world: world.home.name)]
     sample = []
-    for worlds in random.sample(homes, 6):
+    for worlds in random.sample(homes, 4):
         settled = [world for world in worlds if not world.setting.redirects_sent]
         chosen = random.sample(settled, 4)
         sample += [replace(w, asks=tuple(random.sample(w.asks, 8))) for w in chosen]
@@ -122,28 +122,3 @@ def test_what_no_bridge_has_heard_of_is_flooded(articles_home: Home, unheard: tu
                 for j, client in enumerate(articles_home.client):
                     ask = Ask(client.name, str(client.v4), "1.2.3.4", protocol, port, 41400 + 10 * i + j)  # type: ignore[arg-type]
                     assert compare(tracer, network, ask) == []
-
-
-_SEGMENTS = [f"{way} {kind}" for way in "><" for kind in ("SYN", "SYN ACK", "ACK", "PSH ACK", "FIN ACK", "RST")]
-
-
-def _is_orderly(segments: tuple[str, ...]) -> bool:
-    """Nobody sends data after its own FIN: no socket does."""
-    ended = [s[0] for s in segments if "FIN" in s]
-    return not any("PSH" in s and s[0] in ended for s in segments)
-
-
-def test_every_sequence_of_segments_through_one_filtered_bridge(tracer: Tracer, articles_home: Home) -> None:
-    """The hook level: conntrack's states after all pairs of segments, and after longer random ones.
-
-    A segment that conntrack refused does not move its sequence numbers on: then whatever follows is out of the window,
-    which the model does not know. Such sequences are left out, unless the refusal is the end.
-    """
-    network = arrange(tracer, World(articles_home, Setting("forwarding"), ()))
-    random = Random(3)  # noqa: S311
-    longer = [tuple(random.choice(_SEGMENTS) for _ in range(4)) for _ in range(200)]
-    for i, segments in enumerate([*itertools.product(_SEGMENTS, repeat=2), *filter(_is_orderly, longer)]):
-        ask = Ask("phone", "192.168.1.126", "192.168.1.123", "tcp", 5000, 44000 + i, "stray", segments=segments)
-        refused = {hop.step for hop in Player(network, ask).walk().hops for d in hop.decisions if d.law == "ct-invalid"}
-        if refused <= {len(segments) - 1}:
-            assert compare(tracer, network, ask) == [], segments

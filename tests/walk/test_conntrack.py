@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sidegate.walk.conntrack import TCP_NEXT, Conntrack, Forward, Nat, Rules, Tracking, inverted, tuple_of
+from sidegate.walk.conntrack import Conntrack, Forward, Nat, Rules, Tracking, inverted, tuple_of
 from sidegate.walk.data import ANY_PORT, Decision, Packet
+from sidegate.walk.windows import TCP_NEXT
 
 CLIENT, SERVER, PUBLIC = "192.168.1.123", "1.2.3.4", "123.100.101.102"
 ADDRESSES = {"wan": PUBLIC, "br-lan": "192.168.1.1"}

@@ -41,6 +41,7 @@ from sidegate.walk.engine import TTL
 from sidegate.walk.judge import Played, judged_by_sight
 from sidegate.walk.network import Network, Node
 from sidegate.walk.setting import Setting
+from sidegate.walk.volley import Outcome, Volley
 
 _ETH_ALL = 3
 _ETH_EXPERIMENT = 0x88B5  # IEEE Std 802, local experimental ethertype
@@ -81,6 +82,13 @@ class Arrangement(Struct, frozen=True, tag="arrangement"):
     setting: Setting
     ruleset: str
     neighbours: dict[str, tuple[str, ...]]
+
+
+class Barrage(Struct, frozen=True, tag="barrage"):
+    """Frames for one box, each as (machine, its interface, the frame). All other machines fall silent for good."""
+
+    box: str
+    frames: tuple[tuple[str, str, bytes], ...]
 
 
 class Capture(Struct, frozen=True):
@@ -124,7 +132,16 @@ class Tracer:
         lan = str(home.router.lan.network)
         self._ask(Arrangement(names, gateway, lan, network.setting, ruleset, neighbours))
 
-    def _ask(self, order: Order | Arrangement) -> _Played:
+    def fire(self, volley: Volley) -> Outcome:
+        """What one box does with these frames. From the first time on, no other machine takes in IP packets."""
+        node = self.network.nodes[volley.box]
+        peers = [(node.ports[shot.port].peer, shot.packet) for shot in volley.shots]
+        frames = tuple((peer.node.name, peer.name, frame_of(packet)) for peer, packet in peers if peer)
+        capture = self._ask(Barrage(volley.box, frames)).capture
+        here = (tuple(it for it in kind if it.node == volley.box) for kind in (capture.seen, capture.entries))
+        return Outcome(*here)  # type: ignore[arg-type]
+
+    def _ask(self, order: Order | Arrangement | Barrage) -> _Played:
         self._channel.sendall(_framed(msgspec.json.encode(order)))
         answer: _Failed | _Played = msgspec.json.decode(_read_frame(self._channel), type=_Failed | _Played)
         if isinstance(answer, _Failed):
@@ -328,7 +345,9 @@ def _serve(channel: socket.socket, plan: Blueprint, holders: dict[str, int], use
 
 def _obeyed(stage: _Stage, said: bytes) -> _Failed | _Played:
     try:
-        order = msgspec.json.decode(said, type=Order | Arrangement)
+        order = msgspec.json.decode(said, type=Order | Arrangement | Barrage)
+        if isinstance(order, Barrage):
+            return _Played(stage.bombarded(order))
         if isinstance(order, Order):
             return _Played(_Scene(stage, order).played())
         _Stagehand(stage, order).arrange()
@@ -349,6 +368,7 @@ class _Stage:
         for tap in self.taps.values():
             self.poll.register(tap, select.POLLIN)
         self.tables = {name: self._conntrack_socket(name) for name in spaces}
+        self.alone = ""
 
     def enter(self, machine: str) -> None:
         if machine != self.here:
@@ -379,6 +399,31 @@ class _Stage:
         for machine in self.spaces:
             self.enter(machine)
             Path("/proc/sys/net/ipv4/route/flush").write_text("1", "ascii")
+
+    def bombarded(self, it: Barrage) -> Capture:
+        """Sends the frames one by one, each when the last one's effects are over."""
+        if self.alone != it.box:
+            self._leave_alone(it.box)
+        seen: list[tuple[int, Sighting]] = []
+        for number, (machine, interface, frame) in enumerate(it.frames):
+            self.taps[machine].sendto(frame, (interface, 0))
+            seen += self.settle(number)
+        seen.sort(key=lambda sighting: sighting[0])
+        entries = tuple(self.connections())
+        self.forget()
+        return Capture((), tuple(sighting for _, sighting in seen), entries)
+
+    def _leave_alone(self, box: str) -> None:
+        """All others are mute, and the box sends no redirects: a kernel remembers whom it told."""
+        for machine in self.spaces:
+            self.enter(machine)
+            if machine != box:
+                _run("nft", "-f", "-", text=_MUTE)
+        self.enter(box)
+        _set(*(f"conf/{scope.name}/send_redirects=0" for scope in Path("/proc/sys/net/ipv4/conf").iterdir()))
+        self.settle(0)
+        self.forget()
+        self.alone = box
 
     def connections(self) -> list[Tracked]:
         """What every machine's conntrack holds."""
@@ -431,6 +476,32 @@ def _ends(pairs: dict[str, str]) -> tuple[str, int, str, int]:
     if "id" in pairs:
         return pairs["src"], int(pairs["id"]), pairs["dst"], 0
     return pairs["src"], int(pairs["sport"]), pairs["dst"], int(pairs["dport"])
+
+
+_MUTE = (
+    "table inet mute {\n    chain arriving {\n        type filter hook prerouting priority -400; policy drop;\n    }\n"
+    "    chain leaving {\n        type filter hook output priority -400; policy drop;\n    }\n}\n"
+)
+
+
+def frame_of(packet: Packet) -> bytes:
+    """The bytes of a walk's packet, with its checksums right; a TCP segment needs its numbers."""
+    number, body = _body_of(packet)
+    ip = wire.Ipv4(IPv4Address(packet.src), IPv4Address(packet.dst), number, body, packet.ttl)
+    return wire.build(wire.frame_of(packet.dst_mac, packet.src_mac, ip))
+
+
+def _body_of(packet: Packet) -> tuple[int, wire.Body]:
+    if packet.protocol == "udp":
+        return wire.UDP, wire.Udp(packet.sport, packet.dport, b"hello")
+    if packet.protocol == "icmp":
+        return wire.ICMP, wire.Echo(packet.kind == "echo reply", packet.sport, 1)
+    it, words = packet.numbers, packet.kind.split()
+    if not it:
+        raise ValueError(f"a segment without numbers: {packet}")
+    flags = functools.reduce(operator.or_, (wire.TcpFlags[name] for name in words))
+    payload = bytes(it.end - it.seq - ("SYN" in words) - ("FIN" in words))
+    return wire.TCP, wire.Tcp(packet.sport, packet.dport, it.seq, it.ack or 0, flags, it.window, payload=payload)
 
 
 def packet_of(frame: wire.Frame) -> Packet | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from sidegate.walk.data import ANY_PORT, Packet, Sighting, Tracked, Walk, sightings
+from sidegate.walk.volley import Outcome
 
 Direction = tuple[str, int, str, int]
 
@@ -18,7 +19,13 @@ def differences(model: Walk, kernel: Walk) -> list[str]:
     captured order is not that of the decisions: an arriving packet is stamped when it is queued (net/core/dev.c,
     netif_rx, netdev_tstamp_prequeue).
     """
-    return [*_steps(model, kernel), *_paths(model, kernel), *_verdicts(model, kernel), *_entries(model, kernel)]
+    return [*_steps(model, kernel), *_paths(sightings(model), sightings(kernel)), *_verdicts(model, kernel),
+            *_entries(model.entries, kernel.entries)]  # fmt: skip
+
+
+def differences_of_volley(model: Outcome, kernel: Outcome) -> list[str]:
+    """What differs at the one box."""
+    return [*_paths(model.seen, kernel.seen), *_entries(model.entries, kernel.entries)]
 
 
 def _steps(model: Walk, kernel: Walk) -> Iterator[str]:
@@ -27,8 +34,8 @@ def _steps(model: Walk, kernel: Walk) -> Iterator[str]:
         yield f"steps: model {ours}, kernel {theirs}"
 
 
-def _paths(model: Walk, kernel: Walk) -> Iterator[str]:
-    ours, theirs = _by_interface(sightings(model)), _by_interface(sightings(kernel))
+def _paths(model: Iterable[Sighting], kernel: Iterable[Sighting]) -> Iterator[str]:
+    ours, theirs = _by_interface(model), _by_interface(kernel)
     for key in sorted({*ours, *theirs}):
         mine, yours = ours.get(key, []), theirs.get(key, [])
         for i in range(max(len(mine), len(yours))):
@@ -53,11 +60,11 @@ def _same(model: Sighting, kernel: Sighting) -> bool:
 
 
 def _with_known_ports(model: Packet, kernel: Packet) -> Packet:
-    """A port that the model calls unknown is whatever the kernel chose, but never 0."""
+    """A port that the model calls unknown is whatever the kernel chose, but never 0. Numbers are not compared."""
     sport = kernel.sport if model.sport == ANY_PORT and kernel.sport else model.sport
     dport = kernel.dport if model.dport == ANY_PORT and kernel.dport else model.dport
     inner = _with_known_ports(model.inner, kernel.inner) if model.inner and kernel.inner else model.inner
-    return msgspec.structs.replace(model, sport=sport, dport=dport, inner=inner)
+    return msgspec.structs.replace(model, sport=sport, dport=dport, inner=inner, numbers=kernel.numbers)
 
 
 def _text(it: Sighting | None) -> str:
@@ -96,12 +103,12 @@ _ELSEWHERE = (
 """Verdicts whose node is where the cause lies, while the last packet seen is somebody's notice of it."""
 
 
-def _entries(model: Walk, kernel: Walk) -> Iterator[str]:
-    left = list(kernel.entries)
-    for entry in sorted(model.entries, key=lambda e: ANY_PORT in (*e.original, *e.reply)):
+def _entries(model: tuple[Tracked, ...], kernel: tuple[Tracked, ...]) -> Iterator[str]:
+    left = list(kernel)
+    for entry in sorted(model, key=lambda e: ANY_PORT in (*e.original, *e.reply)):
         match = next((k for k in left if _same_entry(entry, k)), None)
         if match is None:
-            yield f"conntrack: model {[_entry(e) for e in model.entries]}, kernel {[_entry(e) for e in kernel.entries]}"
+            yield f"conntrack: model {[_entry(e) for e in model]}, kernel {[_entry(e) for e in kernel]}"
             return
         left.remove(match)
     if left:

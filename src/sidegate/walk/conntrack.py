@@ -1,7 +1,7 @@
 """Connection tracking and NAT of one machine: laws 2 to 6 of `laws`.
 
-The table's shape is the kernel's: an entry is found by the tuple of either direction. TCP states and their table:
-net/netfilter/nf_conntrack_proto_tcp.c, `tcp_conntracks`. ICMP errors: nf_conntrack_proto_icmp.c.
+The table's shape is the kernel's: an entry is found by the tuple of either direction. TCP is in `windows`. ICMP
+errors: nf_conntrack_proto_icmp.c.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from sidegate.walk.data import ANY_PORT, Decision, Packet, Protocol, Tracked
+from sidegate.walk.windows import Connection, Fate, tcp_index
 
 Tuple = tuple[str, str, int, str, int]
 """(protocol, source, its port, destination, its port); an echo: (…, id, destination, 8 or 0), as the kernel has it."""
@@ -21,54 +22,24 @@ Hook = Literal["prerouting", "input", "output", "postrouting"]
 
 ECHO, ECHO_REPLY = 8, 0
 
-_TCP_STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT",
-               "CLOSE", "SYN_SENT2")  # fmt: skip
-_NEXT = {
-    # packet, in the original direction: the next state for each state above; IV invalid, IG ignored
-    ("syn", False): "SS SS IG IG IG IG IG SS SS S2",
-    ("synack", False): "IV IV SR IV IV IV IV IV IV SR",
-    ("fin", False): "IV IV FW FW LA LA LA TW CL IV",
-    ("ack", False): "ES IV ES ES CW CW TW TW CL IV",
-    ("rst", False): "IV CL CL CL CL CL CL CL CL CL",
-    # in the reply direction
-    ("syn", True): "IV S2 IV IV IV IV IV SS IV S2",
-    ("synack", True): "IV SR IG IG IG IG IG IG IG SR",
-    ("fin", True): "IV IV FW FW LA LA LA TW CL IV",
-    ("ack", True): "IV IG SR ES CW CW TW TW CL IG",
-    ("rst", True): "IV CL CL CL CL CL CL CL CL CL",
-}
-_SHORT = dict(
-    zip(("NO", "SS", "SR", "ES", "FW", "CW", "LA", "TW", "CL", "S2"), _TCP_STATES, strict=True),
-    IV="INVALID",
-    IG="IGNORE",
-)
-TCP_NEXT: dict[tuple[str, bool, str], str] = {
-    (index, reply, state): _SHORT[following]
-    for (index, reply), row in _NEXT.items()
-    for state, following in zip(_TCP_STATES, row.split(), strict=True)
-}
-"""(packet, in reply direction, state) -> next state."""
-
 
 class Entry:
     """A connection.
 
-    source_done, destination_done: NAT of this kind is decided. masqueraded: the interface bound to. last: the latest
-    segment's class and whether it was of the reply direction. closed_by_reply: which direction sent the first FIN.
+    source_done, destination_done: NAT of this kind is decided. masqueraded: the interface bound to.
+    tcp: None for others.
     """
 
-    __slots__ = ("assured", "closed_by_reply", "confirmed", "dead", "destination_done", "last", "masqueraded",
-                 "original", "replied", "reply", "source_done", "state")  # fmt: skip
+    __slots__ = ("assured", "confirmed", "dead", "destination_done", "masqueraded", "original", "replied", "reply",
+                 "source_done", "tcp")  # fmt: skip
 
     def __init__(self, original: Tuple) -> None:
         self.original = original
         self.reply = inverted(original)
-        self.state = "NONE" if original[0] == "tcp" else ""
+        self.tcp = Connection() if original[0] == "tcp" else None
         self.replied = self.assured = self.confirmed = self.dead = False
         self.source_done = self.destination_done = False
         self.masqueraded: str | None = None
-        self.last = ("", False)
-        self.closed_by_reply: bool | None = None
 
     @property
     def translates_source(self) -> bool:
@@ -81,19 +52,6 @@ class Entry:
         if self.original[0] == "icmp":
             return self.reply[1] != self.original[3]
         return self.reply[1:3] != self.original[3:]
-
-
-_OVER = ("TIME_WAIT", "CLOSE")
-
-
-def _reopens(entry: Entry, backwards: bool, index: str) -> bool:
-    """A SYN after the end, from whom had sent the RST or not begun the closing, begins a connection anew.
-
-    nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet, case TCP_CONNTRACK_SYN_SENT; any other SYN then is ignored.
-    """
-    if entry.state not in _OVER or TCP_NEXT.get((index, backwards, entry.state)) != "SYN_SENT":
-        return False
-    return entry.last == ("rst", backwards) or entry.closed_by_reply is (not backwards)
 
 
 class Tracking(NamedTuple):
@@ -147,22 +105,11 @@ def tuple_of(packet: Packet) -> Tuple:
     return (packet.protocol, packet.src, packet.sport, packet.dst, packet.dport)
 
 
-def tcp_index(kind: str) -> str:
-    """The kernel's class of a segment (nf_conntrack_proto_tcp.c, get_conntrack_index)."""
-    if "RST" in kind:
-        return "rst"
-    if "SYN" in kind:
-        return "synack" if "ACK" in kind else "syn"
-    if "FIN" in kind:
-        return "fin"
-    return "ack" if "ACK" in kind else "none"
-
-
 def readdressed(packet: Packet, src: str, sport: int, dst: str, dport: int) -> Packet:
     """The packet with another tuple."""
     return Packet(
         packet.src_mac, packet.dst_mac, src, dst, packet.protocol, sport, dport, packet.ttl, packet.kind, packet.inner,
-        packet.gateway,
+        packet.gateway, packet.numbers,
     )  # fmt: skip
 
 
@@ -186,12 +133,12 @@ class Conntrack:
             return self._begin(packet, key, notes)
         entry, backwards = found
         seen = entry.replied
-        if packet.protocol == "tcp":
-            index = tcp_index(packet.kind)
-            if _reopens(entry, backwards, index):
+        if entry.tcp is not None:
+            fate = self._tcp(entry, entry.tcp, backwards, packet, notes)
+            if fate == "reopened":
                 self.kill(entry)
                 return self._begin(packet, key, notes)
-            if not self._tcp(entry, backwards, index, notes):
+            if fate == "invalid":
                 return INVALID
         if backwards:
             entry.replied = True
@@ -205,36 +152,25 @@ class Conntrack:
             notes.append(Decision("ct-invalid", ("an echo reply that nobody asked for",)))
             return INVALID
         entry = Entry(key)
-        if packet.protocol == "tcp":
-            entry.state = TCP_NEXT.get((tcp_index(packet.kind), False, "NONE"), "INVALID")
-            if entry.state == "INVALID":
-                notes.append(Decision("ct-invalid", (f"{packet.kind} begins no connection",)))
-                return INVALID
-        notes.append(_PICKED_UP if entry.state == "ESTABLISHED" else _NEW)
+        if entry.tcp is not None and not entry.tcp.begin(tcp_index(packet.kind), packet.numbers or None):
+            notes.append(Decision("ct-invalid", (f"{packet.kind} begins no connection",)))
+            return INVALID
+        notes.append(_PICKED_UP if entry.tcp and entry.tcp.state == "ESTABLISHED" else _NEW)
         return Tracking("new", entry)
 
-    def _tcp(self, entry: Entry, backwards: bool, index: str, notes: list[Decision]) -> bool:
-        """The next state; False: INVALID (nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet)."""
-        old, new = entry.state, TCP_NEXT.get((index, backwards, entry.state), "INVALID")
-        if new == "INVALID":
+    def _tcp(self, entry: Entry, tcp: Connection, backwards: bool, packet: Packet, notes: list[Decision]) -> Fate:
+        """Takes a segment (nf_conntrack_proto_tcp.c, nf_conntrack_tcp_packet)."""
+        old, index = tcp.state, tcp_index(packet.kind)
+        fate = tcp.take(index, backwards, packet.numbers or None, entry.replied, entry.assured)
+        if fate == "invalid":
             notes.append(Decision("ct-invalid", (f"{index.upper()} in state {old}",)))
-            return False
-        before, entry.last = entry.last, (index, backwards)
-        if new == "IGNORE" and index == "synack" and before == ("syn", not backwards):
-            entry.state = "SYN_RECV"  # it answers a SYN that was ignored: the two ends know better than the entry
-            return True
-        if new == "IGNORE" or (new == "SYN_SENT" and old in _OVER):
-            return True
-        if new == "FIN_WAIT" and old != new:
-            entry.closed_by_reply = backwards
-        entry.state = new
-        if not entry.replied:
+        elif fate == "accepted" and not entry.replied:
             if index == "rst":
                 self.kill(entry)
                 notes.append(_KILLED)
-        elif not entry.assured and old in ("SYN_RECV", "ESTABLISHED") and new == "ESTABLISHED":
+        elif fate == "accepted" and old in ("SYN_RECV", "ESTABLISHED") and tcp.state == "ESTABLISHED":
             entry.assured = True
-        return True
+        return fate
 
     def _track_error(self, packet: Packet, quoted: Packet, notes: list[Decision]) -> Tracking:
         """An error belongs to the connection that the packet it quotes was answered by."""
@@ -258,7 +194,7 @@ class Conntrack:
         if entry is not None and not entry.confirmed and not tracking.backwards:
             entry.confirmed = True
             self.table[entry.original] = (entry, False)
-            self.table[entry.reply] = (entry, True)
+            self.table[entry.reply] = (entry, True)  # one tuple for both, as of a LAND packet: this one is found
 
     def is_taken(self, reply: Tuple, but: Entry) -> bool:
         """nf_nat_core.c, nf_nat_used_tuple."""
@@ -267,7 +203,7 @@ class Conntrack:
 
     def listing(self, node: str) -> tuple[Tracked, ...]:
         """What `conntrack -L` shows, sorted."""
-        entries = (entry for entry, backwards in self.table.values() if not backwards)
+        entries = {id(entry): entry for entry, _ in self.table.values()}.values()
         return tuple(sorted(tracked(node, entry) for entry in entries))
 
 
@@ -277,7 +213,8 @@ def tracked(node: str, entry: Entry) -> Tracked:
     original, reply = entry.original[1:], entry.reply[1:]
     if protocol == "icmp":
         original, reply = (*original[:3], 0), (*reply[:3], 0)
-    return Tracked(node, protocol, original, reply, entry.state, entry.replied, entry.assured)
+    state = entry.tcp.state if entry.tcp else ""
+    return Tracked(node, protocol, original, reply, state, entry.replied, entry.assured)
 
 
 class Nat:

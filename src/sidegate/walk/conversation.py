@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from sidegate.walk.conntrack import Forward
-from sidegate.walk.data import Packet, Protocol, Step, Tracked, Walk
+from sidegate.walk.data import Numbers, Packet, Protocol, Step, Tracked, Walk
 from sidegate.walk.engine import TTL, Engine
 from sidegate.walk.judge import Played, judged
 from sidegate.walk.network import Network, Node
@@ -149,13 +149,13 @@ class _Socket:
 class Player:
     """Plays one conversation on a network, which forgets all earlier ones first.
 
-    remembers: it does not; what earlier packets left in the tables counts.
+    remembers: it does not; what earlier packets left in the tables counts. only: the one machine that does anything.
     """
 
-    def __init__(self, network: Network, ask: Ask, remembers: bool = False) -> None:
+    def __init__(self, network: Network, ask: Ask, remembers: bool = False, only: Node | None = None) -> None:
         self.remembers = remembers
         self.network, self.ask = network, ask
-        self.engine = Engine(network)
+        self.engine = Engine(network, only)
         self.engine.deliver = self._deliver
         self.node = network.nodes[ask.asker]
         self.ear = None if ask.shape in ("closed", "stray") else ear_of(network, ask)
@@ -282,8 +282,12 @@ class Player:
         else:
             self.engine.accept_redirect(node, packet)
 
-    def _answer(self, node: Node, packet: Packet, kind: str, ttl: int = TTL) -> None:
-        reply = Packet("", "", packet.dst, packet.src, packet.protocol, packet.dport, packet.sport, ttl, kind)
+    def _answer(
+        self, node: Node, packet: Packet, kind: str, ttl: int = TTL, numbers: Numbers | UnsetType = UNSET
+    ) -> None:
+        reply = Packet(
+            "", "", packet.dst, packet.src, packet.protocol, packet.dport, packet.sport, ttl, kind, numbers=numbers
+        )
         self.engine.reply(node, reply)
 
     def _tcp(self, node: Node, packet: Packet) -> None:
@@ -310,7 +314,7 @@ class Player:
         elif "RST" not in packet.kind and len(self.ask.segments) == 1:
             self.engine.note("no-socket", "RST")
             self.resets.append((node.name, packet))
-            self._answer(node, packet, "RST" if "ACK" in packet.kind else "RST ACK")
+            self._answer(node, packet, "RST" if "ACK" in packet.kind else "RST ACK", numbers=_of_reset(packet.numbers))
 
     def _listens(self, node: Node, packet: Packet) -> bool:
         ear = self.ear
@@ -354,3 +358,10 @@ class Player:
         elif socket := self.sockets.get((node.name, packet.dst, packet.sport, packet.src, self.ask.port)):
             self.engine.note("socket")
             socket.heard += 1
+
+
+def _of_reset(numbers: Numbers | UnsetType) -> Numbers | UnsetType:
+    """tcp_ipv4.c, tcp_v4_send_reset"""
+    if not numbers:
+        return UNSET
+    return Numbers(0, 0, numbers.end, 0) if numbers.ack is None else Numbers(numbers.ack, numbers.ack, None, 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 Protocol = Literal["tcp", "udp", "icmp"]
 Code = Literal[
@@ -34,13 +35,22 @@ ANY_PORT = -1
 """A port that the kernel chooses at random (nf_nat_core.c, nf_nat_l4proto_unique_tuple): unknown, never guessed."""
 
 
+class Numbers(Struct, frozen=True, gc=False):
+    """A TCP segment's numbers. end: seq and all that it takes up (data, SYN, FIN). ack: None without the flag."""
+
+    seq: int
+    end: int
+    ack: int | None
+    window: int = 65535
+
+
 class Packet(Struct, frozen=True, gc=False):
     """An Ethernet frame with an IP packet, as far as a walk looks into it.
 
     src, dst: IP addresses as text. sport, dport: ports; for an ICMP echo sport is its id and dport 0; for an ICMP error
     both are 0. ttl: also the hop limit. kind: TCP flags (`SYN`, `SYN ACK`, `ACK`, `PSH ACK`, `RST`, `RST ACK`, …), what
     kind of ICMP, or `datagram`. inner: the packet that an ICMP error quotes (its MACs are empty). gateway: what an
-    ICMP redirect recommends.
+    ICMP redirect recommends. numbers: of a TCP segment that was made up; a socket's own, in the window, have none here.
     """
 
     src_mac: str
@@ -54,6 +64,7 @@ class Packet(Struct, frozen=True, gc=False):
     kind: str
     inner: Packet | None = None
     gateway: str = ""
+    numbers: Numbers | UnsetType = UNSET
 
 
 class Decision(Struct, frozen=True, gc=False):
@@ -135,8 +146,13 @@ class Sighting(Struct, frozen=True, gc=False):
 
 def sightings(walk: Walk) -> tuple[Sighting, ...]:
     """A walk as what one would see at every interface, in order."""
+    return sightings_of(walk.hops)
+
+
+def sightings_of(hops: Iterable[Hop]) -> tuple[Sighting, ...]:
+    """The same for hops."""
     seen: list[Sighting] = []
-    for hop in walk.hops:
+    for hop in hops:
         if hop.before is not None and hop.enters is not None:
             seen.append(Sighting(hop.step, hop.node, hop.enters, False, hop.before))
         seen += [Sighting(hop.step, hop.node, interface, True, packet) for interface, packet in hop.leaves]

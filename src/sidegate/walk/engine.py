@@ -21,10 +21,13 @@ Deliver = Callable[[Node, Packet], None]
 
 
 class Engine:
-    """hops: what happened so far. drops: where packets ended that were meant to go on, as (node, law)."""
+    """hops: what happened so far. drops: where packets ended that were meant to go on, as (node, law).
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    only: the one node that does anything; None for all.
+    """
+
+    def __init__(self, network: Network, only: Node | None = None) -> None:
+        self.network, self.only = network, only
         self.hops: list[Hop] = []
         self.drops: list[tuple[str, str, Packet]] = []
         self.step = 0
@@ -45,6 +48,10 @@ class Engine:
         self._notes, self._leaves = [], []
         self._leave(port, packet)
         self._close(port.node, None, packet)
+
+    def receive(self, port: Port, packet: Packet) -> None:
+        """A frame as it is comes in by this port."""
+        self._queue.append((port, packet))
 
     def reply(self, node: Node, packet: Packet) -> None:
         """Like `send`, once the packet in hand is done with: what a socket or the kernel answers."""
@@ -82,7 +89,7 @@ class Engine:
 
     def _leave(self, port: Port, packet: Packet) -> None:
         self._leaves.append((port.name, packet))
-        if port.peer is not None:
+        if port.peer is not None and self.only in (None, port.peer.node):
             self._queue.append((port.peer, packet))
 
     def _end(self, node: Node, law: str, packet: Packet, *about: str) -> None:
@@ -154,8 +161,10 @@ class Engine:
         return tracking, changed
 
     def _skips_tracking(self, node: Node, packet: Packet) -> bool:
-        """gateway/nft.py, laws 3 to 6: what begins or carries a flow of a proved client."""
-        if packet.src not in node.proved or packet.dst in self.network.lan:
+        """gateway/nft.py, laws 3 to 6 and 8: what begins or carries a flow of a proved client, by MAC and address."""
+        if (packet.src_mac, packet.src) not in node.proved or packet.dst in self.network.lan:
+            return False
+        if packet.protocol == "udp" and packet.dport == 53:
             return False
         return packet.kind in ("SYN", "datagram", "echo request")
 
@@ -353,14 +362,14 @@ def _nobody(node: Node, packet: Packet) -> None:
 def _with_macs(packet: Packet, src: str, dst: str) -> Packet:
     return Packet(
         src, dst, packet.src, packet.dst, packet.protocol, packet.sport, packet.dport, packet.ttl, packet.kind,
-        packet.inner, packet.gateway,
+        packet.inner, packet.gateway, packet.numbers,
     )  # fmt: skip
 
 
 def _aged(packet: Packet) -> Packet:
     return Packet(
         packet.src_mac, packet.dst_mac, packet.src, packet.dst, packet.protocol, packet.sport, packet.dport,
-        packet.ttl - 1, packet.kind, packet.inner, packet.gateway,
+        packet.ttl - 1, packet.kind, packet.inner, packet.gateway, packet.numbers,
     )  # fmt: skip
 
 

@@ -17,7 +17,10 @@ The few that everything else hangs on:
    one kills the connection, and is dropped. SNAT does not bind.
 6. A port that the kernel picks at random on a collision is unknown (-1). Unknown is never guessed.
 
-What is not here: fragments, VLAN tags, multicast, TCP windows (a socket's own segments are in the window), FIN, timers
+7. TCP segments that were made up carry their numbers and are held to conntrack's window (`windows`); a socket's own
+   are in it. Late ones and those a little too far are ignored by conntrack, not INVALID (tcp_in_window).
+
+What is not here: fragments, VLAN tags, multicast, TCP options (window scale, SACK), timers
 (an entry never expires within a conversation; the step `forget` stands for expiry and reboot alike), path MTU, flow
 offload. Neighbours are known from the start: everybody has asked before. The forwarding databases are too, but for
 hosts that the setting calls `unheard`: frames to those are flooded until an answer has taught the bridges.
@@ -31,10 +34,17 @@ What the kernel taught, where the model was first wrong:
 - A port unreachable needs a way back as everything else: to a private source the internet sends none.
 - Masquerade for all breaks the port forwards of wired clients too: their SYN ACK is INVALID at the gateway and passes,
   their first ACK is picked up as new and masqueraded.
+- Data after an own FIN is out of a window that the other side has not opened yet: conntrack lets it pass and learns its
+  end, but the state stays (nf_conntrack_proto_tcp.c, tcp_in_window, "bytes more than expected").
+- A RST is judged by the highest ACK of the other side only where the connection is assured; in FIN_WAIT and later it is
+  not held to any number (tcp_can_early_drop).
+- One tuple for both directions (a LAND packet) is found as the reply direction (nf_conntrack_core.c, hash insertion).
+- A proof counts for a MAC and an address together, and not for DNS (gateway/nft.py, law 8).
 - The capture is stamped when a frame is queued, not when it is handled: only frames of one interface and direction have
   an order in it (net/core/dev.c, netdev_tstamp_prequeue).
 
-Checked against: Linux 6.18, by tests/kernel/test_walk_differential.py; `bench/walk.py` plays the whole matrix.
+Checked against: Linux 6.18, at three levels: two hosts on a filtered bridge, one box with random frames into any port
+(tests/kernel/test_walk_box.py), whole homes (test_walk_differential.py). `bench/walk.py` plays the whole matrix.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Node:
         self.listens: set[tuple[str, str, int]] = {_listens(*it) for it in machine.listens}
         self.nat: Nat | None = None
         self.blocked: frozenset[str] = frozenset()
-        self.proved: frozenset[str] = frozenset()
+        self.proved: frozenset[tuple[str, str]] = frozenset()
         self.proxied = False
         _read_addresses(self, machine)
 
@@ -215,7 +215,8 @@ class Network:
             gateway.load(Rules(masquerade="*"), self.lan)
         elif setting.runs == "sidegate":
             gateway.load(Rules(sidegate=LAN_PORT), self.lan)
-            gateway.proved = frozenset(str(c.v4) for c in self.home.client if c.name in setting.proved)
+            proved = [c for c in self.home.client if c.name in setting.proved]
+            gateway.proved = frozenset((self.nodes[c.name].mac_of(LAN_PORT), str(c.v4)) for c in proved)
 
     def _meet_neighbours(self, node: Node) -> None:
         """Whom a node reaches without a router, and the way to its MAC address in every bridge between."""

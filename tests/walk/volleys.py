@@ -1,0 +1,66 @@
+"""Frames on one box that model and kernel once saw differently, each named after what the model lacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sidegate.walk.data import Numbers, Packet
+from sidegate.walk.volley import Shot, Volley
+
+_WIRED, _PHONE = ("cpu", "192.168.1.123", "02:5d:00:00:00:16"), ("mesh1", "192.168.1.126", "02:5d:00:00:00:1c")
+_GATEWAY = "02:5d:00:00:00:14"
+Segment = tuple[str, str, int, int, int | None, int]
+"""(direction, flags, seq, end, ack, window)"""
+
+
+def volleys() -> Iterator[tuple[str, str, Volley]]:
+    """(name, level, volley)"""
+    yield from _bridged()
+    yield "a segment too far is believed when it is acknowledged", "gateway", Volley("gateway", tuple(_routed(
+        ("<", "SYN", 300_000, 300_001, None, 65535), (">", "SYN ACK", 300_000, 300_001, 300_001, 65535),
+        (">", "RST ACK", 300_701, 300_701, 300_001, 65535), ("<", "ACK", 300_001, 300_001, 300_701, 0),
+    )))  # fmt: skip
+    land = Packet(_WIRED[2], _GATEWAY, _WIRED[1], _WIRED[1], "udp", 5000, 5000, 64, "datagram")
+    yield "one tuple for both directions", "gateway", Volley("gateway", (Shot("eth0", land),) * 2)
+
+
+def _bridged() -> Iterator[tuple[str, str, Volley]]:
+    found: dict[str, tuple[Segment, ...]] = {
+        "data after its own FIN, before the other side opened its window": (
+            (">", "SYN", 1000, 1001, None, 65535),
+            ("<", "SYN ACK", 1000, 1001, 1001, 65535),
+            ("<", "FIN ACK", 1001, 1002, 1001, 65535),
+            ("<", "PSH ACK", 1002, 1007, 1001, 65535),
+        ),
+        "a RST in a connection that is not assured": (
+            (">", "ACK", 300_000, 300_000, 299_999, 1000), ("<", "ACK", 300_700, 300_700, 299_300, 1000),
+            (">", "RST ACK", 300_000, 300_000, 300_700, 1000)),
+        "a RST answers a challenge": (
+            (">", "SYN", 300_002, 300_003, None, 65535), ("<", "ACK", 300_000, 300_000, 300_004, 0),
+            (">", "RST", 300_004, 300_004, None, 65535)),
+        "what comes late is ignored, not INVALID": (
+            (">", "SYN", 300_000, 300_001, None, 65535), ("<", "SYN ACK", 300_000, 300_001, 400_001, 0),
+            (">", "SYN", 299_301, 299_302, None, 0)),
+    }  # fmt: skip
+    for name, segments in found.items():
+        yield name, "hook", Volley("router", tuple(_straight(*segments)))
+
+
+def _straight(*segments: Segment) -> Iterator[Shot]:
+    """Between a wired computer and the phone, through the router's bridge."""
+    for way, kind, *numbers in segments:
+        here, there = (_WIRED, _PHONE) if way == ">" else (_PHONE, _WIRED)
+        yield Shot(here[0], _segment(here, there, there[2], kind, numbers))
+
+
+def _routed(*segments: Segment) -> Iterator[Shot]:
+    """Between the two by way of the gateway."""
+    for way, kind, *numbers in segments:
+        here, there = (_WIRED, _PHONE) if way == ">" else (_PHONE, _WIRED)
+        yield Shot("eth0", _segment(here, there, _GATEWAY, kind, numbers))
+
+
+def _segment(here: tuple[str, str, str], there: tuple[str, str, str], mac: str, kind: str,
+             numbers: list[int | None]) -> Packet:  # fmt: skip
+    sport, dport = (41000, 5000) if here is _WIRED else (5000, 41000)
+    return Packet(here[2], mac, here[1], there[1], "tcp", sport, dport, 64, kind, numbers=Numbers(*numbers))  # type: ignore[arg-type]

@@ -40,7 +40,9 @@ from sidegate.problems import Problem, Problems
 from sidegate.reading import decode_address, encode_address
 
 POLL_S = 5.0
-"""Between looks at who sent something and whose proof the kernel withdrew."""
+"""Between looks at whose proof the kernel withdrew."""
+COUNT_S = 10.0
+"""Between looks at who sent something: the dearest look, 250 elements and more. Newcomers announce themselves."""
 OBSERVE_S = 30.0
 """Between looks at the box and the router, if nothing announces a change."""
 SETTLE_S = 0.5
@@ -69,7 +71,7 @@ class Daemon:
         self._prober: Prober | None = None
         self._checkup = Checkup(time.monotonic(), self._log.tell)
         self._handout = Handout(at, self._log.tell)
-        self._observed_s = self._observe_at_s = self._poll_at_s = 0.0
+        self._observed_s = self._observe_at_s = self._poll_at_s = self._count_at_s = 0.0
         self._stopping = self._is_reload_asked = False
 
     @property
@@ -314,22 +316,28 @@ class Daemon:
         return client.ip not in own and any(client.ip in network for network in facts.lan)
 
     def _poll(self, now: float) -> None:
-        """Who sent something since the last look, and whose proof the kernel has withdrawn."""
+        """Whose proof the kernel has withdrawn since the last look and, less often, who sent something."""
         self._poll_at_s = now + POLL_S
         try:
             if timer.keep_alive(self._places):
                 self._log.tell("a change waits to be confirmed, and its timer had died: begun anew")
-            counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
             stale = [view.client_of(e) for e in view.elements("stale4")]
+            if now >= self._count_at_s:
+                self._count(now)
         except Problems as error:
             self._log.note_faults(error.problems)
             return
-        for client, packets in counted.items():
-            self._meet(client, now, active=packets != self._counted.get(client))
-        self._counted = counted
         for client in self._paths.went_stale(stale, now):
             self._log.tell(f"{self._named(client)}: connections stayed unanswered, masqueraded again")
         self._perform(self._paths.forget(now))
+
+    def _count(self, now: float) -> None:
+        """Who sent something since the last time. Raises Problems."""
+        self._count_at_s = now + COUNT_S
+        counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
+        for client, packets in counted.items():
+            self._meet(client, now, active=packets != self._counted.get(client))
+        self._counted = counted
 
     def _probe(self, now: float) -> None:
         if self._prober is None:

@@ -35,6 +35,17 @@ def _bridged() -> Iterator[tuple[str, str, Volley]]:
         "a RST in a connection that is not assured": (
             (">", "ACK", 300_000, 300_000, 299_999, 1000), ("<", "ACK", 300_700, 300_700, 299_300, 1000),
             (">", "RST ACK", 300_000, 300_000, 300_700, 1000)),
+        "a RST after an own SYN is held to the window": (
+            (">", "SYN", 300_000, 300_001, None, 1000),
+            ("<", "SYN", 300_000, 300_001, None, 0),
+            ("<", "RST", 400_002, 400_002, None, 0),
+        ),
+        "a RST for an ignored SYN is believed": (
+            (">", "SYN", 300_000, 300_001, None, 1000),
+            ("<", "SYN ACK", 300_000, 300_001, 300_001, 1000),
+            (">", "SYN", 300_500, 300_501, None, 1000),
+            ("<", "RST ACK", 400_002, 400_002, 300_501, 1000),
+        ),
         "a RST answers a challenge": (
             (">", "SYN", 300_002, 300_003, None, 65535), ("<", "ACK", 300_000, 300_000, 300_004, 0),
             (">", "RST", 300_004, 300_004, None, 65535)),

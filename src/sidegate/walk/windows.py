@@ -177,14 +177,14 @@ class Connection:
             if not settled or numbers.seq == other.max_ack or in_train:
                 return self._checked("rst", backwards, numbers, new, assured)
             new = self.state
-        if self._is_believed(numbers, replied, assured):
+        if self._is_believed(backwards, numbers, replied, assured):
             self._move("rst", backwards, numbers, new)
             return "accepted"
         return self._checked("rst", backwards, numbers, new, assured)
 
-    def _is_believed(self, numbers: Numbers, replied: bool, assured: bool) -> bool:
+    def _is_believed(self, backwards: bool, numbers: Numbers, replied: bool, assured: bool) -> bool:
         """A RST for a segment that was let through unchecked, or for a challenge: it is not held to the window."""
-        unchecked = (replied and self.last[0] == "syn") or (not assured and self.last[0] == "ack")
+        unchecked = (replied and self.last == ("syn", not backwards)) or (not assured and self.last[0] == "ack")
         if unchecked and (numbers.ack or 0) == self.ended:
             return True
         challenged = self.state == "SYN_SENT" and self.last == ("ack", True)

@@ -222,18 +222,23 @@ BOX_LEVELS: dict[str, tuple[Assumed, GatewayRuns]] = {
 """How the article's home is for each; the last two look at the gateway, the others at the router."""
 
 
-@contextmanager
-def box_lab(level: str) -> Iterator[BoxLab]:
-    """One of `BOX_LEVELS`. The router's own services are ended: a box answers for itself."""
+def box_world(level: str) -> tuple[World, str]:
+    """(the home, the box) of one of `BOX_LEVELS`."""
     assume, runs = BOX_LEVELS[level]
     home = load_home("velop-mesh")
     forwards = (PortForward(6000, "my-computer", 5000), PortForward(6000, "phone", 5000, "udp"))
     home = replace(home, router=replace(home.router, assume=assume, port_forward=forwards))
-    with Lab.up(home) as lab, Tracer(lab) as tracer:
+    at_gateway = level in ("gateway", "sidegate")
+    return World(home, Setting(runs), ()), home.gateway.name if at_gateway and home.gateway else home.router.name
+
+
+@contextmanager
+def box_lab(level: str) -> Iterator[BoxLab]:
+    """The lab of one of `BOX_LEVELS`. The router's own services are ended: a box answers for itself."""
+    world, box = box_world(level)
+    with Lab.up(world.home) as lab, Tracer(lab) as tracer:
         lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
-        network = arrange(tracer, World(home, Setting(runs), ()))
-        at_gateway = home.gateway is not None and level in ("gateway", "sidegate")
-        yield BoxLab(level, tracer, network, home.gateway.name if at_gateway and home.gateway else home.router.name)
+        yield BoxLab(level, tracer, arrange(tracer, world), box)
 
 
 def compare_volley(lab: BoxLab, volley: Volley) -> list[str]:

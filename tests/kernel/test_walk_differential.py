@@ -122,3 +122,13 @@ def test_what_no_bridge_has_heard_of_is_flooded(articles_home: Home, unheard: tu
                 for j, client in enumerate(articles_home.client):
                     ask = Ask(client.name, str(client.v4), "1.2.3.4", protocol, port, 41400 + 10 * i + j)  # type: ignore[arg-type]
                     assert compare(tracer, network, ask) == []
+
+
+@pytest.mark.parametrize("segments", [("> SYN", "< SYN ACK", "> ACK", "> FIN ACK", "< ACK"), ("> SYN", "< RST"),
+                                      ("> PSH ACK", "< PSH ACK", "< FIN ACK", "> RST", "> SYN")])  # fmt: skip
+def test_segments_of_two_hosts_that_say_nothing_else(
+    tracer: Tracer, articles_home: Home, segments: tuple[str, ...]
+) -> None:
+    network = arrange(tracer, World(articles_home, Setting("forwarding"), ()))
+    ask = Ask("phone", "192.168.1.126", "192.168.1.123", "tcp", 5000, 44000, "stray", segments=segments)
+    assert compare(tracer, network, ask) == []

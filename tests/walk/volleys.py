@@ -1,11 +1,18 @@
-"""Frames on one box that model and kernel once saw differently, each named after what the model lacked."""
+"""Frames on one box that model and kernel once saw differently, each named after what the model lacked.
+
+`tests/kernel/test_walk_box.py` plays them on the kernel and records what it did; `tests/walk/test_volleys.py` holds the
+model against the record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from sidegate.walk.data import Numbers, Packet
-from sidegate.walk.volley import Shot, Volley
+from sidegate.walk.volley import Outcome, Shot, Volley
+from tests.conftest import GOLDEN_ROOT
 
 _WIRED, _PHONE = ("cpu", "192.168.1.123", "02:5d:00:00:00:16"), ("mesh1", "192.168.1.126", "02:5d:00:00:00:1c")
 _GATEWAY = "02:5d:00:00:00:14"
@@ -75,3 +82,15 @@ def _segment(here: tuple[str, str, str], there: tuple[str, str, str], mac: str, 
              numbers: list[int | None]) -> Packet:  # fmt: skip
     sport, dport = (41000, 5000) if here is _WIRED else (5000, 41000)
     return Packet(here[2], mac, here[1], there[1], "tcp", sport, dport, 64, kind, numbers=Numbers(*numbers))  # type: ignore[arg-type]
+
+
+def write(level: str, outcomes: dict[str, Outcome]) -> None:
+    """What the kernel did, by name."""
+    path = GOLDEN_ROOT / f"walk/volleys-{level}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(outcomes), indent=1) + b"\n")
+
+
+def read(level: str) -> dict[str, Outcome]:
+    """Raises FileNotFoundError where nothing was recorded yet."""
+    path = GOLDEN_ROOT / f"walk/volleys-{level}.json"
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, Outcome])

@@ -98,7 +98,9 @@ class Connection:
         if state == "ESTABLISHED":
             first.max_end += first.max_window
             first.liberal = self.sides[1].liberal = True
-        self._move(index, False, numbers, state)
+        if index == "ack" and numbers is not None:
+            self.numbers, self.ended = numbers, numbers.end
+        self._move(index, False, state)
         return True
 
     def take(self, index: str, backwards: bool, numbers: Numbers | None, replied: bool, assured: bool) -> Fate:
@@ -167,7 +169,7 @@ class Connection:
         """case TCP_CONNTRACK_CLOSE"""
         new, other = "CLOSE", self.sides[not backwards]
         if numbers is None or self.state in _CLOSING:
-            self._move("rst", backwards, numbers, new)
+            self._move("rst", backwards, new)
             return "accepted"
         if other.max_ack is not None and self.last[0] != "syn":
             settled = self.state == "ESTABLISHED" and assured
@@ -178,7 +180,7 @@ class Connection:
                 return self._checked("rst", backwards, numbers, new, assured)
             new = self.state
         if self._is_believed(backwards, numbers, replied, assured):
-            self._move("rst", backwards, numbers, new)
+            self._move("rst", backwards, new)
             return "accepted"
         return self._checked("rst", backwards, numbers, new, assured)
 
@@ -193,7 +195,7 @@ class Connection:
     def _checked(self, index: str, backwards: bool, numbers: Numbers | None, new: str, assured: bool) -> Fate:
         fate: Fate = "accepted" if numbers is None else self._in_window(index, backwards, numbers)
         if fate == "accepted":
-            self._move(index, backwards, numbers, new)
+            self._move(index, backwards, new)
         elif fate == "invalid" and assured and index in _ENDS:
             self._note_invalid_end(index, backwards)
         return fate
@@ -203,10 +205,8 @@ class Connection:
         if self.last[1] == backwards or self.last[0] not in _ENDS:
             self.last = (index, backwards)
 
-    def _move(self, index: str, backwards: bool, numbers: Numbers | None, new: str) -> None:
+    def _move(self, index: str, backwards: bool, new: str) -> None:
         self.last = (index, backwards)
-        if index == "ack" and numbers is not None:
-            self.numbers, self.ended = numbers, numbers.end
         if new == "FIN_WAIT" and self.state != new:
             self.sides[backwards].closed_first = True
         self.state = new
@@ -237,6 +237,9 @@ class Connection:
         if (receiver.max_window and end < low) or _is_late(sender, receiver, ack):
             return _refused(sender, "ignored")
         _learn(sender, receiver, it, ack, end)
+        if index == "ack":
+            # Not of a segment that only be_liberal let pass: `last_end` then stays what it was.
+            self.numbers, self.ended = it, it.end
         return "accepted"
 
     def _first_of_side(self, index: str, backwards: bool, it: Numbers) -> bool:

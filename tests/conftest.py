@@ -7,10 +7,16 @@ reviewed as a diff like any other.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts in the background so, and every child would inherit it: Ctrl-C is tested here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 Golden = Callable[[str | Path, str], None]
 

@@ -5,45 +5,39 @@ from __future__ import annotations
 import hashlib
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
+from sidegate.gateway.config.fields import AddressRange, DhcpMode, DomainName, InterfaceName, LeaseTime, Mac, Masquerade
+from sidegate.gateway.config.split import Dns, Ipv6, Lists, Proxy, RuleConfig, UpstreamConfig, check_split
 from sidegate.problems import Problem, Problems
 from sidegate.reading import read
 
-DEFAULT_PATH = Path("/etc/sidegate/sidegate.toml")
+__all__ = [
+    "DEFAULT_PATH",
+    "ClientConfig",
+    "Config",
+    "Dhcp",
+    "DhcpMode",
+    "Dns",
+    "Ipv6",
+    "Lists",
+    "Mac",
+    "Masquerade",
+    "Nat",
+    "Network",
+    "Probe",
+    "Proxy",
+    "RuleConfig",
+    "UpstreamConfig",
+    "config_text",
+    "digest",
+    "load_config",
+    "parse_config",
+]
 
-Masquerade = Literal["auto", "always", "never"]
-Mac = Annotated[
-    str,
-    Meta(
-        pattern="^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
-        description="the MAC address of one device such as aa:bb:cc:dd:ee:ff",
-    ),
-]
-InterfaceName = Annotated[
-    str, Meta(pattern=r'^[^\s/"*:]{1,15}$', description="the name of a network interface such as eth0")
-]
-DhcpMode = Literal["off", "server", "coexist"]
-AddressRange = Annotated[
-    str,
-    Meta(
-        pattern=r"^\s*[0-9.]{7,15}\s*-\s*[0-9.]{7,15}\s*$",
-        description="two IPv4 addresses such as 192.168.1.100-192.168.1.199",
-    ),
-]
-DomainName = Annotated[
-    str,
-    Meta(
-        pattern=r"^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.|$))*$",
-        max_length=253,
-        description="a domain name such as home.arpa",
-    ),
-]
-LeaseTime = Annotated[
-    int, Meta(ge=120, le=30 * 86400, description="seconds from 120 (the least dnsmasq hands out) to 2592000 (30 days)")
-]
+DEFAULT_PATH = Path("/etc/sidegate/sidegate.toml")
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +108,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     nat: Nat = Nat()
     probe: Probe = Probe()
     dhcp: Dhcp = Dhcp()
+    proxy: Proxy = Proxy()
+    upstream: tuple[UpstreamConfig, ...] = ()
+    rule: tuple[RuleConfig, ...] = ()
+    lists: Lists = Lists()
+    dns: Dns = Dns()
+    ipv6: Ipv6 = Ipv6()
     client: tuple[ClientConfig, ...] = ()
 
     def masquerade_of(self, mac: str) -> Masquerade:
@@ -170,6 +170,7 @@ def _check(config: Config) -> list[Problem]:
     problems = _check_range(config.dhcp)
     if not config.probe.targets:
         problems.append(Problem("probe.targets", "empty: nothing to probe with", "name one address, or drop the key"))
+    problems += check_split(config.upstream, config.rule)
     problems += _repeated("mac", [c.mac for c in config.client])
     return problems + _repeated("ip", [str(c.ip) if c.ip else None for c in config.client])
 

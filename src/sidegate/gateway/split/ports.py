@@ -1,0 +1,42 @@
+"""The marks, the routing table and the local ports by which kernel, engine and resolver know each other.
+
+The ports lie below the kernel's range for outgoing connections (net.ipv4.ip_local_port_range, from 32768). Two
+generations of the engine may run at a time: a new one takes the new connections while the old one ends its own.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+MARK_MASK = 0xFF000000
+STEERED_MARK = 0x5D000000
+"""On a packet for the engine: routed to this box itself."""
+ENGINE_MARK = 0x5E000000
+"""On the engine's own packets: never steered."""
+TABLE = 5093
+"""The routing table that delivers steered packets, and the priority of the rule that leads there."""
+MOST_UPSTREAMS = 64
+_FIRST, _GENERATION, _PER_UPSTREAM = 15000, 500, 4
+
+
+class Ports(Struct, frozen=True):
+    """Of one upstream in one generation of the engine.
+
+    decided: TPROXY; all of it goes to this upstream. named: TPROXY; the name that the traffic itself shows decides
+    once more, by the policy's rules. socks: SOCKS5 and HTTP, to this upstream.
+    """
+
+    decided: int
+    named: int
+    socks: int
+
+
+def ports(generation: int, upstream: int) -> Ports:
+    """generation: 0 or 1. upstream: its index, below MOST_UPSTREAMS."""
+    first = _FIRST + _GENERATION * generation + _PER_UPSTREAM * upstream
+    return Ports(first, first + 1, first + 2)
+
+
+def dns_port(generation: int) -> int:
+    """Where the engine answers DNS for proxied names, on 127.0.0.1, over UDP and TCP."""
+    return _FIRST + _GENERATION * generation + _GENERATION - 1

@@ -1,1 +1,1 @@
-"""The proxy engine: upstreams out of links and subscriptions, its configuration, its process, which upstream is used."""
+"""The proxy engine: upstreams from links and subscriptions, its configuration and process, the choice of upstream."""

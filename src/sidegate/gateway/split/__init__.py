@@ -1,1 +1,1 @@
-"""What goes where: the configuration's rules and list files as one policy, and what it says of a packet. Pure but lists."""
+"""What goes where: rules and list files as one policy, and what it says of a packet. Pure, but for reading files."""

@@ -24,7 +24,7 @@ TV = Client("02:00:00:00:00:10", IPv4Address("192.168.1.16"))
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     monkeypatch.setattr(view, "elements", lambda name: ())
     made = Daemon(Chosen(Config(), "", ""), None, Places(tmp_path, tmp_path))
-    made._paths.seen(TV, 0.0, active=True)
+    made._clientele._paths.seen(TV, 0.0, active=True)
     return made
 
 
@@ -40,9 +40,9 @@ def test_only_root_may_change_something(daemon: Daemon, path: str) -> None:
 
 
 def test_root_may_have_everybody_probed_again(daemon: Daemon) -> None:
-    daemon._probes[7] = TV
+    daemon._clientele._probes[7] = TV
     assert ask(daemon, "POST", "/v1/probe") == (200, {"probing": 1})
-    assert daemon._probes == {}, "what was begun before proves nothing now"
+    assert daemon._clientele._probes == {}, "what was begun before proves nothing now"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 
 from sidegate.gateway import lifecycle
 from sidegate.gateway.apply import Changes
+from sidegate.gateway.clientele import transaction
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply
-from sidegate.gateway.daemon import transaction
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Lock, Places

@@ -13,12 +13,15 @@ import click
 from sidegate.cli.gateway import config_option
 from sidegate.cli.output import json_option, print_json
 from sidegate.gateway import control
-from sidegate.gateway.config import load_config
+from sidegate.gateway.config import Config, load_config
 from sidegate.gateway.facts import Facts, observe
 from sidegate.gateway.places import places
 from sidegate.probe.arp import resolve
 from sidegate.probe.bridge import probe_bridge
 from sidegate.probe.dhcp import ask, serves_here, summary
+from sidegate.probe.ra import Opinion, addresses6, opinions, silent_among
+from sidegate.probe.ra import ask as ask_routers
+from sidegate.probe.ra import summary as ra_summary
 from sidegate.probe.reach import reach_by_icmp
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems
@@ -121,6 +124,33 @@ def dhcp(config: Path | None, as_json: bool) -> int:
         evidence = (f"  {seen}" for seen in result.evidence)
         click.echo("\n".join([*summary(result, ours, own_server=own_server), *evidence]))
     return int(Exit.FINE if len(result.offers) + own_server == 1 else Exit.FAULT)
+
+
+@probe.command()
+@config_option
+@json_option
+def ra(config: Path | None, as_json: bool) -> int:
+    """Which routers advertise themselves by IPv6, and which DNS servers with it? Takes 2 to 3 s.
+
+    Exit code 1: one of them tells clients a DNS server that does not answer, or, where this box is to resolve names,
+    another one than this box.
+    """
+    settings = load_config(config)
+    interface = observe(settings, places().state).interface.name
+    result = ask_routers(interface)
+    silent, ours = silent_among(interface, result.dns), addresses6(interface)
+    told = opinions(result.adverts, Opinion(ours, _resolves(settings), settings.ipv6.mode == "gateway", silent))
+    if as_json:
+        print_json({"schema": 1, "own_addresses": ours, "silent": silent, "findings": told, "result": result})
+    else:
+        click.echo("\n".join([*ra_summary(result, told), *(f"  {seen}" for seen in result.evidence)]))
+    return int(Exit.FAULT if told else Exit.FINE)
+
+
+def _resolves(config: Config) -> bool:
+    """Whether clients are to ask this box for names: where it splits traffic by them."""
+    is_split = bool(config.proxy.links or config.proxy.subscriptions or config.upstream or config.rule)
+    return config.dns.mode == "on" or (config.dns.mode == "auto" and is_split)
 
 
 def _vantage(facts: Facts) -> Vantage:

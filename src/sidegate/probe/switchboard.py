@@ -22,6 +22,7 @@ from sidegate.probe.talk import (
     FreshIcmpId,
     Heard,
     ListenArp,
+    ListenRa,
     Send,
     Talk,
     Wait,
@@ -202,6 +203,8 @@ class Switchboard(Generic[R]):
             return line.inbox.popleft()
         if isinstance(command, ListenArp):
             return self._own(key, line, ("arp", int(command.ip)))
+        if isinstance(command, ListenRa):
+            return self._own(key, line, ("ra", 0))
         if isinstance(command, FreshIcmpId):
             return self._own(key, line, ("icmp", self._ids.fresh(now)))
         if isinstance(command, FreshDhcpXid):

@@ -11,6 +11,7 @@ A talk is a generator: it yields commands and is resumed with their answers; its
 | `FreshUdpPort()` | a UDP source port, reserved on this host until the talk ends; its frames belong to this talk |
 | `FreshDhcpXid()` | a random DHCP transaction id; from now on servers' answers with it belong to this talk |
 | `ListenArp(ip)` | `None`; from now on ARP answers about that address belong to this talk |
+| `ListenRa()` | `None`; from now on every router advertisement belongs to this talk |
 
 Frames that come in while a talk waits for its `Send` are kept and handed over at its next `Wait`, before any timeout.
 """
@@ -23,14 +24,19 @@ from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
-from sidegate.packet import Arp, Echo, Frame, IcmpError, Ipv4, Mac, Redirect, Udp, build
+from sidegate.packet import ICMPV6, Arp, Echo, Frame, IcmpError, Ipv4, Ipv6, Mac, Redirect, Udp, build
 
 R = TypeVar("R")
 
-Flow = tuple[Literal["icmp", "udp", "arp", "dhcp"], int]
-"""What a frame belongs to: an ICMP id, our UDP port, an address asked for by ARP, or a DHCP transaction id."""
+Flow = tuple[Literal["icmp", "udp", "arp", "dhcp", "ra"], int]
+"""What a frame belongs to: an ICMP id, our UDP port, an address asked for by ARP, or a DHCP transaction id.
+
+Router advertisements are all one flow, of number 0: they are said to everybody.
+"""
 
 DNS_PORT = 53
+ADVERTISEMENT = 134
+"""The ICMPv6 type of a router advertisement (RFC 4861 section 4.2)."""
 DHCP_PORTS = (67, 68)
 """Of a server's answer: from, to (RFC 2131 section 4.1)."""
 
@@ -63,6 +69,10 @@ class ListenArp(Struct, frozen=True):
     ip: IPv4Address
 
 
+class ListenRa(Struct, frozen=True):
+    pass
+
+
 class Heard(Struct, frozen=True):
     """A frame that came in, and when."""
 
@@ -70,7 +80,7 @@ class Heard(Struct, frozen=True):
     at_s: float
 
 
-Command = Clock | Send | Wait | FreshIcmpId | FreshUdpPort | FreshDhcpXid | ListenArp
+Command = Clock | Send | Wait | FreshIcmpId | FreshUdpPort | FreshDhcpXid | ListenArp | ListenRa
 Talk = Generator[Command, Any, R]
 """`Any`: which answer belongs to which command is the table above."""
 
@@ -109,6 +119,11 @@ def flow_of(frame: Frame) -> Flow | None:
     body = frame.body
     if isinstance(body, Arp):
         return "arp", int(body.sender_ip)
+    if isinstance(body, Ipv6):
+        is_advert = (
+            body.protocol == ICMPV6 and isinstance(body.body, bytes) and body.body[:1] == bytes((ADVERTISEMENT,))
+        )
+        return ("ra", 0) if is_advert else None
     if not isinstance(body, Ipv4):
         return None
     if isinstance(body.body, Echo) and body.body.reply:

@@ -19,9 +19,9 @@ import time
 from ipaddress import IPv4Address
 from typing import Generic, TypeVar
 
-from sidegate.packet import ETH_ARP, ETH_IPV4, ICMP, UDP, Mac, mac_text, parse
+from sidegate.packet import ETH_ARP, ETH_IPV4, ETH_IPV6, ICMP, ICMPV6, UDP, Mac, mac_text, parse
 from sidegate.probe.switchboard import Switchboard
-from sidegate.probe.talk import DHCP_PORTS, DNS_PORT, Talk
+from sidegate.probe.talk import ADVERTISEMENT, DHCP_PORTS, DNS_PORT, Talk
 from sidegate.problems import Exit, Problem, Problems
 
 R = TypeVar("R")
@@ -50,13 +50,21 @@ _REPLY, _UNREACHABLE, _REDIRECT, _TIME_EXCEEDED = 0, 3, 5, 11
 def answers_only(our_ip: IPv4Address) -> dict[str, list[Step]]:
     """ARP replies; to us: ICMP echo replies and errors, and UDP from port 53. Nothing that we sent ourselves.
 
-    To anybody: what DHCP servers answer, since it is broadcast or goes to an address that nobody has yet.
+    To anybody: what DHCP servers answer, since it is broadcast or goes to an address that nobody has yet, and router
+    advertisements, 54 being the ICMPv6 type where no extension header precedes it, as in every one of them.
     Offsets count from the Ethernet header: 12 ethertype, 20 ARP operation or IP fragment, 23 protocol, 30 destination.
     """
     return {
         "direction": [(_WORD, _PACKET_TYPE, "", ""), (_IS, _PACKET_OUTGOING, "drop", "")],
-        "ethertype": [(_HALF, 12, "", ""), (_IS, ETH_ARP, "arp", ""), (_IS, ETH_IPV4, "ip", "drop")],
+        "ethertype": [
+            *((_HALF, 12, "", ""), (_IS, ETH_ARP, "arp", "")),
+            *((_IS, ETH_IPV6, "ip6", ""), (_IS, ETH_IPV4, "ip", "drop")),
+        ],
         "arp": [(_HALF, 20, "", ""), (_IS, 2, "take", "drop")],
+        "ip6": [
+            *((_BYTE, 20, "", ""), (_IS, ICMPV6, "", "drop")),
+            *((_BYTE, 54, "", ""), (_IS, ADVERTISEMENT, "take", "drop")),
+        ],
         "ip": [
             *((_HALF, 20, "", ""), (_HAS_ANY, 0x1FFF, "drop", "")),
             (_SKIP_IP_HEADER, 14, "", ""),

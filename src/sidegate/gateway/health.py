@@ -11,7 +11,7 @@ its clients to, and a daemon that is late is no reason to move packets that the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -23,16 +23,21 @@ State = Literal["unknown", "up", "down"]
 Name = Literal["router", "internet", "daemon"]
 
 
-class Check(Struct, frozen=True):
+class Limits(Struct, frozen=True, kw_only=True):
+    """Down after `failures` of the last `of` results, up again after `successes` in a row."""
+
+    failures: int
+    of: int
+    successes: int
+
+
+class Check(Limits, frozen=True):
     """One row. every_s: between questions. asks: what is asked. on_failure: what follows, as a sentence."""
 
     name: Name
     asks: str
     on_failure: str
     every_s: float
-    failures: int
-    of: int
-    successes: int
     needs: Name | None = None
 
 
@@ -121,7 +126,7 @@ class Health:
         standing = self._standings[name]
         standing.is_asked = False
         standing.results.append(is_good)
-        state = _next_state(standing)
+        state = next_state(standing.state, list(standing.results), standing.check)
         if not is_good or state == "down":
             standing.due_s = min(standing.due_s, now_s + AGAIN_S)
         if state == standing.state:
@@ -149,10 +154,10 @@ class Health:
         return Turned(standing.check.name, state, why)
 
 
-def _next_state(standing: Standing) -> State:
-    check, results = standing.check, list(standing.results)
-    if results[-check.of :].count(False) >= check.failures:
+def next_state(state: State, results: Sequence[bool], limits: Limits) -> State:
+    """After these results, the latest last; there is one at least."""
+    if results[-limits.of :].count(False) >= limits.failures:
         return "down"
-    if standing.state == "down":
-        return "up" if len(results) >= check.successes and all(results[-check.successes :]) else "down"
-    return "up" if results[-1] else standing.state
+    if state == "down":
+        return "up" if len(results) >= limits.successes and all(results[-limits.successes :]) else "down"
+    return "up" if results[-1] else state

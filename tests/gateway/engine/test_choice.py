@@ -1,0 +1,191 @@
+"""Which upstream is used: the laws, for any course of events."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidegate.gateway.engine.choice import AGAIN_S, EVERY_S, FASTER, ROUNDS, Choice, Way
+from sidegate.gateway.engine.trial import Outcome
+
+NAMES = ("first", "second", "third")
+BAD = Outcome(False, "no answer")
+WAYS: tuple[Way, ...] = ("first", "fastest")
+
+
+def good(latency_ms: float) -> Outcome:
+    return Outcome(True, "answered 204", latency_ms)
+
+
+class World:
+    """Upstreams that answer after so many milliseconds, or not at all; time passes by itself."""
+
+    def __init__(self, way: Way, *latencies_ms: float | None) -> None:
+        self.choice, self.now_s = Choice(), 1000.0
+        self.latency_ms = dict(zip(NAMES, latencies_ms, strict=False))
+        self.choice.take(self.latency_ms, way, self.now_s)
+        self.used = [self.choice.chosen.name]
+
+    def step(self) -> None:
+        """To the next trial, and its outcome."""
+        due_s = self.choice.next_due_s()
+        assert due_s is not None
+        self.now_s = max(self.now_s, due_s)
+        for name in self.choice.due(self.now_s):
+            latency_ms = self.latency_ms[name]
+            self.choice.result(name, BAD if latency_ms is None else good(latency_ms), self.now_s)
+            if self.choice.chosen.name != self.used[-1]:
+                self.used.append(self.choice.chosen.name)
+
+    def chosen(self) -> tuple[str | None, str]:
+        return self.choice.chosen.name, self.choice.chosen.why
+
+    def state(self, name: str) -> str:
+        return self.choice[name].state
+
+    def run(self, for_s: float) -> World:
+        end_s = self.now_s + for_s
+        while self.now_s < end_s:
+            self.step()
+        return self
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_is_used_at_once(way: Way) -> None:
+    assert World(way, 50, 40).used == ["first"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_that_never_worked_is_left_at_its_first_failure(way: Way) -> None:
+    world = World(way, None, 40)
+    world.step()
+    assert world.chosen() == ("second", "first does not work: no answer")
+
+
+def test_away_and_back() -> None:
+    world = World("first", 50, 40).run(300)
+    assert world.used == ["first"]
+    world.latency_ms["first"] = None
+    world.run(60)
+    assert world.chosen() == ("second", "first does not work: no answer")
+    world.latency_ms["first"] = 50
+    world.run(60)
+    assert world.chosen() == ("first", "it works, and comes before second")
+
+
+def test_none_works_and_then_one_does() -> None:
+    world = World("first", None, None).run(60)
+    assert world.chosen() == (None, "no upstream works")
+    world.latency_ms["second"] = 40
+    world.run(60)
+    assert world.chosen() == ("second", "it works again")
+
+
+def test_a_lone_failure_turns_nothing() -> None:
+    world = World("first", 50, 40).run(100)
+    assert world.choice.result("first", BAD, world.now_s) is None
+    assert (world.choice["first"].state, world.choice["first"].why) == ("up", "answered 204")
+    assert world.choice.chosen.name == "first"
+    assert world.choice["first"].due_s <= world.now_s + AGAIN_S
+
+
+def test_the_clearly_faster_one_is_used_after_several_rounds() -> None:
+    world = World("fastest", 200, 50, 199)
+    seen = 0
+    while world.choice.chosen.name == "first":
+        world.step()
+        seen += 1
+        assert seen < 50
+    assert world.choice.chosen.name == "second"
+    assert world.choice.chosen.why == "it is faster: 50 ms, first 200 ms"
+    assert world.choice["second"].results.count(True) >= ROUNDS
+
+
+@given(
+    st.lists(st.floats(20, 2000), min_size=2, max_size=3),
+    st.randoms(use_true_random=False),
+    st.sampled_from(WAYS),
+)
+def test_what_only_varies_by_chance_is_not_switched(bases: list[float], rng: random.Random, way: Way) -> None:
+    """Latencies within the margin of each other, however they jump."""
+    least = max(bases)
+    world = World(way, *(least for _ in bases))
+    for _ in range(100):
+        world.latency_ms = {n: rng.uniform(least * (FASTER + 0.01), least) for n in world.latency_ms}
+        world.step()
+    assert world.used == ["first"]
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(5, 2000)), min_size=1, max_size=3), st.sampled_from(WAYS))
+def test_a_steady_world_comes_to_rest_on_the_right_one(latencies_ms: list[float | None], way: Way) -> None:
+    world = World(way, *latencies_ms).run(900)
+    rested = list(world.used)
+    world.run(900)
+    assert world.used == rested
+    working = {n: ms for n, ms in world.latency_ms.items() if ms is not None}
+    chosen = world.choice.chosen.name
+    if not working:
+        assert chosen is None
+    elif way == "first":
+        assert chosen == next(iter(working))
+    else:
+        assert chosen in working
+        assert working[chosen] * FASTER <= min(working.values()) or working[chosen] - min(working.values()) <= 10
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("result"), st.sampled_from(NAMES), st.one_of(st.none(), st.floats(1, 5000))),
+        st.tuples(st.just("take"), st.permutations(NAMES).flatmap(lambda p: st.integers(0, 3).map(lambda n: p[:n]))),
+        st.tuples(st.just("wait"), st.floats(0, 100)),
+        st.tuples(st.just("untried")),
+    ),
+    max_size=60,
+)
+
+
+@given(EVENTS, st.sampled_from(WAYS))
+def test_whatever_happens(events: list[tuple[object, ...]], way: Way) -> None:
+    """Chosen is one that is there and not down; none only if all are down; nobody is forgotten."""
+    choice, now_s = Choice(), 0.0
+    choice.take(NAMES, way, now_s)
+    for event in events:
+        if event[0] == "result":
+            latency_ms = event[2]
+            choice.result(str(event[1]), good(latency_ms) if isinstance(latency_ms, float) else BAD, now_s)
+        elif event[0] == "take":
+            choice.take(tuple(event[1]), way, now_s)  # type: ignore[arg-type]
+        elif event[0] == "wait":
+            now_s += float(event[1])  # type: ignore[arg-type]
+            choice.due(now_s)
+        else:
+            choice.untried(now_s)
+        standings = {s.name: s for s in choice.standings()}
+        chosen = choice.chosen.name
+        assert (chosen is None) == all(s.state == "down" for s in standings.values())
+        assert chosen is None or standings[chosen].state != "down"
+        assert all(s.is_asked or s.due_s <= now_s + 2 * EVERY_S for s in standings.values())
+        if way == "first" and chosen is not None:
+            up = [s.name for s in standings.values() if s.state == "up"]
+            assert not up or list(standings).index(chosen) <= list(standings).index(up[0])
+
+
+def test_what_is_another_upstream_under_its_name_begins_anew() -> None:
+    world = World("first", None, 40).run(60)
+    assert world.state("first") == "down"
+    world.choice.take(NAMES[:2], "first", world.now_s, forget=["first"])
+    assert world.state("first") == "unknown"
+    assert world.chosen() == ("first", "it works, and comes before second")
+
+
+def test_one_that_is_down_is_asked_less_and_less() -> None:
+    world = World("first", None).run(20)
+    begun = world.now_s
+    asked = 0
+    while world.now_s < begun + 600:
+        world.step()
+        asked += 1
+    assert 600 / EVERY_S <= asked < 600 / AGAIN_S / 3

@@ -32,7 +32,17 @@ from sidegate.home import (
 from sidegate.problems import Problems
 from tests.conftest import GOLDEN_ROOT, Golden
 
-HOMES = ("access-points", "bypass", "bypass-removed", "double-nat", "redmi-ax5", "simple", "soft-router", "velop-mesh")
+HOMES = (
+    "access-points",
+    "bypass",
+    "bypass-removed",
+    "double-nat",
+    "redmi-ax5",
+    "simple",
+    "soft-router",
+    "split",
+    "velop-mesh",
+)
 ROUTERS = (
     "asus-merlin",
     "eero",

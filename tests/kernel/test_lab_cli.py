@@ -119,7 +119,7 @@ class TestUpAndDown:
         assert forward.stdout == "1\n"
 
     def test_up_with_a_home_file(self, run: Run, tmp_path: Path) -> None:
-        text = Path(sys.modules["sidegate.home"].__file__ or "").parent.joinpath("homes/simple.toml").read_text()
+        text = Path(sys.modules["sidegate"].__file__ or "").parent.joinpath("homes/simple.toml").read_text()
         (tmp_path / "mine.toml").write_text(text)
         assert run("up", "mine.toml", cwd=tmp_path).stdout.startswith("mine is up")
         assert run("exec", "mine", "phone", "hostname", cwd="/").stdout == "phone\n"
@@ -313,7 +313,7 @@ class TestCheck:
         assert run("list").stdout.startswith("no lab is up")
 
     def test_a_home_that_is_not(self, run: Run, tmp_path: Path) -> None:
-        source = Path(sys.modules["sidegate.home"].__file__ or "").parent / "homes/simple.toml"
+        source = Path(sys.modules["sidegate"].__file__ or "").parent / "homes/simple.toml"
         wrong = '[[expect]]\ngateway = "nothing"\nto = "server"\nv4 = { phone = "dead" }\nwhy = "a reason"\n'
         (tmp_path / "x.toml").write_text(source.read_text().partition("[[expect]]")[0] + wrong)
         done = run("check", str(tmp_path / "x.toml"))

@@ -11,18 +11,16 @@ Laws of the model (each decides whether the article's fault shows):
 - `bridge-nf-call-*` is per network namespace and 1 in a new one (br_netfilter_hooks.c, brnf_init_net): always set.
 - IPv4 device settings of a new namespace are copied from the machine's own (net/ipv4/devinet.c, devinet_init_net):
   what matters is set, so that a lab does not depend on the machine.
-- The internet is one machine that owns every server's address and knows no route to private addresses.
+- The internet is one machine that owns every server's address and knows no route to private addresses. What the ISP
+  does to the home's packets it does where they come in, at `wan`: servers reach each other, blocked or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
-
-from msgspec import Struct
+from ipaddress import IPv4Address
 
 from sidegate.home import (
-    SERVICE_PORTS,
     Attached,
     Behaviour,
     Box,
@@ -37,74 +35,42 @@ from sidegate.home import (
     RouterProfile,
     behaviour,
 )
+from sidegate.lab.internet import internet, resolvers
+from sidegate.lab.parts import (
+    INTERNET,
+    LAN_PORT,
+    MODEM,
+    Blueprint,
+    Bridge,
+    End,
+    Machine,
+    Rules,
+    Wire,
+    dnsmasq,
+    other_end,
+    settings,
+)
 
-INTERNET, MODEM = "internet", "modem"
+__all__ = [
+    "INTERNET",
+    "LAN_PORT",
+    "MODEM",
+    "Blueprint",
+    "Bridge",
+    "End",
+    "Machine",
+    "Rules",
+    "Wire",
+    "blueprint",
+    "dhcp_options",
+    "gateway_commands",
+    "hardware",
+    "mac_of",
+    "nat_rules",
+    "place",
+]
+
 _FIRST_INDEX = 100
-LAN_PORT = "eth0"
-"""The network interface of the gateway and of every client, whatever its medium."""
-
-
-class End(Struct, frozen=True):
-    """One end of a wire. bridge: the bridge of that machine it becomes a port of.
-
-    index: the interface's index, another one for every end of the lab. Were both ends of a veth pair alike, the kernel
-    would not see a stacked device in it and tell its carrier up to a second late (net/core/link_watch.c,
-    linkwatch_urgent_event); a bridge port drops frames until then.
-    """
-
-    machine: str
-    interface: str
-    mac: str
-    index: int
-    bridge: str | None = None
-
-
-class Wire(Struct, frozen=True):
-    """A link between two machines; the rate holds each way. cut: the far end is left down (a pulled cable)."""
-
-    near: End
-    far: End
-    rate_mbit: float | None = None
-    cut: bool = False
-
-
-class Bridge(Struct, frozen=True):
-    name: str
-    mac: str
-
-
-class Rules(Struct, frozen=True):
-    """A ruleset: the program that loads it, and its text."""
-
-    program: tuple[str, ...]
-    text: str
-
-
-class Machine(Struct, frozen=True):
-    """One network namespace.
-
-    settings: sysctls (path below /proc/sys, value), written before any interface exists.
-    addresses: `ip -batch` lines once the interfaces are there. daemons: programs that return when they are ready.
-    listens: what answers here, as (service, address, port). resolver: its DNS server.
-    """
-
-    name: str
-    settings: tuple[tuple[str, str], ...]
-    bridges: tuple[Bridge, ...] = ()
-    addresses: tuple[str, ...] = ()
-    rules: tuple[Rules, ...] = ()
-    daemons: tuple[tuple[str, ...], ...] = ()
-    listens: tuple[tuple[str, str, int], ...] = ()
-    resolver: str | None = None
-
-
-class Blueprint(Struct, frozen=True):
-    machines: tuple[Machine, ...]
-    wires: tuple[Wire, ...]
-
-    def wire_of(self, machine: str) -> Wire:
-        """The wire that a gateway's or client's port hangs on."""
-        return next(w for w in self.wires if w.near.machine == machine and w.near.interface == LAN_PORT)
 
 
 def hardware(box: str) -> str:
@@ -210,92 +176,29 @@ class _Drawing:
 
     def _machines(self) -> tuple[Machine, ...]:
         home, router = self.home, self.home.router
-        machines = [_internet(home)]
+        machines = [internet(home)]
         if home.modem:
             machines.append(_modem(home.modem))
         machines.append(_router(home, self.does, tuple(self.bridges[router.name]), self.dhcp))
         for node in home.node:
-            settings = _settings(bridge_filter=node.bridge_filter, forwards=False)
-            machines.append(Machine(node.name, settings, tuple(self.bridges[node.name])))
+            own = settings(bridge_filter=node.bridge_filter, forwards=False)
+            machines.append(Machine(node.name, own, tuple(self.bridges[node.name])))
         for name in (hardware(box.name) for box in home.boxes):
             if name in self.bridges:
-                machines += [Machine(name, _settings(False, False), tuple(self.bridges[name]))]
+                machines += [Machine(name, settings(False, False), tuple(self.bridges[name]))]
         machines.extend(_host(home, host) for host in home.lan_hosts)
         return tuple(machines)
-
-
-def _settings(bridge_filter: bool, forwards: bool) -> tuple[tuple[str, str], ...]:
-    flag, forward = str(int(bridge_filter)), str(int(forwards))
-    v4 = {"forwarding": forward, "rp_filter": "0", "accept_redirects": "1", "send_redirects": "1", "arp_ignore": "0"}
-    v6 = {"forwarding": forward, "accept_ra": "0", "accept_dad": "0", "dad_transmits": "0", "disable_ipv6": "0"}
-    return (
-        ("net/ipv4/ip_forward", forward),
-        *((f"net/ipv4/conf/{scope}/{key}", value) for scope in ("all", "default") for key, value in v4.items()),
-        *((f"net/ipv6/conf/{scope}/{key}", value) for scope in ("all", "default") for key, value in v6.items()),
-        ("net/ipv4/ping_group_range", "0 0"),
-        *((f"net/bridge/bridge-nf-call-{family}", flag) for family in ("iptables", "ip6tables", "arptables")),
-    )
-
-
-def _other_end(mine: IPv4Interface | IPv6Interface) -> str:
-    """The ISP's address on the WAN: the first of the network that is not the router's."""
-    first = mine.network.network_address + 1
-    return str(first if first != mine.ip else first + 1)
-
-
-def _internet(home: Home) -> Machine:
-    wan = home.modem.wan if home.modem else home.router.wan
-    lines = [f"addr add {_other_end(wan)}/{wan.network.prefixlen} dev wan"]
-    if home.router.wan6 and home.router.lan6:
-        wan6 = home.router.wan6
-        lines.append(f"addr add {_other_end(wan6)}/{wan6.network.prefixlen} dev wan nodad")
-        lines.append(f"route add {home.router.lan6.network} via {wan6.ip}")
-    listens, records, resolvers = [], [], []
-    for server in home.internet.server:
-        addresses = [str(server.v4), *([str(server.v6)] if server.v6 else [])]
-        lines += [f"addr add {a} dev lo{' nodad' if ':' in a else ''}" for a in addresses]
-        for service in server.serves:
-            ports = (SERVICE_PORTS[service], *(server.ports if service == "http" else ()))
-            if service == "dns":
-                resolvers += addresses
-            else:
-                listens += [(service, a, port) for a in addresses for port in ports]
-        if server.domain:
-            records += [f"--host-record={server.domain},{','.join(addresses)}"]
-    return Machine(
-        INTERNET,
-        _settings(False, False),
-        addresses=tuple(lines),
-        rules=(Rules(("nft", "-f", "-"), _blocking(home)),),
-        daemons=(_dnsmasq("internet", *(f"--listen-address={a}" for a in resolvers), *records),) if resolvers else (),
-        listens=tuple(listens),
-    )
-
-
-def _blocking(home: Home) -> str:
-    rules = "".join(f"        ip{'6' if a.version == 6 else ''} daddr {a} drop\n" for a in home.internet.blocked)
-    return (
-        "table inet isp {\n    chain arriving {\n"
-        "        type filter hook prerouting priority raw; policy accept;\n"
-        f"{rules}    }}\n}}\n"
-    )
-
-
-def _dnsmasq(name: str, *options: str) -> tuple[str, ...]:
-    """A dnsmasq that reads nothing of this machine and goes to the background when it answers."""
-    common = ("--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--bind-interfaces", "--user=root", "--group=")
-    return ("dnsmasq", *common, f"--pid-file=/run/dnsmasq-{name}.pid", "--cache-size=1000", *options)
 
 
 def _modem(modem: Modem) -> Machine:
     wan, lan = modem.wan, modem.lan
     return Machine(
         MODEM,
-        _settings(False, True),
+        settings(False, True),
         addresses=(
             f"addr add {wan} dev wan",
             f"addr add {lan} dev lan",
-            f"route add default via {_other_end(wan)}",
+            f"route add default via {other_end(wan)}",
         ),
         rules=(nat_rules("nft", "masquerade", wan.ip, (), False, False, {}),),
     )
@@ -303,7 +206,7 @@ def _modem(modem: Modem) -> Machine:
 
 def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...], dhcp: bool) -> Machine:
     router = home.router
-    upstream = str(home.modem.lan.ip) if home.modem else _other_end(router.wan)
+    upstream = str(home.modem.lan.ip) if home.modem else other_end(router.wan)
     lines = [
         f"addr add {router.wan} dev wan",
         f"addr add {router.lan} dev br-lan",
@@ -313,14 +216,13 @@ def _router(home: Home, does: Behaviour, bridges: tuple[Bridge, ...], dhcp: bool
         lines += [
             f"addr add {router.wan6} dev wan nodad",
             f"addr add {router.lan6} dev br-lan nodad",
-            f"route add default via {_other_end(router.wan6)}",
+            f"route add default via {other_end(router.wan6)}",
         ]
-    resolvers = [str(s.v4) for s in home.internet.server if "dns" in s.serves]
-    options = (f"--listen-address={router.lan.ip}", *(f"--server={r}" for r in resolvers))
-    forwarder = _dnsmasq(router.name, *options, *(dhcp_options(router) if dhcp else ()))
+    options = (f"--listen-address={router.lan.ip}", *(f"--server={a}" for a in resolvers(home)))
+    forwarder = dnsmasq(router.name, *options, *(dhcp_options(router) if dhcp else ()))
     return Machine(
         router.name,
-        _settings(does.bridge_filter, True),
+        settings(does.bridge_filter, True),
         bridges,
         tuple(lines),
         rules=(_router_rules(home, does),),
@@ -440,7 +342,7 @@ def _host(home: Home, host: Gateway | Client) -> Machine:
         lines, listens = [line for line in lines if line.startswith("addr")], ()
     return Machine(
         host.name,
-        _settings(False, False),
+        settings(False, False),
         addresses=tuple(lines),
         listens=listens,
         resolver=str(router.dhcp.dns or router.lan.ip),

@@ -22,10 +22,11 @@ from typing import NoReturn
 
 import msgspec
 
+from sidegate.lab import http3, proxying, servers
 from sidegate.lab import namespaces as ns
-from sidegate.lab.blueprint import Blueprint, Machine, Rules, Wire
+from sidegate.lab.papers import Papers
+from sidegate.lab.parts import Blueprint, Machine, Rules, Wire
 from sidegate.lab.processes import close_other_fds, fork
-from sidegate.lab.servers import serve
 from sidegate.problems import Exit, Problem, Problems
 
 _ENVIRONMENT = {
@@ -38,6 +39,9 @@ _LOAD_REMEDY = (
     "sudo modprobe br_netfilter (this machine's own bridges are then filtered too, until you set "
     "net.bridge.bridge-nf-call-iptables and -ip6tables to 0)"
 )
+
+_TRUSTED = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+"""Where programs look for the authorities they trust (Go, src/crypto/x509/root_linux.go, certFiles)."""
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -61,7 +65,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 Outcome = Ready | Failed
 
 
-def run_init(plan: Blueprint, report_fd: int, alive_fd: int) -> NoReturn:
+def run_init(plan: Blueprint, papers: Papers | None, report_fd: int, alive_fd: int) -> NoReturn:
     """Builds the lab, reports Ready or Failed on `report_fd`, and lives on until told to end.
 
     alive_fd: the reading end of a pipe. When its last writer dies the lab ends, also half-built; after one byte the
@@ -72,7 +76,7 @@ def run_init(plan: Blueprint, report_fd: int, alive_fd: int) -> NoReturn:
         report_fd, alive_fd = (fcntl.fcntl(fd, fcntl.F_DUPFD, 3) for fd in (report_fd, alive_fd))
         _leave_home(report_fd, alive_fd)
         try:
-            outcome: Outcome = _build(plan)
+            outcome: Outcome = _build(plan, papers)
         except Problems as error:
             outcome = Failed(error.problems)
         except Exception as error:
@@ -151,18 +155,30 @@ def _reap() -> None:
             return
 
 
-def _build(plan: Blueprint) -> Ready:
+def _build(plan: Blueprint, papers: Papers | None) -> Ready:
     ns.mount("", "/", flags=ns.MS_REC | ns.MS_PRIVATE)
     pid_outside = ns.own_pid_outside()
-    holders = {machine.name: _start_holder(machine) for machine in plan.machines}
+    holders = {machine.name: _start_holder(machine, papers) for machine in plan.machines}
     outside = _wait_for_all(list(holders.values()))
     machines = {name: Holder(o, holder.pid) for o, (name, holder) in zip(outside, holders.items(), strict=True)}
     ns.mount("proc", "/proc", "proc")
     pids = {name: holder.inside for name, holder in machines.items()}
     _ip_batch(None, [line for wire in plan.wires for line in _wire_lines(wire, pids)])
     _in_parallel([(m.name, partial(_configure, m, plan.wires, pids[m.name])) for m in plan.machines])
-    _Child.start(lambda done: serve(plan, pids, done)).wait()
+    _wait_for_all(_start_servers(plan, pids, papers))
     return Ready(pid_outside, machines)
+
+
+def _start_servers(plan: Blueprint, pids: dict[str, int], papers: Papers | None) -> list[_Child]:
+    """One process for plain sockets, and for each machine that needs it one that speaks QUIC, and an Xray server."""
+    started = [_Child.start(lambda done: servers.serve(plan, pids, papers, done))]
+    for machine in plan.machines:
+        pid = pids[machine.name]
+        if papers and any(service == "quic" for service, _, _ in machine.listens):
+            started.append(_Child.start(partial(http3.serve, machine, pid, papers)))
+        if machine.proxies:
+            started.append(_Child.start(partial(proxying.serve, machine, pid, papers)))
+    return started
 
 
 class _Child:
@@ -232,14 +248,14 @@ def _in_parallel(work: list[tuple[str, Callable[[], None]]]) -> None:
     _wait_for_all([_Child.start(task(name, act)) for name, act in work])
 
 
-def _start_holder(machine: Machine) -> _Child:
+def _start_holder(machine: Machine, papers: Papers | None) -> _Child:
     def hold(ready: Callable[[int], None]) -> None:
         ns.unshare(ns.CLONE_NEWNET | ns.CLONE_NEWNS | ns.CLONE_NEWUTS)
         socket.sethostname(machine.name)
         for path, value in machine.settings:
             _set(path, value)
         outside = ns.own_pid_outside()
-        _furnish(machine)
+        _furnish(machine, papers)
         ready(outside)
         while True:
             signal.pause()
@@ -257,8 +273,8 @@ def _set(path: str, value: str) -> None:
     file.write_text(value, "ascii")
 
 
-def _furnish(machine: Machine) -> None:
-    """A /proc, /run, /sys and resolver of its own: what a program would find on a box of its own."""
+def _furnish(machine: Machine, papers: Papers | None) -> None:
+    """A /proc, /run, resolver and trust of its own: what a program would find on a box of its own."""
     ns.mount("proc", "/proc", "proc")
     ns.mount("tmpfs", "/run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     os.makedirs("/run/lock")
@@ -267,6 +283,11 @@ def _furnish(machine: Machine) -> None:
         text = Path("/run/lab/resolv.conf")
         text.write_text(f"nameserver {machine.resolver}\n", "ascii")
         _put_over("/run/lab/resolv.conf", "/etc/resolv.conf")
+    if papers is not None:
+        Path("/run/lab/ca.pem").write_text(papers.ca, "ascii")
+        for bundle in _TRUSTED:
+            if os.path.exists(bundle):
+                _put_over("/run/lab/ca.pem", bundle)
 
 
 def _put_over(source: str, target: str) -> None:

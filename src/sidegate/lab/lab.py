@@ -20,6 +20,7 @@ from sidegate.home import Home, Medium, load_router
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import LAN_PORT, Blueprint, blueprint, place
 from sidegate.lab.init import Failed, Holder, Outcome, Ready, main_environment, run_init
+from sidegate.lab.papers import Papers, papers
 from sidegate.lab.processes import die_with_parent, fork
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address, encode_address
@@ -34,10 +35,15 @@ _UNPRIVILEGED_REMEDY = (
 
 
 class Lab:
-    """A running lab. `run`, `start` and `call` work on one machine as if one sat at it."""
+    """A running lab. `run`, `start` and `call` work on one machine as if one sat at it.
 
-    def __init__(self, name: str, home: Home, plan: Blueprint, ready: Ready, user_namespace: bool) -> None:
-        self.name, self.home, self.plan = name, home, plan
+    ca: the certificate (PEM) by which its servers' certificates are checked; empty where none shows any.
+    """
+
+    def __init__(
+        self, name: str, home: Home, plan: Blueprint, ready: Ready, user_namespace: bool, ca: str = ""
+    ) -> None:
+        self.name, self.home, self.plan, self.ca = name, home, plan, ca
         self.pid, self.machines = ready.pid, ready.machines
         self.user_namespace = user_namespace
         self._pidfd: int | None = os.pidfd_open(ready.pid)
@@ -54,14 +60,15 @@ class Lab:
         that its DHCP is off; without it everybody has the home's addresses, and building is quicker.
         """
         plan = blueprint(home, load_router(home.router.profile), dhcp=dhcp)
+        issued = papers(plan)
         read_alive, write_alive = os.pipe()
         with contextlib.ExitStack() as until_built:
             until_built.callback(os.close, write_alive)
             try:
-                ready = _launch(plan, read_alive, write_alive, user_namespace)
+                ready = _launch(plan, issued, read_alive, write_alive, user_namespace)
             finally:
                 os.close(read_alive)
-            lab = cls(name or home.name, home, plan, ready, user_namespace)
+            lab = cls(name or home.name, home, plan, ready, user_namespace, issued.ca if issued else "")
             lab._alive_fd = write_alive
             until_built.pop_all()
         return lab
@@ -257,7 +264,7 @@ def _run_child(
         os._exit(0)
 
 
-def _launch(plan: Blueprint, alive_fd: int, write_alive: int, user_namespace: bool) -> Ready:
+def _launch(plan: Blueprint, issued: Papers | None, alive_fd: int, write_alive: int, user_namespace: bool) -> Ready:
     """Two forks: the first process makes the namespaces, the second is the first one inside and becomes PID 1."""
     report_read, report_write = os.pipe()
     maps_read, maps_write = os.pipe()
@@ -265,7 +272,7 @@ def _launch(plan: Blueprint, alive_fd: int, write_alive: int, user_namespace: bo
     if pid == 0:
         for fd in (write_alive, report_read, maps_write):
             os.close(fd)
-        _become_init(plan, report_write, alive_fd, maps_read, user_namespace)
+        _become_init(plan, issued, report_write, alive_fd, maps_read, user_namespace)
     os.close(report_write)
     os.close(maps_read)
     try:
@@ -291,7 +298,9 @@ def _map_ids(pid: int) -> None:
         raise Problems(Problem("lab", what, _UNPRIVILEGED_REMEDY, Exit.MISSING)) from None
 
 
-def _become_init(plan: Blueprint, report_fd: int, alive_fd: int, maps_fd: int, user_namespace: bool) -> NoReturn:
+def _become_init(
+    plan: Blueprint, issued: Papers | None, report_fd: int, alive_fd: int, maps_fd: int, user_namespace: bool
+) -> NoReturn:
     """Never raises: what is above on the stack belongs to the parent."""
     flags = ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWNET | ns.CLONE_NEWIPC | ns.CLONE_NEWUTS
     try:
@@ -301,7 +310,7 @@ def _become_init(plan: Blueprint, report_fd: int, alive_fd: int, maps_fd: int, u
         if os.read(maps_fd, 1) == b"g":
             ns.unshare(flags)
             if fork() == 0:
-                run_init(plan, report_fd, alive_fd)
+                run_init(plan, issued, report_fd, alive_fd)
     except OSError as error:
         problem = Problem("lab", f"no namespaces: {error.strerror}", _UNPRIVILEGED_REMEDY, Exit.MISSING)
         os.write(report_fd, msgspec.json.encode(Failed((problem,))))

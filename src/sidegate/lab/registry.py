@@ -33,6 +33,7 @@ class Record(msgspec.Struct, frozen=True):
     ready: Ready
     user_namespace: bool
     started: int
+    ca: str = ""
 
 
 def folder() -> Path:
@@ -67,7 +68,7 @@ def remember(lab: Lab) -> None:
     if started is None:
         raise Problems(Problem(lab.name, "it ended before it could be used", exit_code=Exit.FAULT))
     home = msgspec.to_builtins(lab.home, enc_hook=encode_address)
-    record = Record(lab.name, home, lab.plan, Ready(lab.pid, lab.machines), lab.user_namespace, started)
+    record = Record(lab.name, home, lab.plan, Ready(lab.pid, lab.machines), lab.user_namespace, started, lab.ca)
     records()  # removes a dead one of this name
     _write(_path(lab.name), msgspec.json.encode(record))
 
@@ -120,7 +121,7 @@ def find(name: str) -> Lab:
         if record.name == name:
             home = restore(record.home, Home)
             with contextlib.suppress(ProcessLookupError):
-                return Lab(record.name, home, record.plan, record.ready, record.user_namespace)
+                return Lab(record.name, home, record.plan, record.ready, record.user_namespace, record.ca)
     up = ", ".join(r.name for r in records()) or "none"
     raise Problems(Problem(name, "no lab of this name is up", f"sidegate lab up {name}; labs that are up: {up}"))
 

@@ -1,7 +1,7 @@
 """Real servers of the lab, all in one process: a socket stays in the network namespace it was made in.
 
-HTTP answers `/` with the machine's name, `/who` with the asking address as the server sees it, and `/bytes/N` with N
-bytes. Echo sends every UDP datagram back.
+HTTP and HTTPS answer `/` with the machine's name, `/who` with the asking address as the server sees it, `/where` with
+the address that was asked, and `/bytes/N` with N bytes. Echo sends every UDP datagram back; STUN tells who sent it.
 """
 
 from __future__ import annotations
@@ -9,72 +9,97 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from sidegate.home import UDP_SERVICES
 from sidegate.lab import namespaces as ns
-from sidegate.lab.blueprint import Blueprint, Machine
+from sidegate.lab import stun
+from sidegate.lab.papers import Papers, server_context
+from sidegate.lab.parts import Blueprint, Machine
 
 _BLOCK_BYTES = 1 << 24
 
 
-def serve(plan: Blueprint, pids: dict[str, int], ready: Callable[[int], None]) -> None:
+def serve(plan: Blueprint, pids: dict[str, int], papers: Papers | None, ready: Callable[[int], None]) -> None:
     """Opens every machine's sockets, says that it is ready, and answers for as long as it lives."""
     block = os.memfd_create("bytes")
     os.truncate(block, _BLOCK_BYTES)
     selector = selectors.DefaultSelector()
     for machine in plan.machines:
         if machine.listens:
-            _listen(machine, pids[machine.name], block, selector)
+            _listen(machine, pids[machine.name], block, papers, selector)
     ready(0)
     while True:
         for key, _ in selector.select():
             key.data(key.fileobj)
 
 
-def _listen(machine: Machine, pid: int, block: int, selector: selectors.BaseSelector) -> None:
+def _listen(machine: Machine, pid: int, block: int, papers: Papers | None, selector: selectors.BaseSelector) -> None:
     ns.enter_network(pid)
     for service, address, port in machine.listens:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        kind = socket.SOCK_DGRAM if service == "echo" else socket.SOCK_STREAM
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        if service == "echo":
-            selector.register(listener, selectors.EVENT_READ, _echo)
-        else:
-            listener.listen(512)
-            selector.register(listener, selectors.EVENT_READ, _acceptor(machine.name, block))
+        if service == "quic":  # sidegate.lab.http3
+            continue
+        if service in UDP_SERVICES:
+            answer = _mapped if service == "stun" else _echo
+            selector.register(_bound(socket.SOCK_DGRAM, address, port), selectors.EVENT_READ, answer)
+            continue
+        listener = _bound(socket.SOCK_STREAM, address, port)
+        listener.listen(512)
+        context = server_context(papers.of(address)) if papers and service == "tls" else None
+        selector.register(listener, selectors.EVENT_READ, _acceptor(_Site(machine.name, block), context))
+
+
+def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, port))
+    return listener
 
 
 def _echo(listener: socket.socket) -> None:
+    _reply(listener, lambda data, _: data)
+
+
+def _mapped(listener: socket.socket) -> None:
+    _reply(listener, stun.answer)
+
+
+def _reply(listener: socket.socket, say: Callable[[bytes, tuple[str, int]], bytes]) -> None:
     data, asker = listener.recvfrom(65536)
+    said = say(data, asker[:2])
     try:
-        listener.sendto(data, asker)
+        if said:
+            listener.sendto(said, asker)
     except OSError:
         # No route to a private address: the fault this lab is built to show.
         return
 
 
-def _acceptor(name: str, block: int) -> Callable[[socket.socket], None]:
+def _acceptor(site: _Site, context: ssl.SSLContext | None) -> Callable[[socket.socket], None]:
     def accept(listener: socket.socket) -> None:
         connection, asker = listener.accept()
-        threading.Thread(target=_answer, args=(connection, asker, name, block), daemon=True).start()
+        threading.Thread(target=_answer, args=(connection, asker, site, context), daemon=True).start()
 
     return accept
 
 
-def _answer(connection: socket.socket, asker: Any, name: str, block: int) -> None:
+def _answer(connection: socket.socket, asker: Any, site: _Site, context: ssl.SSLContext | None) -> None:
     connection.settimeout(60)
     try:
-        _Handler(connection, asker, _Site(name, block))  # type: ignore[arg-type]
+        with connection:
+            if context is None:
+                _Handler(connection, asker, site)  # type: ignore[arg-type]
+                return
+            with context.wrap_socket(connection, server_side=True) as secure:
+                _Handler(secure, asker, site)  # type: ignore[arg-type]
     except OSError:
+        # The asker is gone, or believes no certificate of ours.
         return
-    finally:
-        connection.close()
 
 
 class _Site:
@@ -94,6 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_bytes(int(self.path[7:]))
         elif self.path == "/who":
             self._send_text(f"{self.client_address[0]} {self.client_address[1]}\n")
+        elif self.path == "/where":
+            address, port = self.connection.getsockname()[:2]
+            self._send_text(f"{address} {port}\n")
         elif self.path == "/":
             self._send_text(f"{self.server.name}\n")
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_interface, ip_network
 
-from sidegate.home import Behaviour, Home, RouterProfile, behaviour
+from sidegate.home import UDP_SERVICES, Behaviour, Home, RouterProfile, behaviour
 from sidegate.lab.blueprint import INTERNET, LAN_PORT, MODEM, Blueprint, End, Machine, blueprint
 from sidegate.walk.conntrack import Conntrack, Forward, Nat, Rules
 from sidegate.walk.setting import Setting
@@ -103,7 +103,7 @@ class Node:
 
 
 def _listens(service: str, address: str, port: int) -> tuple[str, str, int]:
-    return "udp" if service == "echo" else "tcp", address, port
+    return "udp" if service in UDP_SERVICES else "tcp", address, port
 
 
 def _first_v4(addresses: list[str]) -> str | None:

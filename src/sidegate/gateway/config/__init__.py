@@ -116,6 +116,16 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     ipv6: Ipv6 = Ipv6()
     client: tuple[ClientConfig, ...] = ()
 
+    @property
+    def is_split(self) -> bool:
+        """Whether traffic is told apart at all."""
+        return bool(self.proxy.links or self.proxy.subscriptions or self.upstream or self.rule)
+
+    @property
+    def resolves(self) -> bool:
+        """Whether clients are to ask this box for names."""
+        return self.dns.mode == "on" or (self.dns.mode == "auto" and self.is_split)
+
     def masquerade_of(self, mac: str) -> Masquerade:
         """What holds for the client with this MAC address (lower case)."""
         own = next((c.masquerade for c in self.client if c.mac == mac), None)
@@ -170,7 +180,8 @@ def _check(config: Config) -> list[Problem]:
     problems = _check_range(config.dhcp)
     if not config.probe.targets:
         problems.append(Problem("probe.targets", "empty: nothing to probe with", "name one address, or drop the key"))
-    problems += check_split(config.upstream, config.rule)
+    names = [c.name for c in config.client]
+    problems += check_split(config.proxy, config.upstream, config.rule, config.lists, names)
     problems += _repeated("mac", [c.mac for c in config.client])
     return problems + _repeated("ip", [str(c.ip) if c.ip else None for c in config.client])
 

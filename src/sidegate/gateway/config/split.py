@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Literal
+from typing import Literal, TypeVar
 
 from msgspec import Struct
 
@@ -20,11 +22,24 @@ from sidegate.gateway.config.fields import (
     TimeSpan,
     UpstreamName,
 )
+from sidegate.gateway.split.names import ascii_name
+from sidegate.gateway.split.times import span_of
 from sidegate.problems import Problem
 
-TARGETS = ("proxy", "direct", "block")
+T = TypeVar("T")
+
+PROXY = "proxy"
+TARGETS = (PROXY, "direct", "block")
 """Where a rule may send traffic, besides the name of an upstream. `proxy`: the upstream that is chosen."""
 _CONDITIONS = ("domain", "cidr", "list", "country", "port", "protocol", "client", "time")
+_GIVE_UPSTREAM = "set proxy.upstream or proxy.subscription, or add an [[upstream]] section"
+_GIVE_COUNTRY = (
+    "set lists.country_db to a country database in MMDB format, such as DB-IP's IP to Country Lite or MaxMind's "
+    "GeoLite2-Country, or lists.country_files to a file of the country's networks"
+)
+_MAC = re.compile("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
+_NETWORK = re.compile(r"[0-9.]+(/[0-9]+)?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]+)?")
+_COUNTRY = re.compile("[A-Za-z]{2}")
 
 
 class Proxy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,13 +145,78 @@ class Ipv6(Struct, frozen=True, forbid_unknown_fields=True):
     mode: Ipv6Mode = "off"
 
 
-def check_split(upstreams: Sequence[UpstreamConfig], rules: Sequence[RuleConfig]) -> list[Problem]:
-    """What is wrong between the settings; paths relative to the file."""
+def client_of(word: str) -> str | IPv4Network | IPv6Network:
+    """What a rule's `client` says: a MAC address, lower case, a network, or, as it is, a name. Raises ValueError."""
+    if _MAC.fullmatch(word):
+        return word.lower()
+    if not _NETWORK.fullmatch(word):
+        return word
+    return IPv6Network(word) if ":" in word else IPv4Network(word)
+
+
+def port_range(value: int | str) -> tuple[int, int]:
+    """Both ends inside. Raises ValueError, with the reason."""
+    first, _, last = str(value).partition("-")
+    low, high = int(first), int(last or first)
+    if not 1 <= low <= 65535 or not 1 <= high <= 65535:
+        raise ValueError("ports are 1 to 65535")
+    if low > high:
+        raise ValueError("the lower port comes first")
+    return low, high
+
+
+def check_split(
+    proxy: Proxy,
+    upstreams: Sequence[UpstreamConfig],
+    rules: Sequence[RuleConfig],
+    lists: Lists,
+    clients: Collection[str],
+) -> list[Problem]:
+    """What is wrong between the settings; paths relative to the file. clients: the names of the devices."""
+    has_upstream = bool(proxy.links or proxy.subscriptions or upstreams or proxy.engine == "tproxy")
     problems = [p for i, it in enumerate(upstreams) for p in _check_upstream(f"upstream[{i}]", it)]
     problems += _repeated_names(upstreams)
+    problems += [] if has_upstream else _check_lonely(proxy)
+    problems += [*_check_paths("proxy.list", proxy.list), *_check_lists(lists)]
+    problems += _check_countries("proxy.country", proxy.country, lists)
     for i, rule in enumerate(rules):
-        problems += _check_rule(f"rule[{i}]", rule)
+        problems += _check_rule(f"rule[{i}]", rule, clients)
+        problems += _check_countries(f"rule[{i}].country", rule.country, lists)
+        if rule.send == PROXY and not has_upstream:
+            problems.append(Problem(f"rule[{i}].send", '"proxy", and there is no upstream', _GIVE_UPSTREAM))
     return problems
+
+
+def _check_lonely(proxy: Proxy) -> list[Problem]:
+    """Without an upstream nothing may be proxied."""
+    if proxy.mode != "listed":
+        return [Problem("proxy.mode", f'"{proxy.mode}", and there is no upstream', _GIVE_UPSTREAM)]
+    keys = [key for key in ("list", "country") if getattr(proxy, key)]
+    return [Problem(f"proxy.{key}", "is to be proxied, and there is no upstream", _GIVE_UPSTREAM) for key in keys]
+
+
+def _check_lists(lists: Lists) -> list[Problem]:
+    problems = _check_paths("lists.country_db", [lists.country_db] if lists.country_db is not None else [])
+    for country, path in lists.country_files.items():
+        where = f"lists.country_files.{country}"
+        problems += _check_paths(where, [path])
+        if not _COUNTRY.fullmatch(country):
+            problems.append(Problem(where, "no country", "a country's two letters such as CN (ISO 3166-1)"))
+    return problems
+
+
+def _check_paths(where: str, paths: Sequence[str]) -> list[Problem]:
+    """A daemon has no directory of its own that a person would think of."""
+    bad = [path for path in paths if not path.startswith("/") or "\0" in path]
+    return [Problem(where, f"{json.dumps(path)} is no absolute path", "begin it with /") for path in bad]
+
+
+def _check_countries(where: str, countries: Sequence[str], lists: Lists) -> list[Problem]:
+    known = {country.upper() for country in lists.country_files}
+    lacking = [country for country in countries if country.upper() not in known]
+    if lists.country_db is not None or not lacking:
+        return []
+    return [Problem(where, f"nothing says which networks {', '.join(lacking)} has", _GIVE_COUNTRY)]
 
 
 def _check_upstream(where: str, it: UpstreamConfig) -> list[Problem]:
@@ -159,9 +239,31 @@ def _repeated_names(upstreams: Sequence[UpstreamConfig]) -> list[Problem]:
     ]
 
 
-def _check_rule(where: str, rule: RuleConfig) -> list[Problem]:
+def _check_rule(where: str, rule: RuleConfig, clients: Collection[str]) -> list[Problem]:
     problems = []
     if not any(getattr(rule, key) for key in _CONDITIONS):
         remedy = f"give it one of {', '.join(_CONDITIONS)}, or set proxy.mode"
         problems.append(Problem(where, "matches everything", remedy))
+    problems += _check_each(f"{where}.port", rule.port, port_range)
+    problems += _check_each(f"{where}.time", rule.time, span_of)
+    problems += _check_each(f"{where}.domain", rule.domain, lambda name: ascii_name(name.removeprefix("full:")))
+    problems += _check_each(f"{where}.client", rule.client, lambda word: _check_client(word, clients))
+    return problems + _check_paths(f"{where}.list", rule.list)
+
+
+def _check_each(where: str, values: Sequence[T], check: Callable[[T], object]) -> list[Problem]:
+    """check: raises ValueError with what is wrong."""
+    problems = []
+    for i, value in enumerate(values):
+        try:
+            check(value)
+        except ValueError as error:
+            problems.append(Problem(f"{where}[{i}]", f"{json.dumps(value)}: {error}"))
     return problems
+
+
+def _check_client(word: str, clients: Collection[str]) -> None:
+    """Raises ValueError."""
+    found = client_of(word)
+    if found == word and not _MAC.fullmatch(word) and word.lower() not in {name.lower() for name in clients if name}:
+        raise ValueError("no [[client]] section has this name")

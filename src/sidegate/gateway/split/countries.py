@@ -1,0 +1,116 @@
+"""The networks of countries: from a file of networks, or out of a country database.
+
+What was found in a database is kept as a text file per country, for the next start; a change of the database voids it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+from sidegate.gateway.config import Lists
+from sidegate.gateway.files import replace_file
+from sidegate.gateway.split.lists import ListFile, ListReader
+from sidegate.gateway.split.mmdb import networks_of
+from sidegate.gateway.split.policy import Destination
+from sidegate.problems import Problem, Problems
+
+WHERE_FROM = (
+    "set lists.country_db to a country database in MMDB format, such as DB-IP's IP to Country Lite or MaxMind's "
+    "GeoLite2-Country, or lists.country_files to a file of the country's networks"
+)
+
+
+class Countries:
+    """state: the state directory, where the text files are; None: nothing is kept there."""
+
+    def __init__(self, reader: ListReader, state: Path | None) -> None:
+        self._reader = reader
+        self._kept_in = state / "countries" if state else None
+
+    def read(self, countries: Collection[str], lists: Lists, errors: list[Problem]) -> dict[str, ListFile]:
+        """countries: two letters each, upper case. What each has; without those that `errors` was told of."""
+        files = {country.upper(): Path(path) for country, path in lists.country_files.items()}
+        found: dict[str, ListFile] = {}
+        for country in [c for c in countries if c in files]:
+            try:
+                found[country] = self._from_file(country, files[country])
+            except Problems as error:
+                errors += error.problems
+        try:
+            found |= self._from_database([c for c in countries if c not in files], lists, errors)
+        except Problems as error:
+            errors += error.problems
+        return found
+
+    def paths(self, countries: Collection[str], lists: Lists) -> set[Path]:
+        """The files in which the reader remembers them."""
+        kept = {p for c in countries if (p := self._kept(c.upper())) is not None}
+        return kept | {Path(path) for path in lists.country_files.values()}
+
+    def _from_file(self, country: str, path: Path) -> ListFile:
+        found = self._reader.read(path)
+        if found.entries.has_names:
+            what = f"names domains, and was to hold the networks of {country} alone"
+            raise Problems(Problem(str(path), what, "give domains by proxy.list or a rule's list"))
+        return found
+
+    def _from_database(self, countries: list[str], lists: Lists, errors: list[Problem]) -> dict[str, ListFile]:
+        """Raises Problems."""
+        if not countries:
+            return {}
+        if lists.country_db is None:
+            what = f"no file and no database holds the networks of {', '.join(countries)}"
+            raise Problems(Problem("lists.country_db", what, WHERE_FROM))
+        path = Path(lists.country_db)
+        head = _head(path)
+        found = {c: kept for c in countries if (kept := self._kept_file(c, head)) is not None}
+        missing = [c for c in countries if c not in found]
+        for country, gathered in (networks_of(path, missing) if missing else {}).items():
+            if gathered:
+                found[country] = ListFile(path, gathered.destination())
+                self._keep(country, head, found[country].entries)
+            else:
+                errors.append(Problem(str(path), f"knows no network of a country {country}"))
+        return found
+
+    def _kept(self, country: str) -> Path | None:
+        return self._kept_in / f"{country}.txt" if self._kept_in else None
+
+    def _kept_file(self, country: str, head: str) -> ListFile | None:
+        path = self._kept(country)
+        try:
+            if path is None or _first_line(path) != head:
+                return None
+            found = self._reader.read(path)
+        except (OSError, Problems):
+            return None
+        return None if found.bad_count or found.entries.has_names else found
+
+    def _keep(self, country: str, head: str, entries: Destination) -> None:
+        path = self._kept(country)
+        if path is None:
+            return
+        networks: Iterable[IPv4Network | IPv6Network] = (*entries.networks4, *entries.networks6)
+        try:
+            replace_file(path, "\n".join([head, *map(str, networks), ""]).encode(), 0o644)
+        except OSError as error:
+            raise Problems(Problem(str(path), f"cannot be written: {error.strerror}")) from None
+
+
+def _head(path: Path) -> str:
+    """Tells this version of the database from others. Raises Problems."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise Problems(Problem(str(path), f"cannot be read: {why}", WHERE_FROM)) from None
+    return f"# from {str(path)!r}, {status.st_size} bytes of {status.st_mtime_ns}"
+
+
+def _first_line(path: Path) -> str:
+    """Raises OSError."""
+    with path.open("rb") as file:
+        return file.readline(4096).decode("utf-8", "replace").rstrip("\n")

@@ -1,0 +1,120 @@
+"""Pure: what the policy says of one packet, and who decides it. What the kernel and the engine do is held against this.
+
+A name is known to the kernel only as addresses that were learned when a client asked this box for it. So a rule that
+asks for names matches in two ways:
+
+    kernel   the destination is one of the rule's networks, or among the addresses learned for its names
+    engine   what the kernel sent to an upstream by a learned address, or by the policy's default, shows its name in its
+             first bytes (TLS, HTTP, QUIC), and the rules are asked once more, with that name
+
+What the kernel sends straight on never meets the engine, whatever name it would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from msgspec import Struct
+
+from sidegate.gateway.split.destinations import holds_address, holds_name
+from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source
+
+QUIC_PORT = 443
+By = Literal["network", "name", "learned", "other", "default"]
+"""What of the rule matched: the destination's address, its name, its address as one that was learned for a name of the
+rule; conditions that ask for no destination; nothing, for the policy's default."""
+WORDS: dict[By, str] = {
+    "network": "its networks hold the address",
+    "name": "it names the destination",
+    "learned": "the address was learned for one of its names",
+    "other": "it asks for no destination, and its conditions hold",
+    "default": "no rule matches",
+}
+
+
+class Packet(Struct, frozen=True):
+    """A LAN client's first packet. mac: lower case. name: the destination's, as `names.ascii_name` gives it; or None.
+
+    protocol: `tcp`, `udp`, or another one, which has no port. learned: the rules, by their place in the policy, among
+    whose learned addresses the destination is.
+    """
+
+    mac: str
+    source: IPv4Address | IPv6Address
+    destination: IPv4Address | IPv6Address
+    name: str | None = None
+    protocol: str = "tcp"
+    port: int = 443
+    learned: Collection[int] = ()
+
+
+class Judgement(Struct, frozen=True):
+    """rule: its place in the policy; None: the default. origin: where a person finds it. send: as in Rule.
+
+    is_quic: QUIC that would be proxied, so that `send` is what is said of QUIC.
+    """
+
+    rule: int | None
+    origin: str
+    send: str
+    by: By
+    is_quic: bool = False
+
+    @property
+    def why(self) -> str:
+        return WORDS[self.by] + (", and QUIC has a setting of its own" if self.is_quic else "")
+
+
+def judge(policy: Policy, packet: Packet) -> Judgement:
+    """What the policy means for it: the first rule that matches by name or by address."""
+    return _first(policy, packet, packet.name, ())
+
+
+def at_kernel(policy: Policy, packet: Packet) -> Judgement:
+    """What the kernel does with it, which knows names only as learned addresses."""
+    return _first(policy, packet, None, packet.learned)
+
+
+def _first(policy: Policy, packet: Packet, name: str | None, learned: Collection[int]) -> Judgement:
+    for i, rule in enumerate(policy.rules):
+        by = _matches(rule, packet, name, i in learned)
+        if by is not None:
+            return _judged(packet, i, rule.origin, rule.send, rule.quic, by)
+    return _judged(packet, None, "proxy.mode", policy.default, policy.quic, "default")
+
+
+def _judged(packet: Packet, rule: int | None, origin: str, send: str, quic: str, by: By) -> Judgement:
+    is_quic = packet.protocol == "udp" and packet.port == QUIC_PORT and send not in (DIRECT, BLOCK) and quic != "proxy"
+    return Judgement(rule, origin, quic if is_quic else send, by, is_quic)
+
+
+def _matches(rule: Rule, packet: Packet, name: str | None, is_learned: bool) -> By | None:
+    if not (_is_protocol(rule, packet) and _is_port(rule, packet) and is_source(rule.source, packet)):
+        return None
+    if rule.destination is None:
+        return "other"
+    if holds_address(rule.destination, packet.destination):
+        return "network"
+    if name is not None and holds_name(rule.destination, name):
+        return "name"
+    return "learned" if is_learned else None
+
+
+def _is_protocol(rule: Rule, packet: Packet) -> bool:
+    return rule.protocol is None or rule.protocol == packet.protocol
+
+
+def _is_port(rule: Rule, packet: Packet) -> bool:
+    if rule.ports is None:
+        return True
+    return packet.protocol in ("tcp", "udp") and any(low <= packet.port <= high for low, high in rule.ports)
+
+
+def is_source(source: Source | None, packet: Packet) -> bool:
+    """Whether the condition, if there is one, holds for who sent it."""
+    if source is None or packet.mac in source.macs:
+        return True
+    networks = source.networks4 if isinstance(packet.source, IPv4Address) else source.networks6
+    return any(packet.source in network for network in networks)

@@ -1,0 +1,83 @@
+"""All that a configuration's rules refer to, read from files: what `rules.policy` works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+from sidegate.gateway.config import Config
+from sidegate.gateway.split.countries import Countries
+from sidegate.gateway.split.lists import ListFile, ListReader
+from sidegate.gateway.split.policy import Destination
+from sidegate.problems import Problem, Problems
+
+
+class Material(Struct, frozen=True):
+    """lists: by path, as the configuration writes it. countries: by two letters, upper case.
+
+    warnings: lines that could not be read, and, where reading was to be tolerant, what else could not.
+    """
+
+    lists: dict[str, Destination] = {}
+    countries: dict[str, Destination] = {}
+    warnings: tuple[Problem, ...] = ()
+
+
+class Shelf:
+    """Remembers what it read, so that the next reading costs nothing where no file changed."""
+
+    def __init__(self, state: Path | None = None) -> None:
+        """state: the state directory; None: nothing is kept beyond this process."""
+        self._reader = ListReader()
+        self._countries = Countries(self._reader, state)
+
+    def read(self, config: Config, *, is_tolerant: bool = False) -> Material:
+        """Raises Problems with all that is wrong with the files; lists.bad_lines says whether bad lines are.
+
+        is_tolerant: a file that cannot be used is empty, and its problems are warnings: for a start without a person.
+        """
+        paths, codes = list_paths(config), country_codes(config)
+        errors: list[Problem] = []
+        lists = {path: found for path in paths if (found := self._list(path, errors)) is not None}
+        countries = self._countries.read(codes, config.lists, errors)
+        self._reader.keep({*map(Path, paths), *self._countries.paths(codes, config.lists)})
+        bad = _bad_lines([*lists.values(), *countries.values()])
+        if config.lists.bad_lines == "refuse" and bad:
+            errors += bad
+            lists, countries = _faultless(lists), _faultless(countries)
+            bad = []
+        if errors and not is_tolerant:
+            raise Problems(*errors)
+        return Material(_entries(lists, paths), _entries(countries, codes), (*errors, *bad))
+
+    def _list(self, path: str, errors: list[Problem]) -> ListFile | None:
+        try:
+            return self._reader.read(Path(path))
+        except Problems as error:
+            errors += error.problems
+            return None
+
+
+def list_paths(config: Config) -> tuple[str, ...]:
+    """Of every list that the configuration names, each once."""
+    return tuple(dict.fromkeys((*config.proxy.list, *(path for rule in config.rule for path in rule.list))))
+
+
+def country_codes(config: Config) -> tuple[str, ...]:
+    """Of every country that the configuration names, each once, in upper case."""
+    named = (*config.proxy.country, *(code for rule in config.rule for code in rule.country))
+    return tuple(dict.fromkeys(code.upper() for code in named))
+
+
+def _bad_lines(files: Iterable[ListFile]) -> list[Problem]:
+    return [problem for file in files for problem in file.warnings]
+
+
+def _faultless(files: dict[str, ListFile]) -> dict[str, ListFile]:
+    return {key: file for key, file in files.items() if not file.bad_count}
+
+
+def _entries(files: dict[str, ListFile], keys: Iterable[str]) -> dict[str, Destination]:
+    return {key: files[key].entries if key in files else Destination() for key in keys}

@@ -193,6 +193,19 @@ def test_another_configuration_replaces_it(home: Home) -> None:
     until(lambda: not first.runs("sleeper"), first)
 
 
+def test_one_that_is_leaving_goes_on_until_it_ends_and_is_not_started_again(home: Home) -> None:
+    nursery = home.nursery(sleeper(home.path))
+    nursery.settle()
+    pid = nursery.pid("sleeper")
+    nursery.want((), leaving=["sleeper"])
+    nursery.turn(time.monotonic())
+    assert (nursery.pid("sleeper"), nursery.next_deadline()) == (pid, None)
+    os.kill(pid or 0, signal.SIGKILL)
+    until(lambda: not nursery.runs("sleeper"), nursery)
+    nursery.turn(time.monotonic())
+    assert (nursery.runs("sleeper"), nursery.faults()) == (False, ())
+
+
 @pytest.mark.parametrize("adopted", [False, True])
 def test_started_again_when_it_dies(home: Home, adopted: bool) -> None:
     nursery = home.nursery(sleeper(home.path))

@@ -16,7 +16,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -160,6 +160,7 @@ class Nursery:
     ) -> None:
         self._directory, self._state_dir, self._tell, self._prepare = directory, state_dir, tell, prepare
         self._desired: tuple[Child, ...] = ()
+        self._leaving: frozenset[str] = frozenset()
         self._alive: dict[str, _Alive] = {}
         self._past: dict[str, Past] = {}
         self._poll = select.epoll()
@@ -169,13 +170,21 @@ class Nursery:
     def fileno(self) -> int:
         return self._poll.fileno()
 
-    def want(self, desired: tuple[Child, ...]) -> None:
-        """From the next `turn` on these shall run, and no others."""
-        self._desired = desired
+    def want(self, desired: tuple[Child, ...], leaving: Iterable[str] = ()) -> None:
+        """From the next `turn` on these shall run, and no others.
+
+        leaving: names of others that may run on as they are, until they end; they are not started again.
+        """
+        self._desired, self._leaving = desired, frozenset(leaving)
 
     def runs(self, name: str, digest: str | None = None) -> bool:
         """Whether a child of this name runs. digest: only if it is this one."""
         return name in self._alive and digest in (None, self._alive[name].digest)
+
+    def serves(self, child: Child) -> bool:
+        """Whether just this one runs and said that it serves."""
+        it = self._alive.get(child.name)
+        return it is not None and it.digest == child.digest and _read(Path(child.ready)) == str(self.pid(child.name))
 
     def pid(self, name: str) -> int | None:
         """Of a child that runs."""
@@ -199,9 +208,9 @@ class Nursery:
         """Waits until all that should run serves: 2 s at the most. Raises Problems for each that does not."""
         deadline = time.monotonic() + _STARTS_WITHIN_S
         self.turn(time.monotonic())
-        while not all(self._serves(c) for c in self._desired):
+        while not all(self.serves(c) for c in self._desired):
             if any(p.failures for p in self._past.values()) or time.monotonic() >= deadline:
-                raise Problems(*(self._problem(c) for c in self._desired if not self._serves(c)))
+                raise Problems(*(self._problem(c) for c in self._desired if not self.serves(c)))
             time.sleep(_LOOK_AGAIN_S)
             self.turn(time.monotonic())
 
@@ -220,14 +229,14 @@ class Nursery:
     # What is there
 
     def _seen(self) -> dict[str, Seen]:
-        return {name: Seen(it.digest, it.stopping_s) for name, it in self._alive.items()}
+        """Those about whom there is something to decide."""
+        found = (
+            (name, it) for name, it in self._alive.items() if name not in self._leaving or it.stopping_s is not None
+        )
+        return {name: Seen(it.digest, it.stopping_s) for name, it in found}
 
     def _log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
-
-    def _serves(self, child: Child) -> bool:
-        it = self._alive.get(child.name)
-        return it is not None and it.digest == child.digest and _read(Path(child.ready)) == str(self.pid(child.name))
 
     def _is_shaky(self, name: str, now: float) -> bool:
         past, it = self._past.get(name, Past()), self._alive.get(name)
@@ -295,7 +304,7 @@ class Nursery:
         self._poll.unregister(it.pidfd)
         os.close(it.pidfd)
         status = it.program.wait() if it.program else None
-        if it.stopping_s is not None:
+        if it.stopping_s is not None or name in self._leaving:
             self._past.pop(name, None)
             return
         words = " ".join(w for w in (_status(status), _last_words(self._log(name))) if w)

@@ -1,12 +1,21 @@
-"""Pure: Config × Facts -> Desired."""
+"""Pure: Config × Facts × Situation -> Desired."""
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from msgspec import Struct
+
 from sidegate.gateway.config import Config
-from sidegate.gateway.desired import Accept, Desired, Sysctl
+from sidegate.gateway.desired import Accept, Desired, PolicyRoute, Sysctl
 from sidegate.gateway.dhcp.terms import dhcp_server
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.nft import Shape, ruleset
+from sidegate.gateway.services import Services
+from sidegate.gateway.split.policy import PROXY, Policy
+from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports
+from sidegate.gateway.steer import Steering, is_splitting
 
 _RULESET_REASONS = {
     "auto": "masquerades clients until their direct return path is proved",
@@ -15,27 +24,88 @@ _RULESET_REASONS = {
 }
 
 
-def decide(config: Config, facts: Facts) -> Desired:
+class Situation(Struct, frozen=True):
+    """What the split is made of at the moment. By itself: no split, and no resolver of ours.
+
+    policy: the rules that hold now. targets: for `proxy` and each upstream that a rule names, where the engine listens
+    for it; None: it does not work now, and `proxy.on_failure` tells what becomes of its traffic. held: see
+    `steer.Steering`. answers_names: whether our resolver serves. unsteered: addresses on the LAN whose own traffic is
+    left alone, as of an upstream's server there.
+    """
+
+    policy: Policy | None = None
+    targets: tuple[tuple[str, Ports | None], ...] = ()
+    held: tuple[Ports, ...] = ()
+    answers_names: bool = False
+    unsteered: tuple[IPv4Address | IPv6Address, ...] = ()
+
+
+NO_SPLIT = Situation()
+
+
+def decide(config: Config, facts: Facts, situation: Situation = NO_SPLIT) -> Desired:
     """What the box should look like. The same before and after it was applied, so that applying it twice ends.
 
     Raises Problems for what the configuration asks and this LAN does not allow.
     """
+    shape = _shape(config, facts, situation)
     return Desired(
-        sysctls=(*_no_redirects(facts), *_loose_reverse_path(facts), _forwarding(facts)),
+        sysctls=(*_no_redirects(facts), *_loose_reverse_path(facts), *_forwarding6(config, facts), _forwarding(facts)),
         accepts=_accepts(facts),
-        ruleset=ruleset(_shape(config, facts)),
+        ruleset=ruleset(shape),
         ruleset_reason=_RULESET_REASONS[config.nat.masquerade],
         dhcp=dhcp_server(config, facts),
+        routes=_routes(shape),
     )
 
 
-def _shape(config: Config, facts: Facts) -> Shape:
+def _shape(config: Config, facts: Facts, situation: Situation) -> Shape:
     own = tuple((c.mac, c.masquerade) for c in config.client if c.masquerade is not None)
-    return Shape(facts.interface.name, facts.interface.mac, facts.lan, config.nat.masquerade, own)
+    return Shape(
+        facts.interface.name,
+        facts.interface.mac,
+        facts.lan,
+        config.nat.masquerade,
+        own,
+        facts.lan6 if config.ipv6.mode == "gateway" else (),
+        _steering(config, situation),
+        _services(config, situation),
+    )
 
 
-def _path(interface: str, name: str) -> str:
-    return f"net/ipv4/conf/{interface}/{name}"
+def _steering(config: Config, situation: Situation) -> Steering | None:
+    policy = situation.policy
+    if policy is None or not is_splitting(policy):
+        return None
+    ipv6 = config.ipv6.mode == "gateway"
+    return Steering(policy, situation.targets, situation.held, config.proxy.on_failure, ipv6, situation.unsteered)
+
+
+def _services(config: Config, situation: Situation) -> Services:
+    """An engine of somebody else offers no port for the LAN's proxy, and its ports are its owner's to guard."""
+    is_ours = config.proxy.engine == "xray"
+    chosen = dict(situation.targets).get(PROXY)
+    return Services(
+        names=situation.answers_names,
+        redirects=situation.answers_names and config.dns.redirect,
+        lan_port=config.proxy.lan_port,
+        socks_port=chosen.socks if chosen is not None and is_ours else None,
+        has_engine=is_ours and bool(situation.targets),
+        ipv6=config.ipv6.mode == "gateway",
+    )
+
+
+def _routes(shape: Shape) -> tuple[PolicyRoute, ...]:
+    """With services too: what they serve bears the same mark."""
+    if shape.steering is None and not shape.services.guards:
+        return ()
+    families: tuple[Literal[4, 6], ...] = (4, 6) if shape.has_ipv6 else (4,)
+    reason = "what is steered to the engine comes to this box, whatever its destination"
+    return tuple(PolicyRoute(family, STEERED_MARK, MARK_MASK, TABLE, reason) for family in families)
+
+
+def _path(interface: str, name: str, version: Literal[4, 6] = 4) -> str:
+    return f"net/ipv{version}/conf/{interface}/{name}"
 
 
 def _no_redirects(facts: Facts) -> tuple[Sysctl, ...]:
@@ -63,6 +133,26 @@ def _forwarding(facts: Facts) -> Sysctl:
     `ip_forward` would reset accept_redirects and the forwarding of every interface (`devinet.c` inet_forward_change).
     """
     return Sysctl(_path(facts.interface.name, "forwarding"), "1", "clients send their packets through this box")
+
+
+def _forwarding6(config: Config, facts: Facts) -> tuple[Sysctl, ...]:
+    """accept_ra comes first: 1 means only where nothing is forwarded, and the routes learned would go with forwarding
+    (`route.c` rt6_purge_dflt_routers). Some kernels forward by the interface's own word (`ip6_output.c` ip6_forward,
+    force_forwarding, Linux 6.17), older ones by that of `all`; `forwarding` of the interface tells neighbours that a
+    router is here (`ndisc.c`).
+    """
+    if config.ipv6.mode != "gateway":
+        return ()
+    name, reason = facts.interface.name, "clients send their IPv6 packets through this box"
+    found = []
+    if facts.sysctls.get(_path(name, "accept_ra", 6)) in ("1", "2"):
+        why = "a box that forwards would forget the main router's advertisements"
+        found.append(Sysctl(_path(name, "accept_ra", 6), "2", why))
+    own = _path(name, "force_forwarding", 6)
+    found.append(
+        Sysctl(own, "1", reason) if own in facts.sysctls else Sysctl(_path("all", "forwarding", 6), "1", reason)
+    )
+    return (*found, Sysctl(_path(name, "forwarding", 6), "1", "neighbours must see a router here"))
 
 
 def _accepts(facts: Facts) -> tuple[Accept, ...]:

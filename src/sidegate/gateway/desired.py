@@ -39,6 +39,24 @@ class Accept(Struct, frozen=True):
         return f"{self.backend} {self.family} {self.table} {self.chain}"
 
 
+class PolicyRoute(Struct, frozen=True):
+    """A rule by mark and the table that it leads to, whose only route delivers to this box itself.
+
+    table: also the priority of the rule.
+    """
+
+    family: Literal[4, 6]
+    mark: int
+    mask: int
+    table: int
+    reason: str
+
+    @property
+    def place(self) -> str:
+        """The rule, as `ip rule` writes it."""
+        return f"ipv{self.family} rule {self.table}: fwmark {self.mark:#x}/{self.mask:#x} lookup {self.table}"
+
+
 class DhcpHost(Struct, frozen=True):
     """A client that the configuration names. name: one it may go by in DHCP, or empty."""
 
@@ -71,11 +89,18 @@ class DhcpServer(Struct, frozen=True):
         return self.first <= address <= self.last or any(h.ip == address for h in self.hosts)
 
 
+class Advertiser(Struct, frozen=True):
+    """That this box is an IPv6 router of the LAN. tells_dns: and its DNS server."""
+
+    interface: str
+    tells_dns: bool
+
+
 class Desired(Struct, frozen=True):
     """sysctls and accepts in the order in which they are applied; `forwarding` is the very last.
 
     ruleset: the transaction that replaces our table. ruleset_reason: what it does, in words.
-    dhcp: the server that runs beside the daemon, None for none.
+    dhcp, advertiser: what runs beside the daemon, None for none.
     """
 
     sysctls: tuple[Sysctl, ...]
@@ -83,3 +108,5 @@ class Desired(Struct, frozen=True):
     ruleset: str
     ruleset_reason: str
     dhcp: DhcpServer | None = None
+    routes: tuple[PolicyRoute, ...] = ()
+    advertiser: Advertiser | None = None

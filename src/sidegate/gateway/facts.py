@@ -9,7 +9,7 @@ import json
 import socket
 import time
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,10 @@ class ForwardDrop(Struct, frozen=True):
 
 
 class Facts(Struct, frozen=True):
-    """lan: on-link networks of the interface. sysctls: path below /proc/sys, separated by `/` -> value.
+    """lan: on-link networks of the interface; lan6: those of IPv6 that are not link-local.
 
-    table: our table as `nft -t list table` prints it, None if it is not there. boot_id: of the running kernel.
+    sysctls: path below /proc/sys, separated by `/` -> value. table: our table as `nft -t list table` prints it, None
+    if it is not there. boot_id: of the running kernel.
     """
 
     interface: Interface
@@ -81,6 +82,7 @@ class Facts(Struct, frozen=True):
     forward_drops: tuple[ForwardDrop, ...]
     table: str | None
     boot_id: str
+    lan6: tuple[IPv6Network, ...] = ()
 
 
 class Link(Struct, frozen=True):

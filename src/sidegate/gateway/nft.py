@@ -27,29 +27,27 @@ The laws of the table
 Sources: `nft_ct.c` nft_notrack_eval (no effect on what is tracked already, hence priority raw); `nf_nat_core.c`
 nf_nat_inet_fn (untracked: no NAT; rules only for new connections); `nf_conntrack_proto_tcp.c` (pick-up with
 tcp_loose, 300 s while no reply is seen); `nft_dynset.c` (an update of a full set ends the rule); iifname in
-postrouting: Linux 5.7, commit 28f8bfd1ac94. Rules one per line: nft 1.0.6 wants a newline before a closing brace.
+postrouting: Linux 5.7, commit 28f8bfd1ac94.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
 from msgspec import Struct
 
+from sidegate.gateway import services, steer
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
-
-CLIENT = "ether saddr . ip saddr"
-TUPLE = "ip saddr . tcp sport . ip daddr . tcp dport"
-FLOW = "ip saddr . meta l4proto . th sport . ip daddr . th dport"
-SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+from sidegate.gateway.nfttext import CLIENT, FLOW, FLOWS_SIZE, SYN, TUPLE, block, constant, dynamic
+from sidegate.gateway.services import DNS, Services
+from sidegate.gateway.steer import INTERNET6, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""
-FLOWS_SIZE = 65536
 PROOF_TIMEOUT_S = 300
 
 
@@ -76,6 +74,7 @@ class Shape(Struct, frozen=True):
     """What decides the table's text.
 
     mac: of the interface. masquerade: for clients without a setting of their own; own: for those with one.
+    lan6: the LAN's IPv6 networks; asked only where IPv6 is split. steering: None: everything goes straight.
     """
 
     interface: str
@@ -83,6 +82,9 @@ class Shape(Struct, frozen=True):
     lan: tuple[IPv4Network, ...]
     masquerade: Masquerade
     own: tuple[tuple[str, Masquerade], ...] = ()
+    lan6: tuple[IPv6Network, ...] = ()
+    steering: Steering | None = None
+    services: Services = Services()
 
     def having(self, *settings: Masquerade) -> list[str]:
         """MAC addresses whose own setting is one of these and not the common one."""
@@ -93,6 +95,20 @@ class Shape(Struct, frozen=True):
         """Whether any client's return path is to be proved."""
         return self.masquerade == "auto" or bool(self.having("auto"))
 
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether IPv6 of the LAN is looked at."""
+        return bool(self.lan6) and (self.services.ipv6 or self.splits_ipv6)
+
+    @property
+    def splits_ipv6(self) -> bool:
+        return bool(self.lan6) and self.steering is not None and self.steering.ipv6
+
+    @property
+    def knows_every_syn(self) -> bool:
+        """Whether the proofs remember every client's SYN."""
+        return self.masquerade == "auto" and not self.own
+
 
 def ruleset(shape: Shape) -> str:
     """The transaction that replaces our table, whether or not it is there."""
@@ -101,40 +117,28 @@ def ruleset(shape: Shape) -> str:
     return head + f'table inet {TABLE} {{\n\tcomment "made by sidegate"\n\n' + "\n".join(body) + "}\n"
 
 
-def _block(kind: str, name: str, lines: Iterable[str]) -> str:
-    return f"\t{kind} {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
-
-
-def _constant(name: str, kind: str, elements: Sequence[str], *flags: str) -> str:
-    return _block("set", name, [f"type {kind}", *flags, f"elements = {{ {', '.join(elements)} }}"])
-
-
-def _dynamic(name: str, key: str, size: int, timeout_s: int, *more: str) -> str:
-    lines = [f"typeof {key}", f"size {size}", "flags dynamic,timeout", f"timeout {timeout_s}s", *more]
-    return _block("set", name, lines)
-
-
 def _sets(shape: Shape) -> list[str]:
     sets = [
-        _constant("lan4", "ipv4_addr", [str(n) for n in shape.lan], "flags interval"),
-        _dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
-        _dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
+        constant("lan4", "ipv4_addr", [str(n) for n in shape.lan], "flags interval"),
+        *([constant("lan6", "ipv6_addr", [str(n) for n in shape.lan6], "flags interval")] if shape.has_ipv6 else []),
+        dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
+        dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
     ]
     if shape.has_auto:
         sets += [
-            _dynamic("direct4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
-            _dynamic("stale4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
-            _dynamic("answered4", CLIENT, CLIENTS_SIZE, 10),
-            _dynamic("doubted4", CLIENT, CLIENTS_SIZE, 60),
-            _dynamic("pending4", TUPLE, FLOWS_SIZE, 10),
-            _dynamic("retried4", TUPLE, FLOWS_SIZE, 30),
-            _dynamic("masqueraded4", FLOW, FLOWS_SIZE, 120),
-            _dynamic("datagrams4", FLOW, FLOWS_SIZE, 120),
+            dynamic("direct4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
+            dynamic("stale4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
+            dynamic("answered4", CLIENT, CLIENTS_SIZE, 10),
+            dynamic("doubted4", CLIENT, CLIENTS_SIZE, 60),
+            dynamic("pending4", TUPLE, FLOWS_SIZE, 10),
+            dynamic("retried4", TUPLE, FLOWS_SIZE, 30),
+            dynamic("masqueraded4", FLOW, FLOWS_SIZE, 120),
+            dynamic("datagrams4", FLOW, FLOWS_SIZE, 120),
         ]
     for name, macs in (("not_auto", _not_auto(shape)), ("auto", _only_auto(shape)), ("nat", _nat(shape))):
         if macs:
-            sets.append(_constant(name, "ether_addr", macs))
-    return sets
+            sets.append(constant(name, "ether_addr", macs))
+    return sets + (steer.sets(shape.steering) if shape.steering else [])
 
 
 def _not_auto(shape: Shape) -> list[str]:
@@ -151,10 +155,14 @@ def _nat(shape: Shape) -> list[str]:
 
 
 def _chains(shape: Shape) -> list[str]:
-    chains = [_block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
+    chains = [block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
     if shape.has_auto:
         chains += _WATCH
-    return [*chains, _block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]
+    if shape.steering is not None:
+        chains += [*steer.chains(shape.steering, Memory(shape.knows_every_syn)), _REPLIES]
+        chains += [block("chain", "upstream6", _upstream6(shape))] if shape.splits_ipv6 else []
+    chains += services.chains(shape.services, shape.interface, shape.mac, ipv6=shape.has_ipv6)
+    return [*chains, block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]
 
 
 def _upstream(shape: Shape) -> list[str]:
@@ -162,11 +170,44 @@ def _upstream(shape: Shape) -> list[str]:
     return [
         "type filter hook prerouting priority raw; policy accept;",
         f'iifname != "{shape.interface}" return',
+        *(["meta nfproto ipv6 goto upstream6"] if shape.splits_ipv6 else []),
         "ip saddr != @lan4 return",
         "ip daddr @lan4 return",
         f"ether daddr != {shape.mac} return",
         f"update @clients4 {{ {CLIENT} }}",
+        *_split(shape, 4),
     ]
+
+
+def _upstream6(shape: Shape) -> list[str]:
+    return [
+        "ip6 saddr != @lan6 return",
+        "ip6 daddr @lan6 return",
+        f"ip6 daddr != {INTERNET6} return",
+        f"ether daddr != {shape.mac} return",
+        *_split(shape, 6),
+    ]
+
+
+def _split(shape: Shape, family: int) -> list[str]:
+    """DNS that is led to our resolver must be tracked, and is nobody else's.
+
+    fib: what leaves by another interface, as into a tunnel, is not ours, and what is meant for this box neither.
+    """
+    names = [f"{DNS} return"] if shape.services.redirects else []
+    if shape.steering is None:
+        return names
+    return [*names, _leaving(shape), f"jump split{family}"]
+
+
+def _leaving(shape: Shape) -> str:
+    return f'fib daddr oifname != "{shape.interface}" return'
+
+
+_REPLIES = block(
+    "chain", "replies", ["type filter hook output priority raw; policy accept;", "socket transparent 1 notrack"]
+)
+"""What the engine's sockets answer belongs to flows that are not tracked."""
 
 
 def _prove_or_remember(shape: Shape) -> list[str]:
@@ -176,7 +217,7 @@ def _prove_or_remember(shape: Shape) -> list[str]:
     return [
         *only,
         *other,
-        f'fib daddr oifname != "{shape.interface}" return',
+        *([] if shape.steering else [_leaving(shape)]),
         f"{CLIENT} @direct4 goto proved",
         f"{SYN} goto remember",
         f"meta l4proto udp {CLIENT} != @stale4 {FLOW} @datagrams4 goto untracked_udp",
@@ -185,8 +226,8 @@ def _prove_or_remember(shape: Shape) -> list[str]:
 
 
 _WATCH = [
-    _block("chain", "remember", [f"update @masqueraded4 {{ {FLOW} }}"]),
-    _block(
+    block("chain", "remember", [f"update @masqueraded4 {{ {FLOW} }}"]),
+    block(
         "chain",
         "withdrawal",
         [
@@ -195,7 +236,7 @@ _WATCH = [
             f"update @stale4 {{ {CLIENT} }}",
         ],
     ),
-    _block(
+    block(
         "chain",
         "doubt",
         [
@@ -205,7 +246,7 @@ _WATCH = [
             f"update @doubted4 {{ {CLIENT} }}",
         ],
     ),
-    _block(
+    block(
         "chain",
         "proved",
         [
@@ -219,13 +260,13 @@ _WATCH = [
             f" update @answered4 {{ {CLIENT} }}",
         ],
     ),
-    _block(
+    block(
         "chain",
         "proved_udp",
         ["udp dport 53 return", f"{FLOW} @masqueraded4 goto remember", "goto untracked_udp"],
     ),
-    _block("chain", "untracked_udp", [f"update @datagrams4 {{ {FLOW} }}", "notrack"]),
-    _block(
+    block("chain", "untracked_udp", [f"update @datagrams4 {{ {FLOW} }}", "notrack"]),
+    block(
         "chain",
         "opening",
         [
@@ -235,7 +276,7 @@ _WATCH = [
             f"update @pending4 {{ {TUPLE} }} notrack",
         ],
     ),
-    _block(
+    block(
         "chain",
         "repeated",
         [
@@ -271,7 +312,7 @@ def _source_nat(shape: Shape) -> list[str]:
         "meta l4proto tcp snat ip to ip saddr",
         "masquerade",
     ]
-    return [_block("chain", "source_nat", lines)]
+    return [block("chain", "source_nat", lines)]
 
 
 def prove(clients: Iterable[Client], timeout_s: int = PROOF_TIMEOUT_S) -> str:

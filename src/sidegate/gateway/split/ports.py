@@ -17,6 +17,8 @@ TABLE = 5093
 """The routing table that delivers steered packets, and the priority of the rule that leads there."""
 MOST_UPSTREAMS = 64
 _FIRST, _GENERATION, _PER_UPSTREAM = 15000, 500, 4
+ENGINE_PORTS = (_FIRST, _FIRST + 2 * _GENERATION - 1)
+"""The first and the last of the engine's ports, of both generations."""
 
 
 class Ports(Struct, frozen=True):

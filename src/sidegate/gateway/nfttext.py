@@ -1,0 +1,37 @@
+"""The grammar of nft that our table is written in, and the keys by which its sets know clients and flows: pure text.
+
+Rules one per line: nft 1.0.6 wants a newline before a closing brace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK
+
+CLIENT = "ether saddr . ip saddr"
+TUPLE = "ip saddr . tcp sport . ip daddr . tcp dport"
+FLOW = "ip saddr . meta l4proto . th sport . ip daddr . th dport"
+FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
+SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+STEERED = f"meta mark & {MARK_MASK:#010x} == {STEERED_MARK:#010x}"
+MARKING = f"meta mark set meta mark & {~MARK_MASK & 0xFFFFFFFF:#010x} | {STEERED_MARK:#010x}"
+"""Other bits of the mark are not ours."""
+
+FLOWS_SIZE = 65536
+
+
+def block(kind: str, name: str, lines: Iterable[str]) -> str:
+    """kind: set, map or chain."""
+    return f"\t{kind} {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
+
+
+def constant(name: str, kind: str, elements: Sequence[str], *flags: str) -> str:
+    """A set that the ruleset fills; elements: one at least."""
+    return block("set", name, [f"type {kind}", *flags, f"elements = {{ {', '.join(elements)} }}"])
+
+
+def dynamic(name: str, key: str, size: int, timeout_s: int, *more: str) -> str:
+    """A set that packets fill."""
+    lines = [f"typeof {key}", f"size {size}", "flags dynamic,timeout", f"timeout {timeout_s}s", *more]
+    return block("set", name, lines)

@@ -1,0 +1,346 @@
+"""The split as sets and chains: Policy × the engine's ports -> text for nft. Pure.
+
+The laws of the split, which go on from those of `nft.py`
+
+9. `split` is asked before a proof is. What it steers ends there, untracked: a proxied SYN touches no proof, no memory
+   of masquerade and no conntrack, for it says nothing about a return path. What it leaves returns to the proofs.
+10. A flow never flips. TCP is decided on its SYN; a later segment goes to the engine if the engine has a socket for
+   just this flow, and nowhere else if it has none. A SYN sent again follows the first one: to the engine by that
+   socket, straight by the memory of proofs and masquerade (`pending4`, `masqueraded4`) or, where there is none, of
+   `straight`. UDP follows `steered`, one set for each of the engine's ports, and `straight`.
+11. `tproxy` matches only while a socket listens. With nobody there the rule ends and the same packet goes on: straight,
+   or with `on_failure = "block"` into `refused`, as segments of flows do that the engine had (`engaged`). Datagrams
+   that go straight for want of an engine are not remembered: they are steered again once it is back.
+12. Steered is what a LAN client sends to the internet by this interface. A destination that is not of the internet
+   (`private`) is steered only by a rule with a network that contains it. What is neither TCP nor UDP goes straight.
+13. The first rule that matches decides. Rules by network, port and client lead to the port `decided`; those by learned
+   addresses and the default, where the traffic's own name may still tell, to `named`.
+
+Sources: `nft_tproxy.c` nft_tproxy_eval_v4 (an established socket of the flow, else a listener at the port, else
+NFT_BREAK) and nft_tproxy_validate (prerouting at any priority; fragments are joined at -400); `nft_socket.c`
+nft_socket_eval (`transparent` is true of request and time-wait sockets too, `wildcard` ends the rule for them: so it is
+asked second, and only listeners are kept out by it); `nf_reject_ipv4.c` (reject at prerouting: Linux 5.9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal
+
+from msgspec import Struct
+
+from sidegate.gateway.config.fields import OnFailure, Quic
+from sidegate.gateway.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
+from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
+from sidegate.gateway.split.ports import Ports
+
+Kind = Literal["decided", "named"]
+
+DATAGRAMS_S = 180
+"""How long a UDP flow may pause and is still the same (RFC 4787 REQ-5: not under 2 minutes)."""
+ENGAGED_S = 7440
+"""How long a proxied TCP connection may pause and is still known as one; RFC 5382 REQ-5 asks this of a NAT."""
+LEARNED_SIZE = 65536
+LEARNED_S = 7200
+"""How long an address stays in a learned set. Whoever learns must enter it again, or into `kept`, before."""
+
+PRIVATE4 = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/3",
+)
+"""Not of the internet (RFC 6890); the networks for documentation are left out, which nobody asks for but tests."""
+INTERNET6 = "2000::/3"
+"""All global unicast addresses (IANA, IPv6 address space); nothing else is steered."""
+
+
+class Steering(Struct, frozen=True):
+    """What decides the split's text.
+
+    targets: for each name that a rule may send to, in order, where the engine listens; None: it does not work.
+    held: places that are no target, or no more, and whose datagram flows stay there all the same: the upstream chosen
+    before, while it works, and an engine that is ending. ipv6: whether IPv6 is split too. unsteered: LAN addresses
+    whose own traffic is left alone, as of a proxy server on the LAN, which would get its own packets back.
+    """
+
+    policy: Policy
+    targets: tuple[tuple[str, Ports | None], ...]
+    held: tuple[Ports, ...] = ()
+    on_failure: OnFailure = "direct"
+    ipv6: bool = False
+    unsteered: tuple[IPv4Address | IPv6Address, ...] = ()
+
+    @property
+    def datagram_ports(self) -> list[int]:
+        """Of the engine, where UDP flows may be."""
+        places = [*self.held, *(ports for _, ports in self.targets if ports is not None)]
+        return sorted({port for ports in places for port in (ports.decided, ports.named)})
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return (V4, V6) if self.ipv6 else (V4,)
+
+
+class Family(Struct, frozen=True):
+    """What nft calls things. here: the loopback address at which the engine's listener is looked for."""
+
+    number: Literal[4, 6]
+    ip: str
+    flow: str
+    here: str
+    type: str
+
+
+V4 = Family(4, "ip", FLOW, "127.0.0.1", "ipv4_addr")
+V6 = Family(6, "ip6", FLOW6, "[::1]", "ipv6_addr")
+
+
+class Memory(Struct, frozen=True):
+    """How a SYN that went straight is known when it is sent again: by sets that the proofs fill, else by `straight`."""
+
+    by_proofs: bool
+
+    def is_of_proofs(self, family: Family) -> bool:
+        return self.by_proofs and family is V4
+
+    def lines(self, family: Family) -> list[str]:
+        if self.is_of_proofs(family):
+            return [f"meta l4proto tcp {FLOW} @masqueraded4 return", f"meta l4proto tcp {TUPLE} @pending4 return"]
+        return [f"meta l4proto tcp {family.flow} @straight{family.number} return"]
+
+
+def is_splitting(policy: Policy | None) -> bool:
+    """Whether anything may go another way than straight."""
+    return policy is not None and (policy.default != DIRECT or any(r.send != DIRECT for r in policy.rules))
+
+
+def learned_sets(policy: Policy, numbers: Sequence[int] = (4, 6)) -> tuple[str, ...]:
+    """The sets that the resolver fills: for each rule with names, by its index, `names` and `kept` of each family."""
+    named = [i for i, rule in enumerate(policy.rules) if rule.destination is not None and rule.destination.has_names]
+    return tuple(f"{kind}{i}_{n}" for i in named for kind in ("names", "kept") for n in numbers)
+
+
+def sets(steering: Steering) -> list[str]:
+    """All sets of the split, each named by what it holds or by the rule that it is of."""
+    found: dict[str, str] = {}
+    for family in steering.families:
+        n = family.number
+        if steering.unsteered and (own := [str(a) for a in steering.unsteered if a.version == n]):
+            found[f"unsteered{n}"] = constant(f"unsteered{n}", family.type, sorted(own))
+        found[f"straight{n}"] = dynamic(f"straight{n}", family.flow, FLOWS_SIZE, DATAGRAMS_S)
+        for port in steering.datagram_ports:
+            found[f"steered{port}_{n}"] = dynamic(f"steered{port}_{n}", family.flow, FLOWS_SIZE, DATAGRAMS_S)
+        if steering.on_failure == "block":
+            found[f"engaged{n}"] = dynamic(f"engaged{n}", family.flow, FLOWS_SIZE, ENGAGED_S)
+        for i, rule in enumerate(steering.policy.rules):
+            found |= dict(_sets_of(i, rule, family))
+    return [constant("private4", "ipv4_addr", PRIVATE4, "flags interval"), *found.values()]
+
+
+def _sets_of(i: int, rule: Rule, family: Family) -> Iterator[tuple[str, str]]:
+    if rule.destination is None:
+        return
+    if found := _networks(rule, family):
+        name = _networks_name(found, family)
+        yield name, constant(name, family.type, [str(n) for n in found], "flags interval")
+    if rule.destination.has_names:
+        # The comment makes it another set, an empty one, once the index is that of a rule with other names.
+        names = _digest([*rule.destination.names, "below", *rule.destination.suffixes])
+        for kind in ("names", "kept"):
+            name = f"{kind}{i}_{family.number}"
+            lines = [f"type {family.type}", f"size {LEARNED_SIZE}", "flags timeout", f"timeout {LEARNED_S}s"]
+            yield name, block("set", name, [*lines, f'comment "{names}"'])
+
+
+def _networks(rule: Rule, family: Family) -> Sequence[IPv4Network | IPv6Network]:
+    if rule.destination is None:
+        return ()
+    return rule.destination.networks4 if family is V4 else rule.destination.networks6
+
+
+def _networks_name(networks: Sequence[IPv4Network | IPv6Network], family: Family) -> str:
+    """By what it holds: it stays, with all its elements, when rules before it come or go."""
+    return f"networks_{_digest(map(str, networks))}_{family.number}"
+
+
+def _digest(words: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+class Way(Struct, frozen=True, order=True):
+    """Where a rule leads that neither sends straight nor blocks. quic: what becomes of UDP port 443."""
+
+    send: str
+    kind: Kind
+    quic: Quic
+
+    def chain(self, steering: Steering, family: Family) -> str:
+        names = [name for name, _ in steering.targets]
+        number = names.index(self.send) if self.send in names else "_lost"
+        quic = "" if self.quic == "proxy" else f"_quic_{self.quic}"
+        return f"to{number}_{self.kind}{quic}_{family.number}"
+
+
+def chains(steering: Steering, memory: Memory) -> list[str]:
+    """`split4`, and `split6` with IPv6, with all that they lead to."""
+    found = [block("chain", "steered", [MARKING, "notrack", "accept"]), block("chain", "refused", _REFUSED)]
+    for family in steering.families:
+        n = family.number
+        found += [block("chain", f"to_straight{n}", _to_straight(family, memory))]
+        found += [
+            block("chain", way.chain(steering, family), _to(way, steering, family, memory)) for way in _ways(steering)
+        ]
+        found += [block("chain", f"rules{n}", _rules(steering, family))]
+        found += [block("chain", f"datagrams{n}", _datagrams(steering, family))]
+        found += [block("chain", f"engaged{n}", _engaged(steering, family))]
+        found += [block("chain", f"segments{n}", _segments(steering, family))]
+        found += [block("chain", f"split{n}", _split(steering, family))]
+    return found
+
+
+_REFUSED = ["meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"]
+
+
+def _split(steering: Steering, family: Family) -> list[str]:
+    n = family.number
+    own = any(a.version == n for a in steering.unsteered)
+    return [
+        *([f"{family.ip} saddr @unsteered{n} return"] if own else []),
+        f"tcp flags & (fin | syn | rst | ack) != syn goto segments{n}",
+        f"meta l4proto udp goto datagrams{n}",
+        f"goto rules{n}",
+    ]
+
+
+def _segments(steering: Steering, family: Family) -> list[str]:
+    lines = [f"socket transparent 1 goto engaged{family.number}"]
+    if steering.on_failure == "block":
+        lines.append(f"{family.flow} @engaged{family.number} goto refused")
+    return lines
+
+
+def _engaged(steering: Steering, family: Family) -> list[str]:
+    """Two rules, so that a full set does not keep the segment from the engine."""
+    remember = [f"update @engaged{family.number} {{ {family.flow} }}"] if steering.on_failure == "block" else []
+    return ["socket wildcard 1 return", *remember, "goto steered"]
+
+
+def _datagrams(steering: Steering, family: Family) -> list[str]:
+    """Where nobody listens any more the flow is decided anew."""
+    n, flow = family.number, family.flow
+    lines = [f"{flow} @straight{n} update @straight{n} {{ {flow} }} return"]
+    for port in steering.datagram_ports:
+        steered = f"steered{port}_{n}"
+        lines.append(f"{flow} @{steered} {_tproxy(port, family)} update @{steered} {{ {flow} }} goto steered")
+    return [*lines, f"goto rules{n}"]
+
+
+def _tproxy(port: int, family: Family) -> str:
+    return f"meta l4proto {{ tcp, udp }} tproxy {family.ip} to {family.here}:{port}"
+
+
+def _to_straight(family: Family, memory: Memory) -> list[str]:
+    """A SYN of a connection that the engine has answered already stays with it."""
+    flow, straight = family.flow, f"straight{family.number}"
+    lines = [f"meta l4proto udp update @{straight} {{ {flow} }} return"]
+    lines.append(f"meta l4proto tcp socket transparent 1 goto engaged{family.number}")
+    if not memory.is_of_proofs(family):
+        lines.append(f"meta l4proto tcp update @{straight} {{ {flow} }}")
+    return lines
+
+
+def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[str]:
+    lines = _of_quic(way, family) + memory.lines(family)
+    ports = dict(steering.targets).get(way.send)
+    if ports is not None:
+        port = ports.decided if way.kind == "decided" else ports.named
+        tproxy = _tproxy(port, family)
+        lines += [
+            f"meta l4proto udp {tproxy} update @steered{port}_{family.number} {{ {family.flow} }} goto steered",
+            f"{tproxy} goto steered",
+        ]
+    if steering.on_failure == "block":
+        lines.append("meta l4proto { tcp, udp } goto refused")
+    return lines
+
+
+def _of_quic(way: Way, family: Family) -> list[str]:
+    if way.quic == "proxy":
+        return []
+    return [f"udp dport 443 goto {'refused' if way.quic == 'block' else f'to_straight{family.number}'}"]
+
+
+def _ways(steering: Steering) -> list[Way]:
+    ways = {way for rule in steering.policy.rules for _, way in _alternatives(0, rule, V4) if way is not None}
+    ways |= {way for rule in steering.policy.rules for _, way in _alternatives(0, rule, V6) if way is not None}
+    if steering.policy.default == PROXY:
+        ways.add(Way(PROXY, "named", steering.policy.quic))
+    return sorted(ways)
+
+
+def _rules(steering: Steering, family: Family) -> list[str]:
+    policy, n = steering.policy, family.number
+    lines = [line for i, rule in enumerate(policy.rules) for line in _rule(i, rule, steering, family)]
+    if policy.default != PROXY:
+        return [*lines, f"goto to_straight{n}"]
+    way = Way(PROXY, "named", policy.quic)
+    public = "ip daddr != @private4 " if family is V4 else ""
+    return [*lines, f"{public}goto {way.chain(steering, family)}", *([f"goto to_straight{n}"] if public else [])]
+
+
+def _rule(i: int, rule: Rule, steering: Steering, family: Family) -> list[str]:
+    """One rule of the policy as one of nft for each way in which it may match."""
+    where = {DIRECT: f"to_straight{family.number}", BLOCK: "refused"}
+    lines = []
+    for conditions, way in _alternatives(i, rule, family):
+        chain = way.chain(steering, family) if way is not None else where[rule.send]
+        lines.append(" ".join([*conditions, "goto", chain]))
+    return lines
+
+
+def _alternatives(i: int, rule: Rule, family: Family) -> Iterator[tuple[list[str], Way | None]]:
+    is_steered = rule.send not in (DIRECT, BLOCK)
+    for source in _sources(rule.source, family):
+        for destination, kind in _destinations(i, rule, family):
+            is_named = not destination or kind == "named"
+            public = ["ip daddr != @private4"] if is_steered and is_named and family is V4 else []
+            yield (
+                [*source, *_protocol(rule), *destination, *public],
+                Way(rule.send, kind, rule.quic) if is_steered else None,
+            )
+
+
+def _destinations(i: int, rule: Rule, family: Family) -> list[tuple[list[str], Kind]]:
+    if rule.destination is None:
+        return [([], "decided")]
+    found: list[tuple[list[str], Kind]] = []
+    if networks := _networks(rule, family):
+        found.append(([f"{family.ip} daddr @{_networks_name(networks, family)}"], "decided"))
+    if rule.destination.has_names:
+        sets_of = [f"{family.ip} daddr @{kind}{i}_{family.number}" for kind in ("names", "kept")]
+        found += [([condition], "named") for condition in sets_of]
+    return found
+
+
+def _sources(source: Source | None, family: Family) -> list[list[str]]:
+    if source is None:
+        return [[]]
+    networks = source.networks4 if family is V4 else source.networks6
+    found = [("ether saddr", list(source.macs)), (f"{family.ip} saddr", [str(n) for n in networks])]
+    return [[f"{what} {{ {', '.join(values)} }}"] for what, values in found if values]
+
+
+def _protocol(rule: Rule) -> list[str]:
+    if rule.ports is None:
+        return [f"meta l4proto {rule.protocol}"] if rule.protocol else []
+    ranges = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in rule.ports)
+    return [f"meta l4proto {rule.protocol or '{ tcp, udp }'} th dport {{ {ranges} }}"]

@@ -29,7 +29,7 @@ def tables(lab: Lab) -> str:
 
 
 def test_nothing_is_lost_both_ways() -> None:
-    seen = handed_over("velop-mesh", (WIRED, WIFI), "--step-aside", "600")
+    seen = handed_over("velop-mesh", (WIRED, WIFI))
     assert {name: s.lost for name, s in seen.items()} == {WIRED: 0, WIFI: 0}
     assert seen[WIRED].asked > 50
     assert (seen[WIRED].stream_ms or 10_000) < 1000
@@ -37,7 +37,7 @@ def test_nothing_is_lost_both_ways() -> None:
 
 def test_without_it_something_is_lost() -> None:
     """Or the test above would prove nothing."""
-    seen = handed_over("velop-mesh", (WIRED,))[WIRED]
+    seen = handed_over("velop-mesh", (WIRED,), "--now")[WIRED]
     assert seen.lost or seen.slowest_ms > 900
 
 
@@ -72,7 +72,7 @@ def test_box_is_as_it_was(lab: Lab) -> None:
     assert (state(lab), status(lab)["aside_left_s"]) == (before, None)
     box(lab, "up")
     box(lab, "down", "--step-aside", "600")
-    box(lab, "down")
+    box(lab, "down", "--now")
     assert (tables(lab), state(lab)) == ("", before)
     box(lab, "up")
     box(lab, "down", "--step-aside", "600")
@@ -107,3 +107,9 @@ def test_router_that_is_silent_keeps_nobody_from_going_down(lab: Lab) -> None:
     refused = box(lab, "down", "--step-aside", "600")
     assert (refused.returncode, "does not answer ARP" in refused.stderr) == (2, True)
     assert (box(lab, "down").returncode, tables(lab)) == (0, "")
+
+
+def test_box_that_nobody_uses_just_goes(lab: Lab) -> None:
+    box(lab, "up")
+    said = box(lab, "down")
+    assert ("handed" in said.stdout, tables(lab)) == (False, "")

@@ -11,6 +11,7 @@ from sidegate.cli.output import duration, json_option, print_json, size, table
 from sidegate.gateway import lifecycle
 from sidegate.gateway.change import pending, rollback
 from sidegate.gateway.places import places
+from sidegate.gateway.stepaside import LASTS_S
 from sidegate.gateway.view import ClientsView, ClientView, DhcpView, LeaseView, StatusView
 from sidegate.problems import Exit
 
@@ -87,20 +88,42 @@ def reload(as_json: bool) -> None:
     "step_aside_s",
     type=click.FloatRange(1, 604800),
     metavar="SECONDS",
-    help="First hand clients to the router by ARP, without a gap, and answer for it so long at most.",
+    help="Let the router stand in so long at most, instead of a day; and change nothing where it cannot.",
 )
+@click.option("--now", is_flag=True, help="Hand clients to nobody: those that use this box are offline then.")
 @json_option
-def down(step_aside_s: float | None, as_json: bool) -> None:
-    """Put everything on this box back as it was."""
-    report = lifecycle.end(places(), step_aside_s)
+def down(step_aside_s: float | None, now: bool, as_json: bool) -> None:
+    """Put everything on this box back as it was; clients that use it are handed to the router first, without a gap.
+
+    The router stands in for a day, or until no client has asked for half an hour; `sidegate up` takes it back.
+    """
+    if now and step_aside_s is not None:
+        raise click.UsageError("--now hands over nothing: not with --step-aside")
+    lasts_s = None if now else step_aside_s or LASTS_S
+    ended = lifecycle.end(places(), lasts_s, must=step_aside_s is not None)
     if as_json:
-        print_json({"schema": 1, "restored": report.restored, "left_alone": report.left_alone})
+        print_json(
+            {
+                "schema": 1,
+                "restored": ended.report.restored,
+                "left_alone": ended.report.left_alone,
+                "aside_s": ended.aside_s,
+                "not_handed_over": ended.why_not,
+            }
+        )
         return
-    for what in report.restored:
-        click.echo(f"restored: {what}")
-    for what in report.left_alone:
-        click.echo(f"left alone, somebody else changed it meanwhile: {what}")
-    click.echo("Down." if report.restored or report.left_alone else "Nothing to put back.")
+    click.echo("\n".join(_ended_lines(ended)))
+
+
+def _ended_lines(ended: lifecycle.Ended) -> list[str]:
+    report = ended.report
+    lines = [f"restored: {what}" for what in report.restored]
+    lines += [f"left alone, somebody else changed it meanwhile: {what}" for what in report.left_alone]
+    if ended.aside_s is not None:
+        lines.append(f"Clients were handed to the router, which stands in for {duration(ended.aside_s)} at most.")
+    if ended.why_not:
+        lines.append(f"Clients could not be handed to the router: {ended.why_not}")
+    return [*lines, "Down." if report.restored or report.left_alone else "Nothing to put back."]
 
 
 @click.command(cls=OnTheBox)

@@ -13,7 +13,7 @@ import click
 from sidegate.cli.gateway import config_option
 from sidegate.cli.output import json_option, print_json
 from sidegate.gateway import control
-from sidegate.gateway.config import Config, load_config
+from sidegate.gateway.config import load_config
 from sidegate.gateway.facts import Facts, observe
 from sidegate.gateway.places import places
 from sidegate.probe.arp import resolve
@@ -139,18 +139,12 @@ def ra(config: Path | None, as_json: bool) -> int:
     interface = observe(settings, places().state).interface.name
     result = ask_routers(interface)
     silent, ours = silent_among(interface, result.dns), addresses6(interface)
-    told = opinions(result.adverts, Opinion(ours, _resolves(settings), settings.ipv6.mode == "gateway", silent))
+    told = opinions(result.adverts, Opinion(ours, settings.resolves, settings.ipv6.mode == "gateway", silent))
     if as_json:
         print_json({"schema": 1, "own_addresses": ours, "silent": silent, "findings": told, "result": result})
     else:
         click.echo("\n".join([*ra_summary(result, told), *(f"  {seen}" for seen in result.evidence)]))
     return int(Exit.FAULT if told else Exit.FINE)
-
-
-def _resolves(config: Config) -> bool:
-    """Whether clients are to ask this box for names: where it splits traffic by them."""
-    is_split = bool(config.proxy.links or config.proxy.subscriptions or config.upstream or config.rule)
-    return config.dns.mode == "on" or (config.dns.mode == "auto" and is_split)
 
 
 def _vantage(facts: Facts) -> Vantage:

@@ -9,6 +9,7 @@ children: nobody shall be sent to a gateway that forwards no more.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -217,10 +218,11 @@ class _Done(Struct, frozen=True):
     is_left_alone: bool = False
 
 
-def undo(box: Box, state_dir: Path = STATE_DIR) -> Report:
+def undo(box: Box, state_dir: Path = STATE_DIR, kept: Collection[str] = ()) -> Report:
     """Puts back all that the journal speaks of, looks whether it is back, then removes the journal.
 
     Values that somebody else changed since stay and are reported. No journal, or one of another boot: nothing to do.
+    kept: names of children that go on; somebody else has written down that they do.
     Raises Problems, with the journal kept, for all that cannot be put back or is not back afterwards.
     """
     journal = journals.load(state_dir)
@@ -228,7 +230,8 @@ def undo(box: Box, state_dir: Path = STATE_DIR) -> Report:
         journals.discard(state_dir)
         return Report()
     problems: list[Problem] = []
-    done = _step_back(journal, box, problems)
+    children = tuple(c for c in journal.children if c.name not in kept)
+    done = _step_back(msgspec.structs.replace(journal, children=children), box, problems)
     problems = problems or _not_back(journal, box)
     if problems:
         raise Problems(*problems)

@@ -163,6 +163,7 @@ class Nursery:
         self._leaving: frozenset[str] = frozenset()
         self._alive: dict[str, _Alive] = {}
         self._past: dict[str, Past] = {}
+        self._registered: set[str] = set()
         self._poll = select.epoll()
         for path in sorted(directory.glob("*.json")):
             self._adopt(path.stem)
@@ -191,6 +192,10 @@ class Nursery:
         record = _load(self._directory, name) if name in self._alive else None
         return record.pid if record else None
 
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """For a child that runs."""
+        _signal(self._alive[name].pidfd, number)
+
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although no child ended; None: never."""
         return next_time(self._desired, self._seen(), self._past)
@@ -201,6 +206,8 @@ class Nursery:
             self._ended(name, now)
         for step in next_steps(self._desired, self._seen(), self._past, now):
             self._do(step, now)
+        for child in self._desired:
+            self._note_adopted(child)
         for name in self._alive:
             _keep_small(self._log(name))
 
@@ -291,6 +298,15 @@ class Nursery:
         self._prepare(child.name)
         return _spawn(child, self._directory)
 
+    def _note_adopted(self, child: Child) -> None:
+        """One that outlived `down` because clients needed it is in no journal of this `up`."""
+        if child.name in self._registered or not self.runs(child.name, child.digest):
+            return
+        try:
+            self._register(child)
+        except Problems as error:
+            self._tell(f"{child.name}: {error}")
+
     def _register(self, child: Child) -> None:
         files = (*(f.path for f in child.files), child.ready)
         step = ChildStep(child.name, str(self._directory), files, child.without)
@@ -298,6 +314,7 @@ class Nursery:
         if step not in journal.children:
             others = (c for c in journal.children if c.name != step.name)
             journals.save(msgspec.structs.replace(journal, children=(*others, step)), self._state_dir)
+        self._registered.add(child.name)
 
     def _ended(self, name: str, now: float) -> None:
         it = self._alive.pop(name)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -16,16 +16,16 @@ from urllib.parse import urlencode
 import msgspec
 
 from sidegate.gateway import apply as applying
-from sidegate.gateway import control, stepaside
+from sidegate.gateway import control, handover, stepaside
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Changes, LiveBox
 from sidegate.gateway.change import history, pending, timer
 from sidegate.gateway.config import digest, load_config
-from sidegate.gateway.facts import list_table, missing_capabilities, observe, vantage_of
-from sidegate.gateway.nft import Client
+from sidegate.gateway.dhcp.advert import end_advertiser
+from sidegate.gateway.facts import list_table, missing_capabilities
 from sidegate.gateway.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.service import NotStarted, Report, Started, Use
-from sidegate.gateway.view import ClientsView, StatusView, client_of, clients_in_kernel, elements
+from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address
 
@@ -192,38 +192,68 @@ def _started(said: bytes, at: Places) -> Started:
     return report
 
 
-def end(at: Places, step_aside_s: float | None = None) -> applying.Report:
+class Ended(msgspec.Struct, frozen=True):
+    """How `down` went. aside_s: for how long at most the router stands in for this box; None: clients were not handed.
+
+    why_not: why they were not, although they might have been; empty if nobody used this box.
+    """
+
+    report: applying.Report
+    aside_s: float | None = None
+    why_not: str = ""
+
+
+def end(at: Places, step_aside_s: float | None = None, *, must: bool = False) -> Ended:
     """Ends the daemon and puts everything back as it was. Raises Problems.
 
-    step_aside_s: first hands the clients to the router, and answers for it as long as they ask, for so long at most.
+    step_aside_s: first hands the clients to the router, where there are any, which stands in for so long at most. Where
+    that cannot be done it goes down without, unless it `must`: then nothing is changed.
     """
     with alone(at):
+        plan, why_not = None, ""
         if step_aside_s is None:
             stepaside.clear(at)
         elif journals.load(at.state) is not None:
-            _hand_over(at, step_aside_s)
-        report = end_alone(at)
+            plan, why_not = _plan_handover(at, step_aside_s, must=must)
+        ended = _end_handing_over(at, plan, must=must) if plan else Ended(end_alone(at), why_not=why_not)
         # Only now: killed before this, what waits is rolled back, which is what `down` was to do.
         pending.discard(at.state)
-        return report
+        return ended
 
 
-def _hand_over(at: Places, lasts_s: float) -> None:
-    """Raises Problems; clients are where they were then, and so is everything else."""
-    facts = observe(history.in_force(at.state), at.state)
-    vantage = vantage_of(facts)
-    if vantage is None:
-        raise Problems(Problem("stepping aside", "the router does not answer ARP", "sidegate down, without it"))
-    known = [client_of(e) for e in elements("clients4")]
-    near = [Client(n.mac, n.ip) for n in facts.neighbours if n.mac and n.ip != vantage.router_ip]
-    stepaside.begin(vantage, [*known, *near], lasts_s, at)
+def _plan_handover(at: Places, lasts_s: float, *, must: bool) -> tuple[handover.Plan | None, str]:
+    try:
+        plan = handover.make_plan(lasts_s, at, always=must)
+    except Problems as error:
+        if must:
+            raise
+        stepaside.clear(at)
+        return None, str(error)
+    if plan is None:
+        stepaside.clear(at)
+    return plan, ""
 
 
-def end_alone(at: Places) -> applying.Report:
-    """`end` for whoever is `alone`. Raises Problems."""
+def _end_handing_over(at: Places, plan: handover.Plan, *, must: bool) -> Ended:
+    """The daemon goes first: it would put back what is handed over. The kernel carries the clients meanwhile."""
+    _end_daemon(at.lock).release()
+    try:
+        handover.hand_over(plan, at, lambda _: None)
+    except Problems as error:
+        if must:
+            _started(_start(None, at, "last-good"), at)
+            raise
+        stepaside.clear(at, ends_children=False)
+        return Ended(end_alone(at), why_not=str(error))
+    return Ended(end_alone(at, kept=handover.KEPT), aside_s=plan.lasts_s)
+
+
+def end_alone(at: Places, kept: Collection[str] = ()) -> applying.Report:
+    """`end` for whoever is `alone`. kept: children that go on. Raises Problems."""
     lock = _end_daemon(at.lock)
     try:
-        report = applying.undo(LiveBox(), at.state)
+        end_advertiser(at.state)
+        report = applying.undo(LiveBox(), at.state, kept)
         at.control.unlink(missing_ok=True)
         at.log.unlink(missing_ok=True)
     finally:

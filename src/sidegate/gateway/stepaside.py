@@ -2,7 +2,7 @@
 
 Clients whose default gateway is our address keep sending to our MAC address after forwarding ended, and are offline
 until DHCP tells them otherwise. So before forwarding ends each known client hears, by a gratuitous ARP of its own, that
-our address is at the router's MAC; its packets then go straight there. A process of its own (`main`) goes on to say so
+our address is at the router's MAC; its packets then go straight there. A process of its own (`standin`) goes on to say so
 to whoever asks, and to whoever still sends to us, until nobody did for a while. `sidegate up` takes it back.
 
 The laws
@@ -34,59 +34,55 @@ router with ARP inspection, or a switch with port security for ARP, may drop wha
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
-import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway import programs
+from sidegate.gateway.children import end_child
 from sidegate.gateway.files import remove_file, replace_file
+from sidegate.gateway.journal import ChildStep
 from sidegate.gateway.nft import Client
-from sidegate.gateway.places import Lock, Places, places, running_pid
-from sidegate.packet import BROADCAST, ETH_ARP, ETH_IPV4, NO_MAC, Arp, Frame, Ipv4, Mac, build, frame_of, parse
+from sidegate.gateway.places import Places, running_pid
+from sidegate.gateway.standin_talk import announcement, packet_socket
+from sidegate.packet import BROADCAST, build
 from sidegate.probe.talk import Vantage
-from sidegate.probe.wire import Step, assemble, attach_filter
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address, encode_address
 
-QUIET_S = 1800.0
-"""Nobody asked for our address or sent to us for so long: whoever is still there has learned another gateway."""
-CALM_S = 0.2
-"""Between two answers to one client's packets: a stream must not become a stream of ARP."""
+LASTS_S = 86400.0
+"""How long the router is said to stand in where nobody says how long."""
 _NAME = "step-aside.json"
-_MODULE = "sidegate.gateway.stepaside"
+_MODULE = "sidegate.gateway.standin"
 _TABLE = "sidegate"
-_LARGEST_FRAME = 65536
-_ROUNDS, _GAP_S = 3, 0.1
-_READY_WITHIN_S = 5.0
+_GAP_S = 0.1
 _ENDS_WITHIN_S = 3.0
 _LOOK_AGAIN_S = 0.01
-_WORD, _HALF = 0x20, 0x28
-_IS, _TAKE = 0x15, 0x06
-_PACKET_TYPE = 0xFFFFF000 + 4
-_HOST, _OUTGOING = 0, 4
 
 
 class Aside(Struct, frozen=True, forbid_unknown_fields=True):
-    """What was begun: on disk before anything is done. clients: whom to tell at once. until_s: CLOCK_BOOTTIME."""
+    """What was begun: on disk before anything is done. clients: whom to tell at once. until_s: CLOCK_BOOTTIME.
+
+    cause: the health check that is down, for the daemon's own doing; empty after `down`. kept: children that go on
+    meanwhile and end with it. is_steady: it lasts until then, even if nobody asks.
+    """
 
     boot_id: str
     vantage: Vantage
     clients: tuple[Client, ...]
     until_s: float
+    cause: str = ""
+    kept: tuple[ChildStep, ...] = ()
+    is_steady: bool = False
 
 
 def load(state_dir: Path) -> Aside | None:
@@ -114,58 +110,20 @@ def ruleset(at: Vantage) -> str:
     )
 
 
-def announcement(at: Vantage, mac: Mac, to: Mac) -> Frame:
-    """To one device: our address is at `mac`. A request, so that it is gratuitous for every kernel (arp_is_garp)."""
-    return frame_of(to, at.mac, Arp(False, mac, at.ip, NO_MAC, at.ip))
+class Manner(Struct, frozen=True):
+    """lasts_s: for so long at most. cause, kept, is_steady: as in `Aside`."""
+
+    lasts_s: float = LASTS_S
+    cause: str = ""
+    kept: tuple[ChildStep, ...] = ()
+    is_steady: bool = False
 
 
-def answer(at: Vantage, frame: Frame) -> Frame | None:
-    """What to say to whoever sent this; None: nothing to say. Pure."""
-    body = frame.body
-    if not _is_client(at, frame.src):
-        return None
-    if isinstance(body, Arp):
-        if body.reply or body.target_ip != at.ip or not _is_client(at, body.sender_mac):
-            return None
-        return frame_of(body.sender_mac, at.mac, Arp(True, at.router_mac, at.ip, body.sender_mac, body.sender_ip))
-    if isinstance(body, Ipv4) and frame.dst == at.mac and body.dst != at.ip:
-        return announcement(at, at.router_mac, frame.src)
-    return None
-
-
-def _is_client(at: Vantage, mac: Mac) -> bool:
-    """Whether an answer may go there: one other device; the lowest bit of the first byte marks a group."""
-    is_group = bool(int(mac[:2], 16) & 1)
-    return not is_group and mac not in (at.mac, at.router_mac, NO_MAC)
-
-
-def heard_by(our_ip: IPv4Address) -> dict[str, list[Step]]:
-    """ARP requests for our address; IPv4 frames to our MAC address that are not for us."""
-    return {
-        "direction": [(_WORD, _PACKET_TYPE, "", ""), (_IS, _OUTGOING, "drop", "")],
-        "ethertype": [(_HALF, 12, "", ""), (_IS, ETH_ARP, "arp", ""), (_IS, ETH_IPV4, "ip", "drop")],
-        "arp": [(_HALF, 20, "", ""), (_IS, 1, "", "drop"), (_WORD, 38, "", ""), (_IS, int(our_ip), "take", "drop")],
-        "ip": [
-            *((_WORD, _PACKET_TYPE, "", ""), (_IS, _HOST, "", "drop")),
-            *((_WORD, 30, "", ""), (_IS, int(our_ip), "drop", "take")),
-        ],
-        "drop": [(_TAKE, 0, "", "")],
-        "take": [(_TAKE, _LARGEST_FRAME, "", "")],
-    }
-
-
-def packet_socket(at: Vantage) -> socket.socket:
-    """Hears `heard_by`. Raises OSError."""
-    heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-    attach_filter(heard, assemble(heard_by(at.ip)))
-    heard.setblocking(False)
-    heard.bind((at.interface, 0x0003))
-    return heard
-
-
-def begin(vantage: Vantage, clients: Iterable[Client], lasts_s: float, at: Places) -> None:
+def begin(vantage: Vantage, clients: Iterable[Client], manner: Manner, at: Places) -> None:
     """Returns when every known client has been told. To be called while this box still forwards. Raises Problems."""
-    aside = Aside(journals.boot_id(), vantage, tuple(sorted(set(clients))), _boottime_s() + lasts_s)
+    until_s = boottime_s() + manner.lasts_s
+    told = tuple(sorted(set(clients)))
+    aside = Aside(journals.boot_id(), vantage, told, until_s, manner.cause, manner.kept, manner.is_steady)
     path = at.state / _NAME
     try:
         replace_file(path, msgspec.json.encode(aside, enc_hook=encode_address))
@@ -175,7 +133,7 @@ def begin(vantage: Vantage, clients: Iterable[Client], lasts_s: float, at: Place
         programs.run("nft", "--file", "-", text=ruleset(vantage))
         _start()
     except Problems:
-        clear(at)
+        clear(at, ends_children=False)
         raise
 
 
@@ -198,10 +156,10 @@ def _start() -> None:
 def take_back(at: Places) -> bool:
     """Clients are told our own MAC address again; whether there was anything to take back. Raises Problems.
 
-    To be called when this box forwards again.
+    To be called when this box forwards again, by whoever has taken over the children that went on.
     """
     aside = load(at.state)
-    clear(at)
+    clear(at, ends_children=False)
     if aside is None:
         return False
     try:
@@ -222,14 +180,20 @@ def _say_where_we_are(aside: Aside) -> None:
             time.sleep(_GAP_S)
 
 
-def clear(at: Places) -> None:
-    """Ends the process, puts our kernel's ARP back, forgets. Nothing to do where nothing was begun. Raises Problems."""
+def clear(at: Places, *, ends_children: bool = True) -> None:
+    """Ends the process, puts our kernel's ARP back, forgets. Nothing to do where nothing was begun. Raises Problems.
+
+    ends_children: those that went on as well.
+    """
     if not (at.state / _NAME).exists():
         return
     _end_process(at)
     status, _, err = programs.attempt("nft", "delete", "table", "arp", _TABLE)
     if status and "No such file or directory" not in err:
         raise Problems(Problem(f"nft table arp {_TABLE}", err.strip()))
+    aside = load(at.state)
+    for step in aside.kept if aside is not None and ends_children else ():
+        end_child(step)
     try:
         remove_file(at.state / _NAME)
     except OSError as error:
@@ -241,7 +205,7 @@ def left_s(at: Places) -> float | None:
     aside = load(at.state)
     if aside is None or running_pid(at.aside) is None:
         return None
-    return round(max(0.0, aside.until_s - _boottime_s()), 1)
+    return round(max(0.0, aside.until_s - boottime_s()), 1)
 
 
 def honour(at: Places) -> bool:
@@ -264,81 +228,5 @@ def _end_process(at: Places) -> None:
             time.sleep(_LOOK_AGAIN_S)
 
 
-def _boottime_s() -> float:
+def boottime_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-class Stepper:
-    """Tells, then answers until it is quiet or the time is over. known: every client it ever answered."""
-
-    def __init__(self, aside: Aside, wire: socket.socket) -> None:
-        self._aside, self._wire = aside, wire
-        self._told_s: dict[Mac, float] = {}
-        self._heard_s = time.monotonic()
-
-    def tell_all(self) -> None:
-        """In some rounds, against loss."""
-        at = self._aside.vantage
-        for _ in range(_ROUNDS):
-            for client in self._aside.clients:
-                self._wire.send(build(announcement(at, at.router_mac, client.mac)))
-            time.sleep(_GAP_S)
-
-    def left_s(self) -> float:
-        """Until it may end, if nobody is heard meanwhile."""
-        quiet_s = self._heard_s + QUIET_S - time.monotonic()
-        return max(0.0, min(quiet_s, self._aside.until_s - _boottime_s()))
-
-    def turn(self) -> None:
-        """Answers what has come in."""
-        while True:
-            try:
-                said = answer(self._aside.vantage, parse(self._wire.recv(_LARGEST_FRAME)))
-            except BlockingIOError:
-                return
-            now = time.monotonic()
-            if said is None or self._told_s.get(said.dst, -CALM_S) + CALM_S > now:
-                continue
-            self._heard_s = self._told_s[said.dst] = now
-            self._wire.send(build(said))
-
-
-def _run(aside: Aside, ready: Any) -> None:
-    """Until it is quiet or over, or a signal."""
-    with packet_socket(aside.vantage) as wire, selectors.DefaultSelector() as selector:
-        stepper = Stepper(aside, wire)
-        selector.register(wire, selectors.EVENT_READ)
-        stepper.tell_all()
-        ready()
-        while (left_s := stepper.left_s()) > 0:
-            selector.select(min(left_s, 60.0))
-            stepper.turn()
-
-
-def main() -> None:
-    """The process that goes on answering. Ended by SIGTERM, which leaves the rest to whoever sent it."""
-    argparse.ArgumentParser(prog="sidegate-stepaside").parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    at = places()
-    lock = Lock(at.aside)
-    aside = load(at.state)
-    if aside is None or not lock.take():
-        return
-    lock.sign()
-    try:
-        _run(aside, _say_ready)
-    finally:
-        # Also where the interface is gone: our kernel must speak for itself again.
-        lock.release()
-        clear(at)
-
-
-def _say_ready() -> None:
-    print("told", flush=True)
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.close(devnull)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from sidegate.gateway.desired import TABLE
 from sidegate.gateway.nft import Client, Element, parse_elements
 from sidegate.probe.bridge import BridgeResult
 from sidegate.probe.dhcp import Offer
+from sidegate.probe.ra_message import Advert
 from sidegate.problems import Problem, Problems
 
 SCHEMA = 1
@@ -41,6 +42,18 @@ class DhcpView(Struct, frozen=True, kw_only=True):
     pid: int | None = None
     leases: int = 0
     others: tuple[Offer, ...] | None = None
+
+
+class Ipv6View(Struct, frozen=True):
+    """pid: of what advertises this box, where that runs. routers: those that advertise themselves; None: not known yet.
+
+    silent: DNS servers that they tell clients and that do not answer.
+    """
+
+    mode: str
+    pid: int | None = None
+    routers: tuple[Advert, ...] | None = None
+    silent: tuple[IPv6Address, ...] = ()
 
 
 class ClientView(Struct, frozen=True, kw_only=True):
@@ -123,6 +136,7 @@ class StatusView(Struct, frozen=True, kw_only=True):
     aside_left_s: float | None = None
     health: tuple[HealthView, ...] = ()
     dhcp: DhcpView | None = None
+    ipv6: Ipv6View | None = None
     faults: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     events: tuple[EventView, ...] = ()

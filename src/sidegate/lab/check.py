@@ -72,7 +72,7 @@ def set_gateway(lab: Lab, runs: GatewayRuns) -> None:
     gateway = lab.home.gateway
     if gateway is None or not gateway.plugged:
         return
-    sidegate(lab, "down")
+    sidegate(lab, "down", "--now")
     for command in gateway_commands(runs):
         done = lab.run(gateway.name, *command, check=False)
         if done.returncode:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from msgspec import Struct
 
 from sidegate.gateway.config import ClientConfig, Config, DhcpMode
-from sidegate.gateway.desired import DhcpHost, DhcpServer
+from sidegate.gateway.desired import Advertiser, DhcpHost, DhcpServer
 from sidegate.gateway.facts import Facts
 from sidegate.probe.dhcp import Offer
 from sidegate.problems import Exit, Problem, Problems
@@ -53,6 +53,13 @@ def dhcp_server(config: Config, facts: Facts) -> DhcpServer | None:
         coexists=dhcp.mode == "coexist",
         hosts=tuple(_host(c) for c in config.client if c.ip or c.gateway == "router"),
     )
+
+
+def advertiser(config: Config, facts: Facts) -> Advertiser | None:
+    """What the configuration asks to advertise by IPv6 on this LAN, None for nothing."""
+    if config.ipv6.mode != "gateway":
+        return None
+    return Advertiser(facts.interface.name, config.resolves)
 
 
 def default_range(

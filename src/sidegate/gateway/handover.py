@@ -1,0 +1,96 @@
+"""Clients from this box to the router, in this order: DHCP and router advertisements first, then ARP.
+
+DHCP goes on under our dnsmasq, which names the router as the gateway from now on: whoever renews its lease is the
+router's for good. Where our resolver runs it goes on too: clients were told to ask it, and the router hands on what is
+for our address. Both end when the stand-in ends. That this box is an IPv6 router is taken back at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct, structs
+
+from sidegate.gateway import journal as journals
+from sidegate.gateway import stepaside
+from sidegate.gateway.change import history
+from sidegate.gateway.config import Config
+from sidegate.gateway.desired import DhcpServer
+from sidegate.gateway.dhcp import dnsmasq
+from sidegate.gateway.dhcp.advert import end_advertiser
+from sidegate.gateway.dhcp.handout import Handout
+from sidegate.gateway.dhcp.terms import dhcp_server
+from sidegate.gateway.facts import Facts, observe, vantage_of
+from sidegate.gateway.journal import ChildStep
+from sidegate.gateway.nft import Client
+from sidegate.gateway.places import Places
+from sidegate.gateway.stepaside import Manner
+from sidegate.gateway.view import client_of, elements
+from sidegate.probe.talk import Vantage
+from sidegate.problems import Problem, Problems
+
+KEPT = (dnsmasq.NAME, "resolver")
+"""Children that go on while the router stands in."""
+
+
+class Plan(Struct, frozen=True):
+    """All that could be looked up before anything is changed."""
+
+    vantage: Vantage
+    clients: tuple[Client, ...]
+    dhcp: DhcpServer | None
+    kept: tuple[ChildStep, ...]
+    lasts_s: float
+
+    @property
+    def manner(self) -> Manner:
+        """Where nobody else hands out addresses, the stand-in does not end because nobody asks for a while."""
+        serves_alone = self.dhcp is not None and not self.dhcp.coexists
+        return Manner(self.lasts_s, kept=self.kept, is_steady=serves_alone)
+
+
+def make_plan(lasts_s: float, at: Places, *, always: bool) -> Plan | None:
+    """How to hand over; None where nobody uses this box, unless always.
+
+    Raises Problems, above all where the router is silent.
+    """
+    config = history.in_force(at.state)
+    journal = journals.load(at.state)
+    used = [client_of(e) for e in elements("clients4")]
+    if journal is None or not (always or used or config.dhcp.mode != "off"):
+        return None
+    facts = observe(config, at.state)
+    vantage = vantage_of(facts)
+    if vantage is None:
+        raise Problems(Problem("stepping aside", "the router does not answer ARP", "sidegate down --now"))
+    kept = tuple(c for c in journal.children if c.name in KEPT)
+    return Plan(vantage, clients(facts, used), pointed_to_router(config, facts), kept, lasts_s)
+
+
+def clients(facts: Facts, used: list[Client]) -> tuple[Client, ...]:
+    """Whom to tell at once: who has sent something through this box, and whoever it knows in the LAN."""
+    near = [Client(n.mac, n.ip) for n in facts.neighbours if n.mac and n.ip != facts.router.address]
+    return (*used, *near)
+
+
+def pointed_to_router(config: Config, facts: Facts) -> DhcpServer | None:
+    """What our DHCP server hands out while the router stands in. Raises Problems."""
+    server = dhcp_server(config, facts)
+    return structs.replace(server, gateway=server.router) if server else None
+
+
+def hand_over(plan: Plan, at: Places, tell: Callable[[str], None]) -> None:
+    """When no daemon runs. Returns when every known client has been told. Raises Problems."""
+    if plan.dhcp is not None:
+        _hand_out(plan.dhcp, at, tell)
+    end_advertiser(at.state)
+    stepaside.begin(plan.vantage, plan.clients, plan.manner, at)
+
+
+def _hand_out(server: DhcpServer, at: Places, tell: Callable[[str], None]) -> None:
+    handout = Handout(at, tell)
+    try:
+        handout.want(server)
+        handout.settle()
+    finally:
+        handout.close()

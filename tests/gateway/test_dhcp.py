@@ -14,7 +14,7 @@ from msgspec import structs
 from sidegate.gateway import programs
 from sidegate.gateway.config import ClientConfig, Config, Dhcp, parse_config
 from sidegate.gateway.desired import DhcpServer
-from sidegate.gateway.dhcp.dnsmasq import LeasePlaces, dnsmasq_child, dnsmasq_conf, keep_leases
+from sidegate.gateway.dhcp.dnsmasq import LeasePlaces, dnsmasq_child, dnsmasq_conf
 from sidegate.gateway.dhcp.lookout import PLAN, look_every_s
 from sidegate.gateway.dhcp.terms import Surroundings, default_range, dhcp_server, hints, refusal
 from sidegate.gateway.facts import Facts, Interface, Router
@@ -84,14 +84,11 @@ def test_configuration(name: str, golden: Golden, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_script(golden: Golden) -> None:
-    golden("gateway/dnsmasq/keep-leases", keep_leases(AT))
-
-
 def test_child() -> None:
     child = dnsmasq_child(served(FULL), AT, "dnsmasq")
     assert child.command == ("dnsmasq", "--keep-in-foreground", "--conf-file=/run/sidegate/children/dnsmasq.conf")
     assert child.digest != dnsmasq_child(served(CONFIGURATIONS["server"]), AT, "dnsmasq").digest
+    assert child.digest != dnsmasq_child(served(FULL), AT, "dnsmasq", clock_set=1).digest, "so it is started anew"
 
 
 def test_off_is_none() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway.dhcp import leases as module
-from sidegate.gateway.dhcp.leases import Lease, merged, parse_leases, read_leases, recover
+from sidegate.gateway.dhcp.leases import Lease, after_jump, kept_alive, merged, parse_leases, read_leases, recover
 from sidegate.problems import Problems
 
 NOW_S = 1_800_000_000
@@ -46,11 +46,61 @@ def test_a_file_cut_anywhere_is_mended_from_its_copy(leases: list[Lease], data: 
 
 
 @given(some, some)
-def test_the_live_file_counts_where_both_speak(live: list[Lease], copy: list[Lease]) -> None:
+def test_the_later_lease_counts_where_both_speak(live: list[Lease], copy: list[Lease]) -> None:
     newer = [Lease(NOW_S + 9999, it.mac, it.ip) for it in live]
     found, _ = merged(text(*newer), text(*copy), NOW_S)
     assert found[: len(newer)] == tuple(newer)
     assert len({it.ip for it in found}) == len({it.mac for it in found}) == len(found)
+
+
+def test_a_live_file_from_before_the_last_leases_is_not_believed() -> None:
+    """As a power cut may leave it: it is whole, and old. The address of the one that left belongs to another now."""
+    old = [lease(1), lease(2)]
+    new = [lease(1, NOW_S + 900), Lease(NOW_S + 900, "02:00:00:00:00:99", lease(2).ip)]
+    assert merged(text(*old), text(*new), NOW_S) == (tuple(new), 2)
+    assert merged(text(*new), text(*old), NOW_S) == (tuple(new), 0)
+
+
+@given(some, some)
+def test_no_address_and_no_device_twice(live: list[Lease], copy: list[Lease]) -> None:
+    theirs = [Lease(it.ends_s + 1, it.mac, it.ip + 1) for it in copy]
+    found, _ = merged(text(*live), text(*theirs), NOW_S)
+    assert len({it.ip for it in found}) == len({it.mac for it in found}) == len(found)
+    for it in (*live, *theirs):
+        assert any(it.ip == kept.ip or it.mac == kept.mac for kept in found), "held by whoever came later"
+
+
+LEASE_S = 43200
+YEARS = [1.0, NOW_S - 56 * 365 * 86400.0, float(NOW_S), NOW_S + 73 * 365 * 86400.0]
+
+
+@pytest.mark.parametrize("after_s", YEARS)
+@pytest.mark.parametrize("before_s", YEARS)
+def test_as_much_is_left_after_the_clock_was_set(before_s: float, after_s: float) -> None:
+    given_now = [lease(n, int(before_s) + LEASE_S - n) for n in (1, 60, LEASE_S - 10)]
+    left = [it.ends_s - before_s for it in given_now]
+    moved = after_jump(given_now, before_s, after_s, LEASE_S)
+    assert [round(it.ends_s - after_s) for it in moved] == [round(s) for s in left]
+    assert all(it.lasts(after_s) for it in moved)
+
+
+def test_leases_of_another_clock_and_those_for_ever_are_left_alone() -> None:
+    """Read at the start by a box that believes it is 1970, they have decades left; then NTP answers."""
+    others = (lease(1, NOW_S + 600), lease(2, 0), lease(3, 10))
+    assert after_jump(others, 100.0, float(NOW_S), LEASE_S) == others
+
+
+def test_under_a_doubtful_clock_nobody_loses_a_lease(tmp_path: Path) -> None:
+    """A box that believes it is 2099: all have ended, by its clock."""
+    live, copy, later_s = tmp_path / "leases", tmp_path / "leases.copy", NOW_S + 73 * 365 * 86400
+    live.write_text(text(lease(1), lease(2, 0)))
+    copy.write_text(text(lease(3)))
+    recover(live, copy, later_s, LEASE_S)
+    assert read_leases(live) == (lease(1, later_s + LEASE_S), lease(2, 0), lease(3, later_s + LEASE_S))
+    before = live.read_text()
+    recover(live, copy, 1.0, LEASE_S)
+    assert live.read_text() == before, "a clock far behind ends nothing either"
+    assert kept_alive([lease(1)], 1.0, LEASE_S) == (lease(1),)
 
 
 @given(st.text(), st.text())

@@ -13,13 +13,26 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """
     fresh = path.with_suffix(".new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
         _write(fresh, data, mode)
         os.replace(fresh, path)
         _sync_directory(path.parent)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def make_directory(path: Path, mode: int = 0o700) -> None:
+    """With those above it that lack; each is on the disk when this returns. Fine if it is there. Raises OSError.
+
+    A file's directory entry outlives a power cut only if the directory's own entry does (fsync(2)).
+    """
+    lacking = [path] if not path.is_dir() else []
+    while lacking and not lacking[-1].parent.is_dir():
+        lacking.append(lacking[-1].parent)
+    for directory in reversed(lacking):
+        directory.mkdir(mode=mode, exist_ok=True)
+        _sync_directory(directory.parent)
 
 
 def remove_file(path: Path) -> None:

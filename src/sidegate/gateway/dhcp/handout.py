@@ -10,14 +10,27 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from msgspec import Struct
+
 from sidegate.gateway.apply import Change
-from sidegate.gateway.children import Nursery
+from sidegate.gateway.children import Child, Nursery
 from sidegate.gateway.config import DhcpMode
 from sidegate.gateway.desired import DhcpServer
 from sidegate.gateway.dhcp import terms as dhcp
+from sidegate.gateway.dhcp.copying import LeaseCopy, WallClock
 from sidegate.gateway.dhcp.dnsmasq import NAME, LeasePlaces, dnsmasq_child
-from sidegate.gateway.dhcp.leases import Lease, read_leases, recover
+from sidegate.gateway.dhcp.leases import (
+    Lease,
+    after_jump,
+    is_clock_kept,
+    merged,
+    read_leases,
+    recover,
+    rewrite,
+    text_of,
+)
 from sidegate.gateway.dhcp.lookout import Lookout
+from sidegate.gateway.files import make_directory
 from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
 from sidegate.gateway.view import DhcpView, LeaseView
@@ -27,6 +40,14 @@ from sidegate.problems import Exit, Problem, Problems
 
 NOT_OURS = LeaseView("not ours")
 _USER = "dnsmasq"
+
+
+class Jump(Struct, frozen=True):
+    """The wall clock was set. leases: those copied last before it."""
+
+    before_s: float
+    after_s: float
+    leases: tuple[Lease, ...]
 
 
 class Handout:
@@ -41,8 +62,12 @@ class Handout:
         self._lookout: Lookout | None = None
         self._mac: str | None = None
         self._blind: tuple[Problem, ...] = ()
+        self._clock, self._clock_set = WallClock(), 0
+        self._jumps: list[Jump] = []
+        self._copy = LeaseCopy(self._at.live, self._at.copy)
         self._poll = select.epoll()
         self._poll.register(self._nursery, select.EPOLLIN)
+        self._poll.register(self._copy, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._poll.fileno()
@@ -50,7 +75,8 @@ class Handout:
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
         lookout_s = self._lookout.next_deadline() if self._lookout else None
-        return min((t for t in (self._nursery.next_deadline(), lookout_s) if t is not None), default=None)
+        times = (self._nursery.next_deadline(), self._copy.next_deadline(), lookout_s)
+        return min((t for t in times if t is not None), default=None)
 
     def stand_at(self, vantage: Vantage | None, mode: DhcpMode) -> None:
         """From where, and how often, other servers are looked for; None while there is no such place."""
@@ -89,7 +115,7 @@ class Handout:
         if server is None:
             self._nursery.want(())
             return (Change(f"{NAME} ends", "this box hands out no addresses"),) if self._nursery.runs(NAME) else ()
-        child = dnsmasq_child(server, self._at, _user())
+        child = self._child(server)
         self._nursery.want((child,))
         if self._nursery.runs(NAME, child.digest):
             return ()
@@ -101,7 +127,9 @@ class Handout:
         self._nursery.settle()
 
     def turn(self, now: float) -> None:
+        self._mind_clock()
         self._nursery.turn(now)
+        self._copy_leases(now)
         if self._lookout is None:
             return
         before = self._lookout.offers
@@ -116,6 +144,7 @@ class Handout:
     def close(self) -> None:
         """Lets go; our server goes on."""
         self._close_lookout()
+        self._copy.close()
         self._nursery.close()
         self._poll.close()
 
@@ -156,9 +185,38 @@ class Handout:
 
     # What is done
 
+    def _child(self, server: DhcpServer) -> Child:
+        return dnsmasq_child(server, self._at, _user(), self._clock_set)
+
+    def _copy_leases(self, now: float) -> None:
+        if self._server is None:
+            self._copy.end()
+        else:
+            self._copy.begin(now)
+        self._copy.turn(now)
+
+    def _mind_clock(self) -> None:
+        """Before anything is copied: dnsmasq may have forgotten already what ended by the clock's new time."""
+        jump = self._clock.jump()
+        if jump is None or self._server is None:
+            return
+        self._clock_set += 1
+        self._jumps.append(Jump(*jump, self._copy.leases))
+        self._tell(f"the clock was set by {jump[1] - jump[0]:+.0f} s: {NAME} is started anew, leases last as before")
+        self._nursery.want((self._child(self._server),))
+
     def _prepare(self, name: str) -> None:
-        self._at.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mended = recover(self._at.live, self._at.copy, time.time())
+        make_directory(self._at.directory)
+        if self._server is None:
+            return
+        for jump in self._jumps:
+            known = [
+                after_jump(of, jump.before_s, jump.after_s, self._server.lease_s)
+                for of in (read_leases(self._at.live), jump.leases)
+            ]
+            rewrite(self._at.live, merged(text_of(known[0]), text_of(known[1]), jump.after_s)[0])
+        self._jumps.clear()
+        mended = recover(self._at.live, self._at.copy, time.time(), 0.0 if is_clock_kept() else self._server.lease_s)
         if mended:
             self._tell(f"{name}: {mended}")
 
@@ -185,12 +243,10 @@ class Handout:
         return [it for it in read_leases(self._at.live) if it.lasts(now_s)] if self._server else []
 
     def _trouble(self) -> tuple[Problem, ...]:
-        with contextlib.suppress(OSError):
-            said = self._at.trouble.read_text("utf-8", "replace").strip()
-            if self._server and said:
-                remedy = "make room; until then a power cut may lose leases"
-                return (Problem(str(self._at.copy), f"leases cannot be copied: {said}", remedy, Exit.FAULT),)
-        return ()
+        if not self._server or not self._copy.trouble:
+            return ()
+        remedy = "make room; until then a power cut may lose leases"
+        return (Problem(str(self._at.copy), f"leases cannot be copied: {self._copy.trouble}", remedy, Exit.FAULT),)
 
 
 def _view(lease: Lease, now_s: float) -> LeaseView:

@@ -175,3 +175,46 @@ def test_all_errors_of_dhcp_at_once() -> None:
 def test_dhcp_that_contradicts_itself(text: str, error: str) -> None:
     (found,) = errors(text)
     assert found.startswith(f"x.toml: {error}")
+
+
+UPSTREAM = '[proxy]\nupstream = "socks5://192.0.2.1:1080"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('[proxy]\nmode = "all"', 'proxy.mode: "all", and there is no upstream'),
+        ('[proxy]\nlist = ["/l"]', "proxy.list: is to be proxied, and there is no upstream"),
+        ('[[rule]]\nport = [1]\nsend = "proxy"', 'rule[0].send: "proxy", and there is no upstream'),
+        (UPSTREAM + 'country = ["cn"]', "proxy.country: nothing says which networks cn has"),
+        (UPSTREAM + 'list = ["l.txt"]', 'proxy.list: "l.txt" is no absolute path'),
+        ('[lists]\ncountry_db = "c.mmdb"', 'lists.country_db: "c.mmdb" is no absolute path'),
+        ('[lists]\ncountry_files = { CHN = "/c" }', "lists.country_files.CHN: no country"),
+        ('[[rule]]\nsend = "block"\nport = [1, "9-8"]', 'rule[0].port[1]: "9-8": the lower port comes first'),
+        ('[[rule]]\nsend = "block"\nport = ["0-70000"]', 'rule[0].port[0]: "0-70000": ports are 1 to 65535'),
+        ('[[rule]]\nsend = "block"\ntime = ["08:00-08:00"]', 'rule[0].time[0]: "08:00-08:00": ends when it begins'),
+        ('[[rule]]\nsend = "block"\ndomain = ["ex_ample.1"]', 'rule[0].domain[0]: "ex_ample.1": not a domain name'),
+        ('[[rule]]\nsend = "block"\nclient = ["tv"]', 'rule[0].client[0]: "tv": no [[client]] section has this name'),
+        ('[[rule]]\nsend = "block"\nclient = ["10.0.0.1/8"]', 'rule[0].client[0]: "10.0.0.1/8": 10.0.0.1/8 has host'),
+        ('[[rule]]\nsend = "block"\nclient = ["10.0.0.999"]', 'rule[0].client[0]: "10.0.0.999": Octet 999'),
+        ('[[rule]]\nsend = "block"\nlist = ["l"]', 'rule[0].list: "l" is no absolute path'),
+    ],
+)
+def test_what_is_wrong_between_the_settings_of_the_split(text: str, wanted: str) -> None:
+    with pytest.raises(Problems) as caught:
+        parse_config(text, "x.toml")
+    assert [str(p).startswith(f"x.toml: {wanted}") for p in caught.value.problems] == [True], caught.value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[proxy]\nengine = "tproxy"\nmode = "all"',
+        '[proxy]\nsubscription = "/s"\nmode = "all-but"',
+        '[proxy]\nmode = "all"\n[[upstream]]\nname = "a"\nlink = "socks5://192.0.2.1:1080"',
+        UPSTREAM + 'country = ["cn"]\n[lists]\ncountry_files = { CN = "/c" }',
+        '[[rule]]\nsend = "block"\nclient = ["TV"]\n[[client]]\nname = "tv"\nmac = "aa:bb:cc:00:00:01"',
+    ],
+)
+def test_what_is_right_between_the_settings_of_the_split(text: str) -> None:
+    assert parse_config(text, "x.toml").network == Config().network

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Collection, Iterator
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,11 @@ def networks_of(path: Path, countries: Collection[str]) -> dict[str, Gathered]:
 
 def _gather(tree: _Tree, country_at: _Country, found: dict[str, Gathered]) -> None:
     for address, length, record in tree.leaves4():
-        gathered = found.get(country_at(record, str(ip_address(address))))
+        gathered = found.get(country_at(record, IPv4Address, address))
         if gathered is not None:
             gathered.networks4.append((address, length))
     for address, length, record in tree.leaves6():
-        gathered = found.get(country_at(record, str(IPv6Address(address))))
+        gathered = found.get(country_at(record, IPv6Address, address))
         if gathered is not None:
             gathered.networks6.append((address, length))
 
@@ -57,10 +57,10 @@ class _Country:
         self._reader = reader
         self._known: dict[int, str] = {}
 
-    def __call__(self, record: int, address: str) -> str:
-        """record: its place in the file. address: one that has it."""
+    def __call__(self, record: int, kind: type[IPv4Address | IPv6Address], address: int) -> str:
+        """record: its place in the file. address: the number of one that has it."""
         if record not in self._known:
-            self._known[record] = country_of(self._reader.get(address))
+            self._known[record] = country_of(self._reader.get(kind(address)))
         return self._known[record]
 
 

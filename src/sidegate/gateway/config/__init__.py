@@ -70,7 +70,7 @@ class Dhcp(Struct, frozen=True, forbid_unknown_fields=True):
     mode: `off`: the router, or nobody; `server`: this box alone; `coexist`: this box beside a router whose DHCP cannot
       be turned off.
     range: default: a part of the LAN (see `gateway.dhcp.default_range`). lease_s: default: 12 hours, 5 minutes in
-      `coexist`. dns: default: the main router. domain: default: none.
+      `coexist`. dns: default: this box where it resolves, else the main router. domain: default: none.
     """
 
     mode: DhcpMode = "off"

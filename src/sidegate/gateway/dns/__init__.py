@@ -1,1 +1,5 @@
-"""The resolver: names of the LAN, names that go straight, names that are proxied; addresses learned from them."""
+"""Names for the LAN: what our resolver answers and whom it asks (`names`, `terms`, pure), and dnsmasq that does it.
+
+Nothing here speaks DNS to clients. By nftset dnsmasq tells the kernel which addresses a name has; `learned` sees to it
+that no such address is forgotten while a client may still use it.
+"""

@@ -1,0 +1,150 @@
+"""Pure: Resolver -> dnsmasq's configuration, and the file of servers that it reads again at SIGHUP.
+
+What SIGHUP does (src/dnsmasq.c, EVENT_RELOAD): the cache is emptied, hosts files and the servers file are read again;
+nftset lines and all else only when it starts. Servers that are named in the same order as before are found at once,
+others cost a search of them all each (add_update_server in src/domain-match.c). So whom proxied names are asked at
+changes in place, one server for one; and other names mean a start, since their nftset lines differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from sidegate.gateway.desired import TABLE
+from sidegate.gateway.dns.learned import names_set
+from sidegate.gateway.dns.places import ResolverPlaces
+from sidegate.gateway.dns.resolver import Answer, Resolver
+
+CACHE_SIZE = 10_000
+CLIENT_TTL_S = 60
+"""The longest that a client may keep an answer: so long what was learned in a fallback, or before a change, lives on.
+
+Asking again costs little: dnsmasq has it in its cache.
+"""
+CACHE_TTL_S = 3600
+"""The longest that dnsmasq keeps an answer; `learned` relies on it."""
+NEGATIVE_TTL_S = 60
+"""For a denial that does not say how long it holds."""
+CONCURRENT = 1000
+NOBODY = "127.0.0.1#0"
+"""A server that dnsmasq cannot send to (EINVAL, udp_sendmsg in net/ipv4/udp.c): it answers REFUSED at once."""
+LOCAL_SUFFIXES = ("home.arpa", "internal", "lan", "local", "localdomain", "fritz.box")
+"""Names that only a LAN knows, by RFC 8375 and 6762, ICANN's decision of 2024, and what routers call themselves."""
+NO_SUCH_NAMES = ("invalid", "onion", "use-application-dns.net")
+"""Nobody has these (RFC 6761, RFC 7686); the last one tells Firefox not to ask elsewhere."""
+REBINDING = ("plex.direct",)
+"""Public names that are meant to have private addresses."""
+_LONGEST_LINE = 1000
+"""dnsmasq reads a line into 1025 bytes (read_file in src/option.c, MAXDNAME)."""
+
+
+def dnsmasq_conf(it: Resolver, at: ResolverPlaces, user: str) -> str:
+    """The configuration file; nothing else is read but the servers and the names in its directory.
+
+    Records that hold addresses besides A and AAAA (RFC 9460), and the key that hides a name from the engine, are left
+    out; ANY is answered with little, for who forges its source (RFC 8482).
+    """
+    lines = [
+        "# Written by Sidegate whenever it starts this program; see [dns] in its configuration.",
+        "port=53",
+        f"interface={it.interface}",
+        "except-interface=lo",
+        "bind-dynamic",
+        f"user={user}",
+        *(["group="] if user == "root" else []),
+        "log-facility=-",
+        f"pid-file={at.pid}",
+        "no-resolv",
+        "no-poll",
+        "no-hosts",
+        f"hostsdir={at.hosts}",
+        f"servers-file={at.servers}",
+        f"cache-size={CACHE_SIZE}",
+        f"max-ttl={CLIENT_TTL_S}",
+        f"max-cache-ttl={CACHE_TTL_S}",
+        f"neg-ttl={NEGATIVE_TTL_S}",
+        f"dns-forward-max={CONCURRENT}",
+        "dns-loop-detect",
+        "bogus-priv",
+        "filter-rr=ANY,HTTPS,SVCB",
+        *(["filter-AAAA"] if has_no_ipv6(it) else []),
+        "stop-dns-rebind",
+        "rebind-localhost-ok",
+        *_lines("rebind-domain-ok=/", _may_be_private(it), ""),
+        *_learned(it),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _may_be_private(it: Resolver) -> Iterable[str]:
+    own = [it.domain] if it.domain else []
+    return dict.fromkeys((*LOCAL_SUFFIXES, *REBINDING, *own, *it.rebinding))
+
+
+def has_no_ipv6(it: Resolver) -> bool:
+    """Where the router has IPv6, proxied names get none from the engine; fallen back it is not asked."""
+    return it.ipv6 == "off" or (it.ipv6 == "router" and it.proxied == "direct")
+
+
+def servers_file(it: Resolver) -> str:
+    """Whom to ask for what. Names that no rule names and that only a LAN knows are the router's business."""
+    told: dict[str, tuple[str, ...]] = dict.fromkeys(LOCAL_SUFFIXES, (str(it.router),))
+    for group in it.names.asked:
+        told |= dict.fromkeys(group.names, _servers(it, group.answer))
+    told |= dict.fromkeys(NO_SUCH_NAMES, ("",))
+    lines = [
+        *_default(it),
+        f"server=//{it.router}",
+        *(f"rev-server={network},{it.router}" for network in it.lan),
+        *(
+            line
+            for servers, names in _grouped(told)
+            for server in servers
+            for line in _lines("server=/", names, server)
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _default(it: Resolver) -> list[str]:
+    """For every other name. Fallen back all servers for direct names serve; one, for one name, would do as well."""
+    answer: Answer = "direct" if (it.names.default, it.proxied) == ("proxied", "direct") else it.names.default
+    return ["server=/#/"] if answer == "blocked" else [f"server={server}" for server in _servers(it, answer)]
+
+
+def _servers(it: Resolver, answer: Answer) -> tuple[str, ...]:
+    return {"direct": tuple(map(str, it.direct)), "proxied": (_engine(it),), "blocked": ("",)}[answer]
+
+
+def _grouped(told: Mapping[str, tuple[str, ...]]) -> Iterable[tuple[tuple[str, ...], list[str]]]:
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, servers in told.items():
+        groups.setdefault(servers, []).append(name)
+    return groups.items()
+
+
+def _engine(it: Resolver) -> str:
+    """Who is asked for a proxied name: one server always, see above."""
+    by_state = {"asked": f"127.0.0.1#{it.engine_port}", "direct": str(it.direct[0]), "refused": NOBODY}
+    return by_state[it.proxied]
+
+
+def _learned(it: Resolver) -> Iterator[str]:
+    """Into the sets that there are: those for IPv6 only where this box routes it."""
+    versions = (4, 6) if it.ipv6 == "gateway" else (4,)
+    for group in it.names.learned:
+        sets = ",".join(f"{v}#inet#{TABLE}#{names_set(i, v)}" for i in group.rules for v in versions)
+        yield from _lines("nftset=/", group.names, sets)
+
+
+def _lines(start: str, names: Iterable[str], end: str) -> Iterator[str]:
+    """As few lines as may be."""
+    held: list[str] = []
+    room = _LONGEST_LINE - len(start) - len(end)
+    for name in names:
+        if held and sum(map(len, held)) + len(held) + len(name) + 1 > room:
+            yield f"{start}{'/'.join(held)}/{end}"
+            held = []
+        held.append(name)
+    if held:
+        yield f"{start}{'/'.join(held)}/{end}"

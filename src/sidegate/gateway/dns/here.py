@@ -1,0 +1,132 @@
+"""DNS on this box as it is now: whom it asks itself, and who else holds port 53. Looks, changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from pathlib import Path
+
+from msgspec import Struct
+
+from sidegate.problems import Exit, Problem
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+RESOLVED_CONF = Path("/run/systemd/resolve/resolv.conf")
+"""Whom systemd-resolved asks (systemd-resolved.service(8)): its stub would only add a second cache."""
+_RESOLVED_STUBS = frozenset(map(IPv4Address, ("127.0.0.53", "127.0.0.54")))
+_DNS_PORT = 53
+_LISTENS, _UNCONNECTED = "0A", "07"
+"""TCP_LISTEN and TCP_CLOSE, the state of a UDP socket that is not connected (include/net/tcp_states.h)."""
+_SOCKET = re.compile(r"^socket:\[(\d+)\]$")
+
+
+class Holder(Struct, frozen=True):
+    """A socket at port 53. program: None where it could not be found out."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address
+    inode: int
+    pid: int | None = None
+    program: str | None = None
+
+
+def own_servers(conf: Path = RESOLV_CONF, resolved: Path = RESOLVED_CONF) -> tuple[IPv4Address, ...]:
+    """The servers that this box asks, by IPv4; of systemd-resolved's stub, those behind it. Empty if it says none."""
+    servers = nameservers(_text(conf))
+    if not set(servers) & _RESOLVED_STUBS:
+        return servers
+    behind = nameservers(_text(resolved))
+    others = (server for server in servers if server not in _RESOLVED_STUBS)
+    return tuple(dict.fromkeys((*behind, *others)))
+
+
+def nameservers(text: str) -> tuple[IPv4Address, ...]:
+    """Those of a resolv.conf(5), by IPv4."""
+    words = (line.split() for line in text.splitlines())
+    found = (_ipv4(it[1]) for it in words if len(it) > 1 and it[0] == "nameserver")
+    return tuple(dict.fromkeys(address for address in found if address is not None))
+
+
+def port_problem(address: IPv4Address, ours: Collection[int] = (), proc: Path = Path("/proc")) -> Problem | None:
+    """Who keeps our resolver from port 53 of this address; None if nobody does. ours: process ids of our own."""
+    return refusal(address, [h for h in holders(proc) if h.pid not in ours])
+
+
+def refusal(address: IPv4Address, found: Iterable[Holder]) -> Problem | None:
+    """Only a socket at this address or at all of them is in the way; a stub at 127.0.0.53 is not."""
+    in_the_way = next((h for h in found if h.address == address or h.address.is_unspecified), None)
+    if in_the_way is None:
+        return None
+    who = f"{in_the_way.program} (process {in_the_way.pid})" if in_the_way.program else "another program"
+    what = f"{who} answers DNS at port 53 of {'every' if in_the_way.address.is_unspecified else 'this'} address already"
+    remedy = f'stop it, let it listen on 127.0.0.1 only, or set dns.mode = "off"; {_remedy(in_the_way)}'
+    return Problem("dns", what, remedy.removesuffix("; "), Exit.FAULT)
+
+
+def _remedy(holder: Holder) -> str:
+    if holder.program and holder.program.startswith("systemd-resolve"):
+        return "DNSStubListenerExtra in /etc/systemd/resolved.conf is what makes it do so"
+    return ""
+
+
+def holders(proc: Path = Path("/proc")) -> tuple[Holder, ...]:
+    """Every socket of this network namespace that waits at port 53; whose it is, only as root."""
+    found = [
+        holder
+        for protocol in ("udp", "tcp", "udp6", "tcp6")
+        for holder in parse_sockets(_text(proc / "net" / protocol), protocol)
+    ]
+    owners = _owners(proc, {h.inode for h in found}) if found else {}
+    return tuple(Holder(h.protocol, h.address, h.inode, *owners.get(h.inode, (None, None))) for h in found)
+
+
+def parse_sockets(text: str, protocol: str) -> Iterator[Holder]:
+    """From a table such as /proc/net/udp (proc_pid_net(5))."""
+    waiting = _UNCONNECTED if protocol.startswith("udp") else _LISTENS
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 10 or words[3] != waiting:
+            continue
+        address, _, port = words[1].partition(":")
+        if int(port, 16) == _DNS_PORT:
+            yield Holder(protocol.removesuffix("6"), _address(address), int(words[9]))
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Words of four bytes, each in this machine's order (tcp4_seq_show in net/ipv4/tcp_ipv4.c)."""
+    raw = b"".join(int(text[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(text), 8))
+    return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
+
+
+def _owners(proc: Path, inodes: Collection[int]) -> dict[int, tuple[int, str]]:
+    owners = {}
+    for process in proc.glob("[0-9]*"):
+        for inode in _sockets_of(process) & set(inodes):
+            owners[inode] = (int(process.name), _text(process / "comm").strip())
+    return owners
+
+
+def _sockets_of(process: Path) -> set[int]:
+    try:
+        targets = [os.readlink(it) for it in (process / "fd").iterdir()]
+    except OSError:
+        # It ended meanwhile, or is another user's.
+        return set()
+    return {int(match[1]) for target in targets if (match := _SOCKET.match(target))}
+
+
+def _ipv4(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text)
+    except AddressValueError:
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

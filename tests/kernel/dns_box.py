@@ -1,0 +1,124 @@
+"""A resolver of ours on a lab's gateway, by itself: without the daemon, and with a stand-in for the engine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import msgspec
+
+from sidegate.gateway.dns.names import name_table
+from sidegate.gateway.dns.resolver import Resolver
+from sidegate.gateway.split.policy import Destination, Policy, Rule
+from sidegate.lab.lab import Lab
+from sidegate.probe.dns import A, DnsAnswer, ask
+from sidegate.reading import encode_address
+
+ENGINE_PORT = 15499
+TRUTH, LIE = "5.1.2.3", "123.100.96.66"
+ISP = IPv4Address("123.100.96.53")
+WANT = """
+import sys, time, msgspec
+from pathlib import Path
+from sidegate.gateway.dns.child import Resolving
+from sidegate.gateway.dns.resolver import Resolver
+from sidegate.gateway.places import Places
+from sidegate.reading import decode_address
+it = msgspec.json.decode(sys.stdin.read(), type=Resolver | None, dec_hook=decode_address)
+resolving = Resolving(Places(Path("/run/state"), Path("/run/own")), print)
+for change in resolving.want(it, sys.argv[1]):
+    print(change.what)
+resolving.settle()
+print(resolving.pid())
+"""
+TABLE = """
+table inet sidegate {
+    set names0_4 { type ipv4_addr; flags timeout; timeout 2h; }
+    set kept0_4 { type ipv4_addr; flags timeout; timeout 2h; }
+}
+"""
+
+
+def proxied(*suffixes: str, send: str = "proxy", default: str = "direct") -> Policy:
+    return Policy((Rule("rule[0]", send, Destination(suffixes=suffixes)),), default)
+
+
+def resolver(policy: Policy, **settings: Any) -> Resolver:
+    return msgspec.structs.replace(
+        Resolver(
+            interface="eth0",
+            lan=(IPv4Network("192.168.1.0/24"),),
+            router=IPv4Address("192.168.1.1"),
+            direct=(ISP,),
+            engine_port=ENGINE_PORT,
+            names=name_table(policy),
+        ),
+        **settings,
+    )
+
+
+class DnsBox:
+    """The gateway of a lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        lab.run("gateway", "nft", "-f", "-", text=TABLE)
+
+    def want(self, it: Resolver | None, names: str = "") -> list[str]:
+        """What it says it does, and last the resolver's process id."""
+        text = msgspec.json.encode(it, enc_hook=encode_address).decode()
+        return self.lab.run("gateway", sys.executable, "-c", WANT, names, text=text).stdout.splitlines()
+
+    def start_engine(self, *options: str) -> None:
+        """Something that answers the truth where the engine would."""
+        self.lab.run(
+            "gateway",
+            "dnsmasq",
+            f"--port={ENGINE_PORT}",
+            "--conf-file=/dev/null",
+            "--listen-address=127.0.0.1",
+            "--bind-interfaces",
+            "--no-resolv",
+            "--no-hosts",
+            "--user=root",
+            "--group=",
+            "--pid-file=/run/engine.pid",
+            f"--address=/foreign.example/{TRUTH}",
+            "--local-ttl=600",
+            *options,
+        )
+
+    def stop_engine(self) -> None:
+        self.lab.run("gateway", "sh", "-c", "kill $(cat /run/engine.pid)")
+
+    def ask(self, name: str, kind: int = A, client: str = "phone", tcp: bool = False) -> DnsAnswer:
+        answer = self.lab.call(client, _ask, name, kind, "192.168.1.2", tcp)
+        assert answer is not None, f"no answer for {name}"
+        return answer
+
+    def addresses(self, name: str, kind: int = A, client: str = "phone") -> list[str]:
+        return list(self.ask(name, kind, client).addresses)
+
+    def learned(self, name: str = "names0_4") -> dict[str, int]:
+        """The addresses in a set, and the seconds that each has left."""
+        text = self.lab.run("gateway", "nft", "-j", "list", "set", "inet", "sidegate", name).stdout
+        found = next(o["set"] for o in msgspec.json.decode(text)["nftables"] if "set" in o)
+        return {e["elem"]["val"]: e["elem"]["expires"] for e in found.get("elem", ())}
+
+    def nft(self, text: str) -> None:
+        self.lab.run("gateway", "nft", "-f", "-", text=text)
+
+
+def _ask(name: str, kind: int, server: str, tcp: bool) -> DnsAnswer | None:
+    return ask(server, name, kind, tcp=tcp, timeout_s=3.0)
+
+
+def within(look: Any, within_s: float = 10.0) -> Any:
+    """What `look` returns once it is true."""
+    deadline = time.monotonic() + within_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+    return found

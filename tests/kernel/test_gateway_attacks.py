@@ -14,7 +14,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from sidegate.home import load_home
-from sidegate.lab.asking import http_get, look_up
+from sidegate.lab.asking import http_get
+from sidegate.lab.resolving import resolve
 from sidegate.packet import UDP, Ipv4, Udp, build, frame_of
 from tests.kernel.gateway_lab import SERVER, Box, gateway_in, wait_for
 
@@ -73,7 +74,7 @@ def test_call_goes_on_when_the_daemon_is_dead_and_the_proof_lapses(box: Box) -> 
 
 def test_roamed_client_finds_names_at_once_and_loses_its_proof_with_its_second_connection(box: Box) -> None:
     box.lab.move("nas", "router", "wifi")
-    assert box.lab.call("nas", look_up, "server.example", RESOLVER).ok
+    assert box.lab.call("nas", resolve, "server.example", RESOLVER).ok
     for _ in range(2):
         answer = box.lab.call("nas", http_get, SERVER, 80, "/", 5.0)
         assert (answer.ok, answer.ms > 900) == (True, True)

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from sidegate.home import Client, Home
-from sidegate.lab.asking import look_up
+from sidegate.lab.resolving import resolve
 from tests.kernel.gateway_lab import EVERYBODY, WIRED, all_of, gateway_in, mesh_home, reached
 
 pytestmark = pytest.mark.kernel
@@ -74,7 +74,7 @@ def test_everybody_is_online_masqueraded_only_where_needed(name: str) -> None:
         found = reached(box.lab)
         assert found == all_of(direct, {c.name for c in home.client})
         assert box.paths() == {who: r.path for who, r in found.items()}
-        names = [box.lab.begin(c.name, look_up, "server.example", "1.1.1.1") for c in home.client]
+        names = [box.lab.begin(c.name, resolve, "server.example", "1.1.1.1") for c in home.client]
         assert [n.result().detail for n in names] == ["1.2.3.4"] * len(names)
         box.sidegate("down")
         assert box.state() == before

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from sidegate.home import Assumed, Expectation, Firewall, Home, Nat, load_home, shipped_homes
-from sidegate.lab.asking import look_up, ping, udp_echo
+from sidegate.lab.asking import ping, udp_echo
 from sidegate.lab.check import Checked, check
 from sidegate.lab.lab import Lab
+from sidegate.lab.resolving import resolve
 
 pytestmark = pytest.mark.kernel
 
@@ -81,8 +82,8 @@ def test_the_servers_of_a_lab_answer() -> None:
     with Lab.up(load_home("simple")) as lab:
         assert lab.call("computer", udp_echo, "1.1.1.1").ok
         assert lab.call("phone", ping, "192.168.1.1").ok
-        by_router = lab.call("computer", look_up, "server.example", "192.168.1.1")
+        by_router = lab.call("computer", resolve, "server.example", "192.168.1.1")
         assert (by_router.ok, by_router.detail) == (True, "1.2.3.4")
-        assert lab.call("computer", look_up, "no.example", "1.1.1.1").detail == "no such name"
+        assert lab.call("computer", resolve, "no.example", "1.1.1.1").detail == "no such name"
         assert lab.run("computer", "getent", "ahostsv4", "server.example").stdout.split()[0] == "1.2.3.4"
         assert lab.run("computer", "hostname").stdout == "computer\n"

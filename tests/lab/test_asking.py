@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from sidegate.lab.asking import _why, http_get, look_up, udp_echo
+from sidegate.lab.asking import http_get, udp_echo, why
+from sidegate.lab.resolving import resolve
 
 NO_ROUTE = "No route to host"
 
@@ -27,8 +28,8 @@ NO_ROUTE = "No route to host"
         (OSError(), "OSError"),
     ],
 )
-def test_why(error: Exception, words: str) -> None:
-    assert _why(error) == words
+def testwhy(error: Exception, words: str) -> None:
+    assert why(error) == words
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def test_udp_echo_is_right_only_if_the_same_comes_back(back: bytes, ok: bool) ->
     assert (answered.ok, answered.detail, answered.address) == (ok, back.decode(), "127.0.0.1")
 
 
-def test_look_up_without_a_resolver() -> None:
-    answer = look_up("server.example", "127.0.0.53", 0.05)
+def test_resolve_without_a_resolver() -> None:
+    answer = resolve("server.example", "127.0.0.53", timeout_s=0.05)
     assert not answer.ok
     assert answer.detail in ("Connection refused", "no answer")

@@ -140,7 +140,10 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Lie(Struct, frozen=True, forbid_unknown_fields=True):
-    """A false answer: the addresses that a name, and every name below it, has for whoever is lied to."""
+    """A false answer: the addresses that a name, and every name below it, has for whoever is lied to.
+
+    v6: None: whoever asks for an IPv6 address is told that there is no such name.
+    """
 
     domain: DomainName
     v4: IPv4Address

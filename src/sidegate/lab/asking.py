@@ -10,6 +10,8 @@ import time
 
 from msgspec import Struct
 
+from sidegate.lab.stun import mapped, question
+
 
 class Answer(Struct, frozen=True):
     """What came of asking once.
@@ -24,22 +26,33 @@ class Answer(Struct, frozen=True):
     port: int = 0
 
 
-def http_get(address: str, port: int = 80, path: str = "/", timeout_s: float = 1.5, source: str = "") -> Answer:
-    """One HTTP request over a new connection. source: the address to ask from, where a machine has several."""
+def http_get(
+    address: str, port: int = 80, path: str = "/", timeout_s: float = 1.5, source: str = "", host: str = ""
+) -> Answer:
+    """One HTTP request over a new connection. source: the address to ask from, where a machine has several.
+
+    host: the server's name as the request says it, where it is not the address.
+    """
     start = time.monotonic()
-    asker: tuple[str, int] = "", 0
     try:
         sender = (source, 0) if source else None
-        connection = http.client.HTTPConnection(address, port, timeout=timeout_s, source_address=sender)
-        connection.connect()
-        asker = connection.sock.getsockname()[:2]
-        connection.request("GET", path)
-        reply = connection.getresponse()
-        body = reply.read().decode(errors="replace")
-        connection.close()
-        return Answer(reply.status == 200, body.strip() or f"status {reply.status}", _since(start), *asker)
+        with socket.create_connection((address, port), timeout_s, sender) as connection:
+            return fetch(connection, host or address, path, start)
     except (OSError, http.client.HTTPException) as error:
-        return Answer(False, _why(error), _since(start), *asker)
+        return Answer(False, why(error), answered_since(start))
+
+
+def fetch(connection: socket.socket, host: str, path: str, start_s: float) -> Answer:
+    """One HTTP request over a connection that is there already; it stays open. start_s: when all this began."""
+    asker: tuple[str, int] = connection.getsockname()[:2]
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    try:
+        with http.client.HTTPResponse(connection, method="GET") as reply:
+            reply.begin()
+            body = reply.read().decode(errors="replace").strip()
+            return Answer(reply.status == 200, body or f"status {reply.status}", answered_since(start_s), *asker)
+    except (OSError, http.client.HTTPException) as error:
+        return Answer(False, why(error), answered_since(start_s), *asker)
 
 
 def udp_echo(address: str, port: int = 7, timeout_s: float = 1.5, text: str = "hello") -> Answer:
@@ -51,9 +64,9 @@ def udp_echo(address: str, port: int = 7, timeout_s: float = 1.5, text: str = "h
             asker.connect((address, port))
             asker.send(text.encode())
             back = asker.recv(2048).decode()
-            return Answer(back == text, back, _since(start), *asker.getsockname()[:2])
+            return Answer(back == text, back, answered_since(start), *asker.getsockname()[:2])
         except OSError as error:
-            return Answer(False, _why(error), _since(start), *asker.getsockname()[:2])
+            return Answer(False, why(error), answered_since(start), *asker.getsockname()[:2])
 
 
 def ping(address: str, timeout_s: float = 1.5) -> Answer:
@@ -67,28 +80,24 @@ def ping(address: str, timeout_s: float = 1.5) -> Answer:
             asker.connect((address, 0))
             asker.send(struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, 0, 1) + os.urandom(16))
             asker.recv(2048)
-            return Answer(True, "echo reply", _since(start))
+            return Answer(True, "echo reply", answered_since(start))
         except OSError as error:
-            return Answer(False, _why(error), _since(start))
+            return Answer(False, why(error), answered_since(start))
 
 
-def look_up(name: str, server: str, timeout_s: float = 1.5) -> Answer:
-    """The first IPv4 address of a name, asked of one DNS server over UDP (RFC 1035, section 4)."""
+def stun(address: str, port: int = 3478, timeout_s: float = 1.5) -> Answer:
+    """From which address and port what we send arrives, as "address port"."""
     start = time.monotonic()
-    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    query = os.urandom(2) + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as asker:
         asker.settimeout(timeout_s)
         try:
-            asker.connect((server, 53))
-            asker.send(query)
-            reply = asker.recv(4096)
+            asker.connect((address, port))
+            asker.send(question())
+            found = mapped(asker.recv(2048))
         except OSError as error:
-            return Answer(False, _why(error), _since(start))
-    answers = struct.unpack("!H", reply[6:8])[0]
-    if answers == 0:
-        return Answer(False, "no such name", _since(start))
-    return Answer(True, socket.inet_ntoa(reply[-4:]), _since(start))
+            return Answer(False, why(error), answered_since(start), *asker.getsockname()[:2])
+        said = f"{found[0]} {found[1]}" if found else "malformed"
+        return Answer(found is not None, said, answered_since(start), *asker.getsockname()[:2])
 
 
 def download_mbit(address: str, seconds: float) -> float:
@@ -109,11 +118,13 @@ def _receive_for(asker: socket.socket, buffer: bytearray, seconds: float) -> int
     return total
 
 
-def _since(start: float) -> float:
+def answered_since(start: float) -> float:
+    """Milliseconds since a moment of `time.monotonic`."""
     return round((time.monotonic() - start) * 1000, 2)
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """What a person is told of it."""
     if isinstance(error, TimeoutError):
         return "no answer"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

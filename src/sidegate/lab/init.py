@@ -40,7 +40,7 @@ _LOAD_REMEDY = (
     "net.bridge.bridge-nf-call-iptables and -ip6tables to 0)"
 )
 
-_TRUSTED = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+TRUSTED = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 """Where programs look for the authorities they trust (Go, src/crypto/x509/root_linux.go, certFiles)."""
 
 
@@ -285,7 +285,7 @@ def _furnish(machine: Machine, papers: Papers | None) -> None:
         _put_over("/run/lab/resolv.conf", "/etc/resolv.conf")
     if papers is not None:
         Path("/run/lab/ca.pem").write_text(papers.ca, "ascii")
-        for bundle in _TRUSTED:
+        for bundle in TRUSTED:
             if os.path.exists(bundle):
                 _put_over("/run/lab/ca.pem", bundle)
 

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from sidegate.home import CERTIFIED_SERVICES, PROXY_SERVICES, SERVICE_PORTS, Home, Isp, Lie, Server
 from sidegate.lab.parts import INTERNET, Machine, Proxy, Rules, dnsmasq, other_end, settings
 
+_NOTHING_ELSE = "--local=/#/"
+"""dnsmasq is to say that no other name exists; without it, it would say that it cannot tell (REFUSED)."""
+
 
 def internet(home: Home) -> Machine:
     """Everything outside of the home."""
@@ -76,11 +79,12 @@ def _resolvers(home: Home) -> Iterator[tuple[str, ...]]:
     records = [f"--host-record={domain},{','.join(addresses)}" for domain, addresses in named]
     honest = [a for server in home.internet.server if "dns" in server.serves for a in _addresses(server)]
     if honest:
-        yield dnsmasq("internet", *(f"--listen-address={a}" for a in honest), *records)
+        yield dnsmasq("internet", *(f"--listen-address={a}" for a in honest), *records, _NOTHING_ELSE)
     if isp := home.internet.isp:
         lies = [option for lie in isp.lie for option in _lie_options(lie)]
         truths = [r for r, (domain, _) in zip(records, named, strict=True) if not _is_lied_about(domain, isp)]
-        yield dnsmasq("isp", *(f"--listen-address={a}" for a in _isp_resolvers(home, isp)), *truths, *lies)
+        at = (f"--listen-address={a}" for a in _isp_resolvers(home, isp))
+        yield dnsmasq("isp", *at, *truths, *lies, _NOTHING_ELSE)
 
 
 def _isp_resolvers(home: Home, isp: Isp) -> tuple[str, ...]:
@@ -94,7 +98,7 @@ def _is_lied_about(domain: str, isp: Isp) -> bool:
 
 
 def _lie_options(lie: Lie) -> Iterator[str]:
-    """dnsmasq's `--address` answers the name and all below it; no address of a family means no such record."""
+    """dnsmasq's `--address` answers the name and all below it."""
     for address in (lie.v4, lie.v6):
         if address is not None:
             yield f"--address=/{lie.domain}/{address}"

@@ -40,6 +40,8 @@ def mapped(said: bytes) -> tuple[str, int] | None:
     attribute, length = struct.unpack_from("!HH", said, _HEADER.size)
     if (kind, cookie, attribute) != (_SUCCESS, _COOKIE, _XOR_MAPPED_ADDRESS) or length not in (8, 20):
         return None
+    if len(said) < _HEADER.size + 4 + length:
+        return None
     port = struct.unpack_from("!H", said, _HEADER.size + 6)[0] ^ (_COOKIE >> 16)
     pad = struct.pack("!I", _COOKIE) + transaction
     packed = said[_HEADER.size + 8 : _HEADER.size + 4 + length]

@@ -1,0 +1,124 @@
+"""One question to one DNS server, of any type, over UDP or TCP (RFC 1035, section 4)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from sidegate.lab.asking import Answer, answered_since, why
+
+TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SVCB": 64, "HTTPS": 65}
+_CODES = {1: "format error", 2: "server failure", 3: "no such name", 4: "not implemented", 5: "refused"}
+_HEADER = struct.Struct("!HHHHHH")
+
+
+class Record(Struct, frozen=True):
+    """kind: the type's number. value: an address, a name, a text, or the data in hexadecimal."""
+
+    name: str
+    kind: int
+    ttl_s: int
+    value: str
+
+
+def resolve(
+    name: str,
+    server: str,
+    kind: str = "A",
+    over: Literal["udp", "tcp"] = "udp",
+    timeout_s: float = 1.5,
+    port: int = 53,
+) -> Answer:
+    """What the server says: the values of that type, in order, apart by a space, or why there are none.
+
+    Not ok: no answer, an error that the server names, or no such record ("nothing").
+    """
+    start = time.monotonic()
+    try:
+        reply, asker = _exchange(_question(name, TYPES[kind]), server, over, timeout_s, port)
+    except OSError as error:
+        return Answer(False, why(error), answered_since(start))
+    try:
+        code, records = read_reply(reply)
+    except (IndexError, struct.error, UnicodeDecodeError):
+        return Answer(False, "malformed", answered_since(start), *asker)
+    values = " ".join(r.value for r in records if r.kind == TYPES[kind])
+    return Answer(bool(values), values or _CODES.get(code, "nothing"), answered_since(start), *asker)
+
+
+def _question(name: str, kind: int) -> bytes:
+    """Recursion desired."""
+    return _HEADER.pack(int.from_bytes(os.urandom(2)), 0x0100, 1, 0, 0, 0) + labels(name) + struct.pack("!HH", kind, 1)
+
+
+def labels(name: str) -> bytes:
+    """A name as it stands in a message, uncompressed."""
+    return b"".join(bytes([len(part)]) + part.encode() for part in name.rstrip(".").split(".") if part) + b"\0"
+
+
+def _exchange(question: bytes, server: str, over: str, timeout_s: float, port: int) -> tuple[bytes, tuple[str, int]]:
+    kind = socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, kind) as asker:
+        asker.settimeout(timeout_s)
+        asker.connect((server, port))
+        if over == "udp":
+            asker.send(question)
+            return asker.recv(65535), asker.getsockname()[:2]
+        asker.sendall(struct.pack("!H", len(question)) + question)
+        with asker.makefile("rb") as stream:
+            length = stream.read(2)
+            return stream.read(int.from_bytes(length)), asker.getsockname()[:2]
+
+
+def read_reply(reply: bytes) -> tuple[int, list[Record]]:
+    """The code of an answer, and its answer section. Raises IndexError, struct.error or UnicodeDecodeError."""
+    _, flags, questions, answers, _, _ = _HEADER.unpack_from(reply)
+    at = _HEADER.size
+    for _ in range(questions):
+        at = _name(reply, at)[1] + 4
+    return flags & 15, list(_records(reply, at, answers))
+
+
+def _records(reply: bytes, at: int, count: int) -> Iterator[Record]:
+    for _ in range(count):
+        name, at = _name(reply, at)
+        kind, _, ttl_s, length = struct.unpack_from("!HHIH", reply, at)
+        at += 10
+        yield Record(name, kind, ttl_s, _value(reply, at, length, kind))
+        at += length
+
+
+def _value(reply: bytes, at: int, length: int, kind: int) -> str:
+    data = reply[at : at + length]
+    if kind == TYPES["A"] and length == 4:
+        return socket.inet_ntop(socket.AF_INET, data)
+    if kind == TYPES["AAAA"] and length == 16:
+        return socket.inet_ntop(socket.AF_INET6, data)
+    if kind in (TYPES["CNAME"], TYPES["NS"], TYPES["PTR"]):
+        return _name(reply, at)[0]
+    if kind == TYPES["TXT"]:
+        return data[1 : 1 + data[0]].decode()
+    return data.hex()
+
+
+def _name(reply: bytes, at: int) -> tuple[str, int]:
+    """The name at a place of a message, and the place behind it. A pointer may only lead back, so that it ends."""
+    parts: list[str] = []
+    behind, limit = 0, len(reply)
+    while reply[at]:
+        if reply[at] >= 0xC0:
+            target = struct.unpack_from("!H", reply, at)[0] & 0x3FFF
+            behind = behind or at + 2
+            if target >= min(at, limit):
+                raise IndexError("a pointer that does not lead back")
+            at = limit = target
+            continue
+        parts.append(reply[at + 1 : at + 1 + reply[at]].decode("ascii"))
+        at += 1 + reply[at]
+    return ".".join(parts), behind or at + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Box, Changes, Report, apply, undo
-from sidegate.gateway.desired import Accept, Desired, Sysctl
+from sidegate.gateway.desired import Accept, Desired, PolicyRoute, Sysctl
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.journal import ChildStep
 from sidegate.problems import Problem, Problems
@@ -31,11 +31,12 @@ class PaperBox:
         self.sysctls = dict(sysctls)
         self.table: str | None = None
         self.accepts: list[str] = []
+        self.routes: dict[str, tuple[bool, bool]] = {}
         self.told: list[str] = []
         self.fails_at = fails_at
 
     def state(self) -> Any:
-        return copy.deepcopy((self.sysctls, self.table, self.accepts))
+        return copy.deepcopy((self.sysctls, self.table, self.accepts, self.routes))
 
     def _tell(self, line: str) -> None:
         if len(self.told) + 1 == self.fails_at:
@@ -68,6 +69,20 @@ class PaperBox:
         self._tell(f"insert {accept.place}")
         self.accepts.append(accept.place)
 
+    def has_parts(self, route: PolicyRoute) -> tuple[bool, bool]:
+        return self.routes.get(route.place, (False, False))
+
+    def add_route(self, route: PolicyRoute) -> None:
+        """Killed in the midst of it, the rule is missing."""
+        self._tell(f"route {route.family}")
+        self.routes[route.place] = (False, True)
+        self._tell(f"rule {route.family}")
+        self.routes[route.place] = (True, True)
+
+    def delete_route(self, route: PolicyRoute) -> None:
+        self._tell(f"delete route {route.family}")
+        del self.routes[route.place]
+
     def end_child(self, child: ChildStep) -> bool:
         self._tell(f"end {child.name}")
         return True
@@ -85,10 +100,16 @@ def accept(chain: str) -> Accept:
     return Accept("nft", "ip", "filter", chain, "eth0", "its policy is drop")
 
 
-def desired(ruleset: str = "table", chains: tuple[str, ...] = (), **values: str) -> Desired:
+def route(family: Literal[4, 6]) -> PolicyRoute:
+    return PolicyRoute(family, 0x5D000000, 0xFF000000, 5093, "why")
+
+
+def desired(
+    ruleset: str = "table", chains: tuple[str, ...] = (), families: tuple[Literal[4, 6], ...] = (), **values: str
+) -> Desired:
     wanted = {p: values.get(p, "0" if "redirects" in p else "1") for p in ("all/send_redirects", "eth0/forwarding")}
     items = tuple(Sysctl(p, v, "why") for p, v in wanted.items())
-    return Desired(items, tuple(map(accept, chains)), ruleset, "why")
+    return Desired(items, tuple(map(accept, chains)), ruleset, "why", routes=tuple(map(route, families)))
 
 
 def seen(box: PaperBox) -> Facts:
@@ -106,14 +127,22 @@ def test_paper_box_is_a_box() -> None:
 
 def test_order_of_the_steps(tmp_path: Path) -> None:
     box = PaperBox(FRESH)
-    changes = up(box, desired(chains=("FORWARD",)), tmp_path)
-    assert box.told == ["all/send_redirects=0", "insert nft ip filter FORWARD", "nft table", "eth0/forwarding=1"]
-    assert [c.why for c in changes.changes] == ["why", "its policy is drop", "why", "why"]
+    changes = up(box, desired(chains=("FORWARD",), families=(4,)), tmp_path)
+    assert box.told == [
+        "all/send_redirects=0",
+        "insert nft ip filter FORWARD",
+        "route 4",
+        "rule 4",
+        "nft table",
+        "eth0/forwarding=1",
+    ]
+    assert [c.why for c in changes.changes] == ["why", "its policy is drop", "why", "why", "why"]
     box.told.clear()
     assert undo(box, tmp_path) == Report(
         restored=(
             "sysctl eth0/forwarding=0",
             "nft table inet sidegate removed",
+            "ipv4 rule 5093: fwmark 0x5d000000/0xff000000 lookup 5093 removed",
             "accept in nft ip filter FORWARD removed",
             "sysctl all/send_redirects=1",
         )
@@ -121,6 +150,7 @@ def test_order_of_the_steps(tmp_path: Path) -> None:
     assert box.told == [
         "eth0/forwarding=0",
         "nft delete table inet sidegate",
+        "delete route 4",
         "delete nft ip filter FORWARD",
         "all/send_redirects=1",
     ]
@@ -161,6 +191,7 @@ DESIRED = st.builds(
     desired,
     st.sampled_from(["table", "other table"]),
     st.lists(st.sampled_from(["FORWARD", "f", "g"]), unique=True).map(tuple),
+    st.sampled_from([(), (4,), (4, 6)]),
 )
 
 
@@ -170,7 +201,7 @@ def box_as(wanted: Desired, state_dir: Path) -> Any:
     return box.state()
 
 
-@given(st.lists(DESIRED, min_size=1, max_size=4), st.integers(0, 12))
+@given(st.lists(DESIRED, min_size=1, max_size=4), st.integers(0, 16))
 @settings(max_examples=150, deadline=None)
 def test_every_state_from_every_other_with_a_failure_anywhere(states: list[Desired], fails_at: int) -> None:
     with TemporaryDirectory() as one, TemporaryDirectory() as two:
@@ -183,7 +214,7 @@ def test_every_state_from_every_other_with_a_failure_anywhere(states: list[Desir
                 assert journals.load(state_dir) is not None or box.state() == before
                 up(box, wanted, state_dir)
             now, alone = box.state(), box_as(wanted, Path(two))
-            assert (now[:2], sorted(now[2])) == (alone[:2], sorted(alone[2]))
+            assert (now[:2], sorted(now[2]), now[3]) == (alone[:2], sorted(alone[2]), alone[3])
             told = len(box.told)
             assert (up(box, wanted, state_dir), len(box.told)) == (Changes(), told)
             undo(PaperBox(FRESH), Path(two))

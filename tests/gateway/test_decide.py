@@ -12,7 +12,7 @@ from msgspec import structs
 from sidegate.gateway.config import ClientConfig, Config, Masquerade, Nat
 from sidegate.gateway.decide import decide
 from sidegate.gateway.desired import Desired
-from sidegate.gateway.facts import Facts, ForwardDrop, Interface, Router
+from sidegate.gateway.facts import Facts, ForeignDrop, Interface, Router
 from tests.conftest import Golden
 
 CONF = "net/ipv4/conf"
@@ -57,8 +57,8 @@ CASES: dict[str, tuple[Config, Facts]] = {
         structs.replace(
             facts("eth0.10", all_rp_filter="1"),
             forward_drops=(
-                ForwardDrop("iptables-nft", "ip", "filter", "FORWARD", "its policy is drop"),
-                ForwardDrop("nft", "inet", "firewalld", "filter_FORWARD", "its last rule drops everything"),
+                ForeignDrop("iptables-nft", "ip", "filter", "FORWARD", "its policy is drop"),
+                ForeignDrop("nft", "inet", "firewalld", "filter_FORWARD", "its last rule drops everything"),
             ),
             lan=(IPv4Network("10.0.0.0/16"), IPv4Network("192.168.1.0/24")),
         ),

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidegate.gateway.desired import Hook
 from sidegate.gateway.facts import (
-    ForwardDrop,
     Neighbour,
     Route,
     missing_capabilities,
-    parse_forward_drops,
+    parse_drops,
     parse_links,
     parse_neighbours,
     parse_routes,
@@ -100,7 +100,12 @@ def chain(family: str, table: str, name: str, hook: str, policy: str) -> dict[st
     return {"chain": {"family": family, "table": table, "name": name, "hook": hook, "policy": policy, "handle": 1}}
 
 
-def test_only_foreign_chains_of_the_ipv4_forward_hook_count() -> None:
+def drops(listing: list[dict[str, Any]], hook: Hook) -> set[tuple[str, str, str, str]]:
+    found = parse_drops(json.dumps({"nftables": listing}), hook)
+    return {(d.family, d.table, d.chain, d.why) for d in found}
+
+
+def test_only_foreign_chains_of_the_hook_count() -> None:
     listing = [
         {"metainfo": {"version": "1.0.6"}},
         chain("ip", "filter", "FORWARD", "forward", "drop"),
@@ -111,5 +116,13 @@ def test_only_foreign_chains_of_the_ipv4_forward_hook_count() -> None:
         chain("inet", "fw", "open", "forward", "accept"),
         {"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER", "handle": 7}},
     ]
-    drops = parse_forward_drops(json.dumps({"nftables": listing}))
-    assert drops == (ForwardDrop("nft", "ip", "filter", "FORWARD", "its policy is drop"),)
+    why = "its policy is drop"
+    assert drops(listing, "forward") == {("ip", "filter", "FORWARD", why), ("ip6", "filter", "FORWARD", why)}
+    assert drops(listing, "input") == {("ip", "filter", "INPUT", why)}
+
+
+def test_invalid_is_dropped_by_every_firewall_at_the_input_and_nothing_of_ours_is() -> None:
+    invalid = {"match": {"op": "==", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
+    rule = {"rule": {"family": "ip", "table": "fw", "chain": "c", "expr": [invalid, {"drop": None}]}}
+    assert len(drops([chain("ip", "fw", "c", "forward", "accept"), rule], "forward")) == 1
+    assert len(drops([chain("ip", "fw", "c", "input", "accept"), rule], "input")) == 0

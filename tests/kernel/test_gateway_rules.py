@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 import msgspec
 import pytest
 
+from sidegate.gateway.config import Masquerade
 from sidegate.gateway.nft import Client, Shape, parse_elements, prove, withdraw
 from sidegate.packet import ICMP, UDP, Echo, Ipv4, Tcp, Udp
 from tests.kernel.gateway_rig import (
@@ -382,11 +383,11 @@ KEY = "ip saddr . tcp sport . ip daddr . tcp dport"
     ],
 )
 @in_namespaces
-def test_settings(common: str, own: str | None, unproved: object, proved: object) -> None:
+def test_settings(common: Masquerade, own: Masquerade | None, unproved: object, proved: object) -> None:
     """proved None: in such a table nobody can be."""
     settings = ((CLIENT_MAC, own),) if own else ()
-    shape = msgspec.convert(msgspec.structs.asdict(SHAPE) | {"masquerade": common, "own": settings, "lan": ()}, Shape)
-    rig = loaded(msgspec.structs.replace(shape, lan=LAN))
+    shape = msgspec.structs.replace(SHAPE, masquerade=common, own=settings)
+    rig = loaded(shape)
     assert [rig.source(tcp(SYN)), rig.source(udp()), rig.source(ping(1))] == [unproved] * 3
     assert shape.has_auto == (proved is not None)
     if proved is not None:

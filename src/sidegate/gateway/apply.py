@@ -1,9 +1,9 @@
 """Desired -> the box, as one journalled, reversible transaction; and back.
 
 The journal is written once before the first change, with all that is about to be done and what was there before, so
-`undo` restores the box from wherever the power went. Order: redirects, accepts, our table, then reverse path and
-forwarding, so that nothing is forwarded before it is masqueraded. `undo` goes the other way, after it has ended the
-children: nobody shall be sent to a gateway that forwards no more.
+`undo` restores the box from wherever the power went. Order: redirects, accepts, routes by mark, our table, then reverse
+path and forwarding, so that nothing is steered before it can arrive, nor forwarded before it is masqueraded. `undo`
+goes the other way, after it has ended the children: nobody shall be sent to a gateway that forwards no more.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from msgspec import Struct
 
 from sidegate.gateway import facts as observed
 from sidegate.gateway import journal as journals
-from sidegate.gateway import programs
+from sidegate.gateway import policyroutes, programs
 from sidegate.gateway.children import end_child
-from sidegate.gateway.desired import COMMENT, TABLE, Accept, Desired, Sysctl
+from sidegate.gateway.desired import COMMENT, TABLE, Accept, Desired, PolicyRoute, Sysctl
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.journal import STATE_DIR, ChildStep, Journal, SysctlStep, TableStep
 from sidegate.gateway.nftchange import differences, transaction
+from sidegate.gateway.nfttext import STEERED
+from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK
 from sidegate.problems import Exit, Problem, Problems
 
 _MAX_COPIES = 8
@@ -54,6 +56,15 @@ class Box(Protocol):
 
     def delete_accept(self, accept: Accept) -> None:
         """Deletes one of them; there must be one."""
+
+    def has_parts(self, route: PolicyRoute) -> tuple[bool, bool]:
+        """Whether its rule is there, and whether the route in its table is."""
+
+    def add_route(self, route: PolicyRoute) -> None:
+        """Adds what of it is not there."""
+
+    def delete_route(self, route: PolicyRoute) -> None:
+        """Deletes what of it is there."""
 
     def end_child(self, child: ChildStep) -> bool:
         """Ends it if it runs, and removes its files; whether it ran."""
@@ -115,12 +126,14 @@ def rehearse(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_D
     wrong = [(i, _read(box, i)) for i in desired.sysctls]
     changes = [Change(f"sysctl {i.path}={i.value}", f"{i.reason} (now {v})") for i, v in wrong if v != i.value]
     changes += [Change(f"accept in {a.place}", a.reason) for a in desired.accepts if not box.has_accept(a)]
+    changes += [Change(r.place, r.reason) for r in desired.routes if not all(box.has_parts(r))]
     if table:
         box.check(table)
         changes.append(Change(_table_change(desired, old), desired.ruleset_reason))
-    sysctls, accepts = _obsolete(desired, old) if old else ([], [])
-    changes += [Change(f"sysctl {s.path}={s.before}", "no longer needed") for s in sysctls]
-    return Changes((*changes, *(Change(f"accept in {a.place} removed", "no longer needed") for a in accepts)))
+    gone = _obsolete(desired, old) if old else _Obsolete()
+    what = [f"sysctl {s.path}={s.before}" for s in gone.sysctls]
+    what += [f"accept in {a.place} removed" for a in gone.accepts] + [f"{r.place} removed" for r in gone.routes]
+    return Changes((*changes, *(Change(w, "no longer needed") for w in what)))
 
 
 def _table_change(desired: Desired, old: Journal | None) -> str:
@@ -143,11 +156,14 @@ def _plan(desired: Desired, facts: Facts, box: Box, old: Journal | None) -> Jour
     table = unchanged or TableStep(desired.ruleset)
     unique = {_identity(a): a for a in accepts}
     children = old.children if old else ()
-    return Journal(facts.boot_id, tuple(steps.values()), tuple(unique.values()), table, children)
+    routes = {r.place: r for r in [*(old.routes if old else ()), *desired.routes]}
+    return Journal(
+        facts.boot_id, tuple(steps.values()), tuple(unique.values()), table, children, routes=tuple(routes.values())
+    )
 
 
 def _identity(accept: Accept) -> tuple[str, ...]:
-    return (accept.backend, accept.family, accept.table, accept.chain, accept.interface)
+    return (accept.backend, accept.family, accept.table, accept.chain, accept.interface, accept.hook)
 
 
 def _read(box: Box, item: Sysctl) -> str:
@@ -163,6 +179,8 @@ def _perform(desired: Desired, box: Box, old: Journal | None, new: Journal, tabl
         _set(item, box, changes)
     for accept in desired.accepts:
         _admit(accept, box, changes)
+    for route in desired.routes:
+        _lead(route, box, changes)
     if table:
         box.nft(table)
         changes.append(Change(f"nft table inet {TABLE}", desired.ruleset_reason))
@@ -192,22 +210,44 @@ def _admit(accept: Accept, box: Box, changes: list[Change]) -> None:
         changes.append(Change(f"accept in {accept.place}", accept.reason))
 
 
+def _lead(route: PolicyRoute, box: Box, changes: list[Change]) -> None:
+    if not all(box.has_parts(route)):
+        box.add_route(route)
+        changes.append(Change(route.place, route.reason))
+
+
+class _Obsolete(Struct, frozen=True):
+    """Steps of the journal that nothing desired needs."""
+
+    sysctls: tuple[SysctlStep, ...] = ()
+    accepts: tuple[Accept, ...] = ()
+    routes: tuple[PolicyRoute, ...] = ()
+
+
 def _put_back_obsolete(desired: Desired, box: Box, journal: Journal, changes: list[Change], state_dir: Path) -> None:
     """What an earlier configuration needed and this one does not, as after a change of the interface."""
-    sysctls, accepts = _obsolete(desired, journal)
-    if not sysctls and not accepts:
+    gone = _obsolete(desired, journal)
+    if gone == _Obsolete():
         return
-    done = [*(_restore(s, box) for s in sysctls), *(_remove(a, box) for a in accepts)]
+    done = [_restore(s, box) for s in reversed(gone.sysctls)]
+    done += [*(_withdraw(r, box) for r in gone.routes), *(_remove(a, box) for a in gone.accepts)]
     changes.extend(Change(d.what, "no longer needed") for d in done if d.is_restored)
-    kept_sysctls = tuple(s for s in journal.sysctls if s not in sysctls)
-    kept_accepts = tuple(a for a in journal.accepts if a not in accepts)
-    journals.save(msgspec.structs.replace(journal, sysctls=kept_sysctls, accepts=kept_accepts), state_dir)
+    kept = {
+        "sysctls": tuple(s for s in journal.sysctls if s not in gone.sysctls),
+        "accepts": tuple(a for a in journal.accepts if a not in gone.accepts),
+        "routes": tuple(r for r in journal.routes if r not in gone.routes),
+    }
+    journals.save(msgspec.structs.replace(journal, **kept), state_dir)
 
 
-def _obsolete(desired: Desired, journal: Journal) -> tuple[list[SysctlStep], list[Accept]]:
+def _obsolete(desired: Desired, journal: Journal) -> _Obsolete:
     paths, places = {s.path for s in desired.sysctls}, {_identity(a) for a in desired.accepts}
-    sysctls = [s for s in journal.sysctls if s.path not in paths]
-    return sysctls, [a for a in journal.accepts if _identity(a) not in places]
+    routes = {r.place for r in desired.routes}
+    return _Obsolete(
+        tuple(s for s in journal.sysctls if s.path not in paths),
+        tuple(a for a in journal.accepts if _identity(a) not in places),
+        tuple(r for r in journal.routes if r.place not in routes),
+    )
 
 
 class _Done(Struct, frozen=True):
@@ -250,6 +290,7 @@ def _step_back(journal: Journal, box: Box, problems: list[Problem]) -> list[_Don
         *(partial(_end_child, c, box) for c in reversed(journal.children)),
         *(partial(_restore, s, box) for s in reversed(early)),
         partial(_drop_table, journal, box),
+        *(partial(_withdraw, r, box) for r in reversed(journal.routes)),
         *(partial(_remove, a, box) for a in reversed(journal.accepts)),
         *(partial(_restore, s, box) for s in reversed(late)),
     ]
@@ -287,6 +328,13 @@ def _drop_table(journal: Journal, box: Box) -> _Done:
     return _Done(f"nft table inet {TABLE} removed", is_restored=True)
 
 
+def _withdraw(route: PolicyRoute, box: Box) -> _Done:
+    if not any(box.has_parts(route)):
+        return _Done()
+    box.delete_route(route)
+    return _Done(f"{route.place} removed", is_restored=True)
+
+
 def _remove(accept: Accept, box: Box) -> _Done:
     """Bounded: whoever inserts it as fast as we delete it shall not hold us here."""
     copies = 0
@@ -304,8 +352,9 @@ def _not_back(journal: Journal, box: Box) -> list[Problem]:
     ]
     if journal.table is not None and box.list_table() is not None:
         problems.append(Problem(f"nft table inet {TABLE}", "still there after it was removed", _REMEDY))
-    still = [a for a in journal.accepts if box.has_accept(a)]
-    return problems + [Problem(a.place, "our rule is still there after it was removed", _REMEDY) for a in still]
+    still = [a.place for a in journal.accepts if box.has_accept(a)]
+    still += [r.place for r in journal.routes if any(box.has_parts(r))]
+    return problems + [Problem(place, "our rule is still there after it was removed", _REMEDY) for place in still]
 
 
 class LiveBox:
@@ -347,7 +396,8 @@ class LiveBox:
     def insert_accept(self, accept: Accept) -> None:
         if accept.backend == "nft":
             name = accept.interface
-            rule = f'iifname "{name}" oifname "{name}" accept comment "{COMMENT}"'
+            match = f'oifname "{name}"' if accept.hook == "forward" else STEERED
+            rule = f'iifname "{name}" {match} accept comment "{COMMENT}"'
             self.nft(f"insert rule {accept.family} {accept.table} {accept.chain} {rule}\n")
         else:
             programs.run(*_iptables(accept, "-I"))
@@ -358,13 +408,24 @@ class LiveBox:
         else:
             programs.run(*_iptables(accept, "-D"))
 
+    def has_parts(self, route: PolicyRoute) -> tuple[bool, bool]:
+        return policyroutes.has_parts(route)
+
+    def add_route(self, route: PolicyRoute) -> None:
+        policyroutes.add(route)
+
+    def delete_route(self, route: PolicyRoute) -> None:
+        policyroutes.delete(route)
+
     def end_child(self, child: ChildStep) -> bool:
         return end_child(child)
 
 
 def _iptables(accept: Accept, verb: str) -> list[str]:
     """-w 5: waits up to 5 s for the lock that Docker and others hold at times."""
-    match = ["-i", accept.interface, "-o", accept.interface, "-m", "comment", "--comment", COMMENT]
+    marked = ["-m", "mark", "--mark", f"{STEERED_MARK:#x}/{MARK_MASK:#x}"]
+    passing = ["-o", accept.interface] if accept.hook == "forward" else marked
+    match = ["-i", accept.interface, *passing, "-m", "comment", "--comment", COMMENT]
     return [accept.backend, "-w", "5", "-t", accept.table, verb, accept.chain, *match, "-j", "ACCEPT"]
 
 

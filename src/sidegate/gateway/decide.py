@@ -8,9 +8,9 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.gateway.config import Config
-from sidegate.gateway.desired import Accept, Desired, PolicyRoute, Sysctl
+from sidegate.gateway.desired import Accept, Desired, Hook, PolicyRoute, Sysctl
 from sidegate.gateway.dhcp.terms import dhcp_server
-from sidegate.gateway.facts import Facts
+from sidegate.gateway.facts import Facts, ForeignDrop
 from sidegate.gateway.nft import Shape, ruleset
 from sidegate.gateway.services import Services
 from sidegate.gateway.split.policy import PROXY, Policy
@@ -51,7 +51,7 @@ def decide(config: Config, facts: Facts, situation: Situation = NO_SPLIT) -> Des
     shape = _shape(config, facts, situation)
     return Desired(
         sysctls=(*_no_redirects(facts), *_loose_reverse_path(facts), *_forwarding6(config, facts), _forwarding(facts)),
-        accepts=_accepts(facts),
+        accepts=_accepts(facts, shape),
         ruleset=ruleset(shape),
         ruleset_reason=_RULESET_REASONS[config.nat.masquerade],
         dhcp=dhcp_server(config, facts),
@@ -155,9 +155,14 @@ def _forwarding6(config: Config, facts: Facts) -> tuple[Sysctl, ...]:
     return (*found, Sysctl(_path(name, "forwarding", 6), "1", "neighbours must see a router here"))
 
 
-def _accepts(facts: Facts) -> tuple[Accept, ...]:
+def _accepts(facts: Facts, shape: Shape) -> tuple[Accept, ...]:
     name = facts.interface.name
+    found: list[tuple[ForeignDrop, Hook, str]]
+    found = [(d, "forward", "clients could not pass") for d in facts.forward_drops]
+    if _routes(shape):
+        found += [(d, "input", "what clients send to the proxy could not get in") for d in facts.input_drops]
     return tuple(
-        Accept(d.backend, d.family, d.table, d.chain, name, f"{d.why}: clients could not pass")
-        for d in facts.forward_drops
+        Accept(d.backend, d.family, d.table, d.chain, name, f"{d.why}: {what}", hook)
+        for d, hook, what in found
+        if d.family != "ip6" or shape.has_ipv6
     )

@@ -12,7 +12,8 @@ TABLE = "sidegate"
 COMMENT = "sidegate"
 """The comment of every rule of ours in a table of somebody else's: by it the rule is found again."""
 
-Backend = Literal["nft", "iptables-nft", "iptables-legacy"]
+Backend = Literal["nft", "iptables-nft", "iptables-legacy", "ip6tables-nft", "ip6tables-legacy"]
+Hook = Literal["forward", "input"]
 
 
 class Sysctl(Struct, frozen=True):
@@ -24,7 +25,10 @@ class Sysctl(Struct, frozen=True):
 
 
 class Accept(Struct, frozen=True):
-    """A rule at the top of a foreign forward chain: what goes in and out by this interface may pass."""
+    """A rule at the top of a foreign chain, by its hook.
+
+    forward: what goes in and out by this interface may pass. input: what came in by it and we marked for this box.
+    """
 
     backend: Backend
     family: str
@@ -32,6 +36,7 @@ class Accept(Struct, frozen=True):
     chain: str
     interface: str
     reason: str
+    hook: Hook = "forward"
 
     @property
     def place(self) -> str:

@@ -9,16 +9,16 @@ import json
 import socket
 import time
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, collapse_addresses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway import programs, stepaside
 from sidegate.gateway.config import Config
-from sidegate.gateway.desired import TABLE, Backend
+from sidegate.gateway.desired import TABLE, Backend, Hook
 from sidegate.gateway.journal import STATE_DIR
 from sidegate.packet import BROADCAST, ETH_ARP, NO_MAC, Arp, build, frame_of, parse
 from sidegate.probe.talk import Vantage
@@ -28,6 +28,8 @@ ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 """How long each ARP request waits for its answer: 1.5 s in all."""
 
 _SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
+_SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra")
+_LEGACY: dict[int, tuple[str, Backend]] = {4: ("ip", "iptables-legacy"), 6: ("ip6", "ip6tables-legacy")}
 _CT_STATE = {"ct": {"key": "state"}}
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
 
@@ -57,8 +59,8 @@ class Neighbour(Struct, frozen=True):
     state: str
 
 
-class ForwardDrop(Struct, frozen=True):
-    """A foreign chain on the IPv4 forward hook that would drop what we forward; why: what in it does."""
+class ForeignDrop(Struct, frozen=True):
+    """A foreign chain that would drop what we forward, or what is for this box; why: what in it does."""
 
     backend: Backend
     family: str
@@ -70,8 +72,9 @@ class ForwardDrop(Struct, frozen=True):
 class Facts(Struct, frozen=True):
     """lan: on-link networks of the interface; lan6: those of IPv6 that are not link-local.
 
-    sysctls: path below /proc/sys, separated by `/` -> value. table: our table as `nft -t list table` prints it, None
-    if it is not there. boot_id: of the running kernel.
+    forward_drops, input_drops: chains on these hooks, of IPv4 and IPv6. sysctls: path below /proc/sys, separated by
+    `/` -> value. table: our table as `nft -t list table` prints it, None if it is not there. boot_id: of the running
+    kernel.
     """
 
     interface: Interface
@@ -79,22 +82,25 @@ class Facts(Struct, frozen=True):
     lan: tuple[IPv4Network, ...]
     neighbours: tuple[Neighbour, ...]
     sysctls: dict[str, str]
-    forward_drops: tuple[ForwardDrop, ...]
+    forward_drops: tuple[ForeignDrop, ...]
     table: str | None
     boot_id: str
     lan6: tuple[IPv6Network, ...] = ()
+    input_drops: tuple[ForeignDrop, ...] = ()
 
 
 class Link(Struct, frozen=True):
     """An interface of `ip -json address`. kind: `ether` for what ARP works on.
 
-    has_carrier: LOWER_UP; the operational state, NO-CARRIER, follows up to 1 s later (`link_watch.c`).
+    has_carrier: LOWER_UP; the operational state, NO-CARRIER, follows up to 1 s later (`link_watch.c`). lan6: networks
+    of its IPv6 addresses but the link-local ones.
     """
 
     interface: Interface
     kind: str
     is_up: bool
     has_carrier: bool
+    lan6: tuple[IPv6Network, ...] = ()
 
 
 class Route(Struct, frozen=True):
@@ -118,15 +124,18 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
     table = None if lacks_means else _own_table(state_dir, problems)
     if problems or link is None or router is None:
         raise Problems(*problems)
+    rulesets = programs.run("nft", "--json", "--terse", "list", "ruleset")
     return Facts(
         interface=link.interface,
         router=Router(router, mac),
         lan=_lan(link, routes),
         neighbours=neighbours(link.interface.name),
         sysctls=_sysctls(link.interface.name),
-        forward_drops=_forward_drops(),
+        forward_drops=_drops(rulesets, "forward"),
+        input_drops=_drops(rulesets, "input"),
         table=table,
         boot_id=journals.boot_id(),
+        lan6=link.lan6,
     )
 
 
@@ -196,7 +205,13 @@ def _link(data: dict[str, Any]) -> Link:
     borrowed = tuple(IPv4Address(x["local"]) for x in found if x.get("dynamic"))
     mac = data.get("address", "").lower()
     interface = Interface(data["ifname"], mac, addresses, data.get("mtu", 1500), borrowed)
-    return Link(interface, data.get("link_type", ""), "UP" in flags, "LOWER_UP" in flags)
+    networks6 = [
+        IPv6Interface(f"{x['local']}/{x['prefixlen']}").network
+        for x in data.get("addr_info", [])
+        if x.get("family") == "inet6" and x.get("scope") == "global"
+    ]
+    lan6 = tuple(collapse_addresses(networks6))
+    return Link(interface, data.get("link_type", ""), "UP" in flags, "LOWER_UP" in flags, lan6)
 
 
 def parse_routes(text: str) -> list[Route]:
@@ -353,43 +368,47 @@ def _lan(link: Link, routes: Iterable[Route]) -> tuple[IPv4Network, ...]:
 
 
 def _sysctls(interface: str) -> dict[str, str]:
+    """Those of IPv6 where the kernel has them."""
     paths = [f"net/ipv4/conf/{p.format(interface)}" for p in _SYSCTLS]
-    return {p: Path("/proc/sys", p).read_text().strip() for p in paths}
+    paths6 = [f"net/ipv6/conf/{p.format(interface)}" for p in _SYSCTLS6]
+    found = [*paths, *(p for p in paths6 if Path("/proc/sys", p).exists())]
+    return {p: Path("/proc/sys", p).read_text().strip() for p in found}
 
 
-def _forward_drops() -> tuple[ForwardDrop, ...]:
-    found = parse_forward_drops(programs.run("nft", "--json", "--terse", "list", "ruleset"))
-    return tuple(map(_by_iptables, found)) + _legacy_drop()
+def _drops(listing: str, hook: Hook) -> tuple[ForeignDrop, ...]:
+    """listing: of `nft --json --terse list ruleset`."""
+    return (*map(_by_iptables, parse_drops(listing, hook)), *_legacy_drop(hook, 4), *_legacy_drop(hook, 6))
 
 
-def parse_forward_drops(text: str) -> tuple[ForwardDrop, ...]:
-    """Foreign chains on the IPv4 forward hook that drop, in what `nft --json --terse list ruleset` printed.
+def parse_drops(text: str, hook: Hook) -> tuple[ForeignDrop, ...]:
+    """Foreign chains on this hook that drop, in what `nft --json --terse list ruleset` printed.
 
-    That is: by policy, by a last rule for everything (firewalld), or by a rule of the chain itself that drops
-    `ct state invalid`, which half flows are. What a chain that is jumped to drops is the owner's wish.
+    That is: by policy, by a last rule for everything (firewalld), or, of what is forwarded, by a rule of the chain
+    itself that drops `ct state invalid`, which half flows are. What a chain that is jumped to drops is the owner's
+    wish.
     """
     objects = json.loads(text)["nftables"]
     rules = [o["rule"] for o in objects if "rule" in o]
-    chains = [c for c in (o["chain"] for o in objects if "chain" in o) if _is_foreign_forward(c)]
-    judged = [(c, _why_drops(c, [r for r in rules if _belongs(r, c)])) for c in chains]
-    return tuple(ForwardDrop("nft", c["family"], c["table"], c["name"], why) for c, why in judged if why)
+    chains = [c for c in (o["chain"] for o in objects if "chain" in o) if _is_foreign(c, hook)]
+    judged = [(c, _why_drops(c, [r for r in rules if _belongs(r, c)], hook)) for c in chains]
+    return tuple(ForeignDrop("nft", c["family"], c["table"], c["name"], why) for c, why in judged if why)
 
 
-def _is_foreign_forward(chain: dict[str, Any]) -> bool:
+def _is_foreign(chain: dict[str, Any], hook: Hook) -> bool:
     own = chain["family"] == "inet" and chain["table"] == TABLE
-    return chain.get("hook") == "forward" and chain["family"] in ("ip", "inet") and not own
+    return chain.get("hook") == hook and chain["family"] in ("ip", "ip6", "inet") and not own
 
 
 def _belongs(rule: dict[str, Any], chain: dict[str, Any]) -> bool:
     return (rule["family"], rule["table"], rule["chain"]) == (chain["family"], chain["table"], chain["name"])
 
 
-def _why_drops(chain: dict[str, Any], rules: list[dict[str, Any]]) -> str:
+def _why_drops(chain: dict[str, Any], rules: list[dict[str, Any]], hook: Hook) -> str:
     if chain.get("policy") == "drop":
         return "its policy is drop"
     if rules and _is_final(rules[-1]["expr"]):
         return "its last rule drops everything"
-    if any(_drops_invalid(r["expr"]) for r in rules):
+    if hook == "forward" and any(_drops_invalid(r["expr"]) for r in rules):
         return "it drops ct state invalid, which half flows are"
     return ""
 
@@ -415,20 +434,25 @@ def _maps_invalid(vmap: dict[str, Any]) -> bool:
     return any(state == "invalid" and "drop" in verdict for state, verdict in pairs)
 
 
-def _by_iptables(drop: ForwardDrop) -> ForwardDrop:
+def _by_iptables(drop: ForeignDrop) -> ForeignDrop:
     """A chain of iptables-nft is best changed by iptables-nft, or iptables-save could no longer print it."""
-    if (drop.family, drop.table, drop.chain) != ("ip", "filter", "FORWARD") or programs.find("iptables-nft") is None:
+    programs_of: dict[str, Backend] = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
+    program = programs_of.get(drop.family)
+    if program is None or drop.table != "filter" or drop.chain not in ("FORWARD", "INPUT"):
         return drop
-    status, _, _ = programs.attempt("iptables-nft", "-w", "5", "-S", "FORWARD")
-    return drop if status else ForwardDrop("iptables-nft", "ip", "filter", "FORWARD", drop.why)
+    if programs.find(program) is None:
+        return drop
+    status, _, _ = programs.attempt(program, "-w", "5", "-S", drop.chain)
+    return drop if status else ForeignDrop(program, drop.family, "filter", drop.chain, drop.why)
 
 
-def _legacy_drop() -> tuple[ForwardDrop, ...]:
+def _legacy_drop(hook: Hook, version: Literal[4, 6]) -> tuple[ForeignDrop, ...]:
     """Asked only where the kernel has the table already: iptables-legacy would create it by asking."""
-    names = Path("/proc/net/ip_tables_names")
-    if not names.exists() or "filter" not in names.read_text().split() or programs.find("iptables-legacy") is None:
+    family, program = _LEGACY[version]
+    names = Path(f"/proc/net/{family}_tables_names")
+    if not names.exists() or "filter" not in names.read_text().split() or programs.find(program) is None:
         return ()
-    listing = programs.run("iptables-legacy", "-w", "5", "-S", "FORWARD")
-    if "-P FORWARD DROP" not in listing.splitlines():
+    chain = hook.upper()
+    if f"-P {chain} DROP" not in programs.run(program, "-w", "5", "-S", chain).splitlines():
         return ()
-    return (ForwardDrop("iptables-legacy", "ip", "filter", "FORWARD", "its policy is drop"),)
+    return (ForeignDrop(program, family, "filter", chain, "its policy is drop"),)

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway.desired import Accept
+from sidegate.gateway.desired import Accept, PolicyRoute
 from sidegate.gateway.files import remove_file, replace_file
 from sidegate.problems import Problem, Problems
 
@@ -49,7 +49,7 @@ class ChildStep(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Journal(Struct, frozen=True, forbid_unknown_fields=True):
-    """Steps in the order in which they are done; before an accept, our table and a child there was nothing."""
+    """Steps in the order in which they are done; before an accept, our table, a child and a route there was nothing."""
 
     boot_id: str
     sysctls: tuple[SysctlStep, ...] = ()
@@ -57,6 +57,7 @@ class Journal(Struct, frozen=True, forbid_unknown_fields=True):
     table: TableStep | None = None
     children: tuple[ChildStep, ...] = ()
     version: int = VERSION
+    routes: tuple[PolicyRoute, ...] = ()
 
 
 def boot_id() -> str:

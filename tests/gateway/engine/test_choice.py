@@ -177,8 +177,22 @@ def test_what_is_another_upstream_under_its_name_begins_anew() -> None:
     world = World("first", None, 40).run(60)
     assert world.state("first") == "down"
     world.choice.take(NAMES[:2], "first", world.now_s, forget=["first"])
-    assert world.state("first") == "unknown"
+    assert (world.state("first"), world.choice.chosen.name) == ("unknown", "second")
+    world.latency_ms["first"] = 50
+    world.run(10)
     assert world.chosen() == ("first", "it works, and comes before second")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_used_before_is_used_until_something_speaks_against_it(way: Way) -> None:
+    choice = Choice()
+    choice.resume("second")
+    assert not choice.take(NAMES, way, 0.0)
+    choice.result("third", good(1), 1.0)
+    choice.result("first", BAD, 1.0)
+    assert choice.chosen.name == "second"
+    choice.result("first", good(1), 2.0)
+    assert choice.chosen.name == ("first" if way == "first" else "second")
 
 
 def test_one_that_is_down_is_asked_less_and_less() -> None:

@@ -1,9 +1,9 @@
 """How each upstream stands after its trials, and which one is used. Pure: it knows no clock of its own.
 
-An upstream turns down and up again as a check of `health` does. Among those that are up, or were not tried yet, `first`
-takes the first in order; `fastest` the one whose answers come soonest, but leaves one that works only for another that
-is clearly faster, several times in a row. Nothing is waited for at the start: the first is used until its first trial
-speaks against it. While all are down, none is chosen.
+An upstream turns down and up again as a check of `health` does. The one that is used is left when it is down, or for
+another that works: with `first` one that comes before it, with `fastest` one that was clearly faster several times in a
+row. Nothing is waited for at the start: the first is used until its first trial speaks against it. While all are down,
+none is chosen.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ class Choice:
         self._way = way
         return self._choose()
 
+    def resume(self, name: str) -> None:
+        """What was used before this run, to be used on until something speaks against it. Before `take`."""
+        self.chosen = Chosen(name, "it was used before")
+
     def due(self, now_s: float) -> list[str]:
         """Which to try now; each counts as being tried until `result` or `untried`."""
         due = [s for s in self._standings.values() if not s.is_asked and s.due_s <= now_s]
@@ -150,7 +154,9 @@ class Choice:
         standings = list(self._standings.values())
         good = [s for s in standings if s.state == "up" or (s.state == "unknown" and not s.results)]
         used = self._standings.get(self.chosen.name or "")
-        if used in good and self._way == "fastest":
+        if used in good and self._way == "first":
+            return next(s.name for s in good if s is used or s.state == "up")
+        if used in good:
             return _fastest([used, *(s for s in good if s.faster >= ROUNDS)]).name
         if good:
             return (_fastest(good) if self._way == "fastest" else good[0]).name

@@ -12,7 +12,7 @@ from sidegate.gateway import lifecycle
 from sidegate.gateway.change import pending, rollback
 from sidegate.gateway.places import places
 from sidegate.gateway.stepaside import LASTS_S
-from sidegate.gateway.view import ClientsView, ClientView, DhcpView, LeaseView, StatusView
+from sidegate.gateway.view import ClientsView, ClientView, DhcpView, Ipv6View, LeaseView, StatusView
 from sidegate.problems import Exit
 
 config_option = click.option(
@@ -150,6 +150,7 @@ def _status_lines(found: StatusView) -> list[str]:
             f"clients: {found.clients}, {found.direct} direct, {found.clients - found.direct} masqueraded"
             + (f", {found.undecided} still to be decided" if found.undecided else ""),
             *_dhcp_lines(found.dhcp),
+            *_ipv6_lines(found.ipv6),
             *(f"{h.name}: {h.state} since {duration(h.since_s)}: {h.why}" for h in found.health),
         ]
     lines += [f"fault: {fault}" for fault in found.faults] + _confirm_lines(found)
@@ -163,6 +164,14 @@ def _dhcp_lines(dhcp: DhcpView | None) -> list[str]:
     runs = f"process {dhcp.pid}" if dhcp.pid is not None else "not running"
     lease = duration(dhcp.lease_s or 0)
     return [f"DHCP: {dhcp.mode}, {dhcp.range}, {dhcp.leases} leases of {lease} each ({runs})"]
+
+
+def _ipv6_lines(ipv6: Ipv6View | None) -> list[str]:
+    if ipv6 is None or ipv6.mode != "gateway":
+        return []
+    runs = f"process {ipv6.pid}" if ipv6.pid is not None else "not running"
+    others = "" if ipv6.routers is None else f", beside {len(ipv6.routers)} other"
+    return [f"IPv6: advertised as a router{others} ({runs})"]
 
 
 def _aside_lines(found: StatusView) -> list[str]:

@@ -25,6 +25,7 @@ from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
+from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
@@ -57,6 +58,7 @@ class Daemon:
         self._clientele = Clientele(chosen.config, self._log, self._observe_soon)
         self._checkup = Checkup(time.monotonic(), self._log.tell)
         self._handout = Handout(at, self._log.tell)
+        self._advertising = Advertising(at, self._log.tell)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
         self._stopping = self._is_reload_asked = False
 
@@ -77,9 +79,10 @@ class Daemon:
         except Problems:
             self._control.close()
             self._handout.close()
+            self._advertising.close()
             raise
         self._selector.register(self._kernel, selectors.EVENT_READ, self._on_kernel)
-        for part in (self._control, self._clientele, self._checkup, self._handout):
+        for part in (self._control, self._clientele, self._checkup, self._handout, self._advertising):
             self._selector.register(part, selectors.EVENT_READ, lambda: None)
         self._observed_s = time.monotonic()
         self._observe_at_s = self._observed_s + OBSERVE_S
@@ -105,10 +108,11 @@ class Daemon:
         if is_fresh:
             self._handout.ask_first(desired.dhcp)
         changes = apply(desired, facts, LiveBox(), self._places.state)
-        handed = self._handout.want(desired.dhcp)
+        handed = (*self._handout.want(desired.dhcp), *self._advertising.want(desired.advertiser))
         if is_fresh:
             try:
                 self._handout.settle()
+                self._advertising.settle()
             except Problems:
                 undo(LiveBox(), self._places.state)
                 raise
@@ -120,7 +124,7 @@ class Daemon:
             for key, _ in self._selector.select(max(0.0, self._next_time() - time.monotonic())):
                 key.data()
             self._turn()
-        for part in (self._control, self._clientele, self._checkup, self._handout):
+        for part in (self._control, self._clientele, self._checkup, self._handout, self._advertising):
             part.close()
 
     # What happens
@@ -151,9 +155,10 @@ class Daemon:
         self._clientele.turn(now)
         self._checkup.turn(now)
         self._handout.turn(now)
+        self._advertising.turn(now)
 
     def _next_time(self) -> float:
-        parts = (self._control, self._clientele, self._checkup, self._handout)
+        parts = (self._control, self._clientele, self._checkup, self._handout, self._advertising)
         times = (part.next_deadline() for part in parts)
         return min([self._observe_at_s, self._timer_at_s, *(t for t in times if t is not None)])
 
@@ -172,6 +177,7 @@ class Daemon:
             return
         self._log.note_faults(())
         self._handout.want(desired.dhcp)
+        self._advertising.want(desired.advertiser)
         for change in changes.changes:
             self._log.tell(f"put right: {change.what}: {change.why}")
         self._stand_at(facts)
@@ -201,7 +207,8 @@ class Daemon:
             self._observe_at_s = now
             raise
         self._chosen = chosen
-        changes = Changes((*changes.changes, *self._handout.want(desired.dhcp)))
+        handed = (*self._handout.want(desired.dhcp), *self._advertising.want(desired.advertiser))
+        changes = Changes((*changes.changes, *handed))
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
@@ -237,6 +244,7 @@ class Daemon:
         self._clientele.stand_at(facts)
         self._checkup.stand_at(vantage, self._config.probe.targets)
         self._handout.stand_at(vantage, self._config.dhcp.mode)
+        self._advertising.stand_at(vantage, self._config.ipv6.mode, resolves=self._config.resolves)
 
     # Telling
 
@@ -272,7 +280,14 @@ class Daemon:
 
     def _parts(self) -> telling.Parts:
         return telling.Parts(
-            self._chosen, self._facts, self._clientele, self._checkup, self._handout, self._log, self._kept_badly
+            self._chosen,
+            self._facts,
+            self._clientele,
+            self._checkup,
+            self._handout,
+            self._advertising,
+            self._log,
+            self._kept_badly,
         )
 
     def _wake_on_signals(self) -> None:

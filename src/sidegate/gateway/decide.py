@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import Accept, Desired, Hook, PolicyRoute, Sysctl
-from sidegate.gateway.dhcp.terms import dhcp_server
+from sidegate.gateway.dhcp.terms import advertiser, dhcp_server
 from sidegate.gateway.facts import Facts, ForeignDrop
 from sidegate.gateway.nft import Shape, ruleset
 from sidegate.gateway.services import Services
@@ -55,6 +55,7 @@ def decide(config: Config, facts: Facts, situation: Situation = NO_SPLIT) -> Des
         ruleset=ruleset(shape),
         ruleset_reason=_RULESET_REASONS[config.nat.masquerade],
         dhcp=dhcp_server(config, facts),
+        advertiser=advertiser(config, facts),
         routes=_routes(shape),
     )
 

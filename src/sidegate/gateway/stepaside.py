@@ -2,8 +2,8 @@
 
 Clients whose default gateway is our address keep sending to our MAC address after forwarding ended, and are offline
 until DHCP tells them otherwise. So before forwarding ends each known client hears, by a gratuitous ARP of its own, that
-our address is at the router's MAC; its packets then go straight there. A process of its own (`standin`) goes on to say so
-to whoever asks, and to whoever still sends to us, until nobody did for a while. `sidegate up` takes it back.
+our address is at the router's MAC; its packets then go straight there. A process of its own (`standin`) goes on to say
+so to whoever asks, and to whoever still sends to us, until nobody did for a while. `sidegate up` takes it back.
 
 The laws
 

@@ -15,6 +15,7 @@ from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.checkup import Checkup
 from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config, digest
+from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.facts import Facts
@@ -36,6 +37,7 @@ class Parts(msgspec.Struct, frozen=True):
     clientele: Clientele
     checkup: Checkup
     handout: Handout
+    advertising: Advertising
     log: EventLog
     faults: tuple[Problem, ...]
 
@@ -64,6 +66,7 @@ def status(of: Parts, state: Path, up_s: float) -> StatusView:
         confirm=_confirm(state),
         health=of.checkup.views(time.monotonic()),
         dhcp=of.handout.view(),
+        ipv6=of.advertising.view(),
         faults=tuple(f"{p.where}: {p.what}" for p in _faults(of)),
         hints=_hints(of, up_s),
         events=of.log.events,
@@ -78,7 +81,8 @@ def _confirm(state: Path) -> ConfirmView | None:
 
 
 def _faults(of: Parts) -> tuple[Problem, ...]:
-    return (*of.chosen.faults, *of.faults, *of.log.faults, *of.checkup.faults(), *of.handout.faults())
+    parts = (of.checkup, of.handout, of.advertising)
+    return (*of.chosen.faults, *of.faults, *of.log.faults, *(fault for part in parts for fault in part.faults()))
 
 
 def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
@@ -87,7 +91,8 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     keep = {c.mac for c in of.config.client if c.gateway == "router"}
     silent = [of.clientele.named(s.client) for s in of.clientele if s.active_s is None and s.client.mac not in keep]
     ours = [a.ip for a in of.facts.interface.addresses]
-    return of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
+    told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
+    return (*told, *of.advertising.hints())
 
 
 def clients(of: Parts, ip: str | None, *, with_evidence: bool) -> ClientsView:

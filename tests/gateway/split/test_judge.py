@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway.split.destinations import Gathered
-from sidegate.gateway.split.judge import Judgement, Packet, at_kernel, judge
+from sidegate.gateway.split.judge import Judgement, Packet, at_kernel, judge, outcome
 from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
 
 TV, PHONE = "aa:bb:cc:00:00:01", "aa:bb:cc:00:00:02"
@@ -61,9 +61,48 @@ def test_the_kernel_knows_names_as_learned_addresses() -> None:
     assert judge(POLICY, packet(learned=(1,))).by == "default"
 
 
+def test_the_engine_judges_by_the_name_what_the_kernel_could_not() -> None:
+    """An address that is shared with a listed name: the name that the traffic shows has the last word."""
+    policy = Policy((Rule("rule[0]", "tokyo", NAMES),))
+    shared = outcome(policy, packet(name="other.example", learned=(0,)))
+    assert (shared.kernel.send, shared.final.send, shared.meant.send) == ("tokyo", "direct", "direct")
+    assert outcome(policy, packet(learned=(0,))).engine is None
+    assert outcome(policy, packet("203.0.113.1", name="other.example")).engine is None
+
+
+def test_what_the_kernel_sends_straight_never_meets_the_engine() -> None:
+    unasked = outcome(Policy((Rule("rule[0]", "tokyo", NAMES),)), packet(name="www.example"))
+    assert unasked.engine is None
+    assert (unasked.final.send, unasked.meant.send) == ("direct", "tokyo")
+
+
+def test_the_engine_knows_no_mac_addresses() -> None:
+    by_mac = Source((PHONE,))
+    policy = Policy((Rule("rule[0]", "direct", NAMES, by_mac), Rule("rule[1]", "tokyo", NAMES, by_mac)), "proxy")
+    it = outcome(policy, packet(name="www.example", mac=PHONE, learned=()))
+    assert it.kernel.by == "default"
+    assert it.engine == Judgement(1, "rule[1]", "tokyo", "name")
+
+
+@pytest.mark.parametrize("address", ["10.1.2.3", "192.168.7.7", "100.64.0.1", "224.0.0.251", "fd00::1", "fe80::1"])
+def test_what_is_not_of_the_internet_is_steered_only_by_its_network(address: str) -> None:
+    aimed = packet(address, "a.listed.example")
+    assert judge(POLICY, aimed) == Judgement(None, "", "direct", "private")
+    network = Gathered()
+    for text in ("10.0.0.0/8", "192.168.0.0/16", "100.64.0.0/10", "224.0.0.0/3"):
+        network.add_network(IPv4Network(text))
+    network.add_network(IPv6Network("f000::/4"))
+    is_split = ":" not in address
+    assert (judge(Policy((Rule("rule[0]", "proxy", network.destination()),)), aimed).by == "network") == is_split
+    assert (judge(Policy((Rule("rule[0]", "block", protocol="tcp"),)), aimed).send == "block") == is_split
+
+
 labels = st.sampled_from(["a", "b", "c"])
 names = st.lists(labels, min_size=1, max_size=4).map(".".join)
-addresses = st.integers(0, 255).map(lambda n: IPv4Address((10 << 24) + n)) | st.integers(0, 255).map(IPv6Address)
+V4, V6 = int(IPv4Address("198.51.100.0")), int(IPv6Address("2001:db8::"))
+addresses = st.integers(0, 255).map(lambda n: IPv4Address(V4 + n)) | st.integers(0, 255).map(
+    lambda n: IPv6Address(V6 + n)
+)
 networks = st.tuples(addresses, st.integers(24, 32)).map(
     lambda it: (
         IPv4Network((it[0], it[1]), strict=False)

@@ -1,37 +1,43 @@
 """Pure: what the policy says of one packet, and who decides it. What the kernel and the engine do is held against this.
 
-A name is known to the kernel only as addresses that were learned when a client asked this box for it. So a rule that
-asks for names matches in two ways:
+A name is known to the kernel only as addresses that were learned when a client asked this box for it. So there are
+three answers:
 
-    kernel   the destination is one of the rule's networks, or among the addresses learned for its names
-    engine   what the kernel sent to an upstream by a learned address, or by the policy's default, shows its name in its
-             first bytes (TLS, HTTP, QUIC), and the rules are asked once more, with that name
+    meant    the first rule that matches by name or by address: what whoever wrote the rules wants
+    kernel   the first rule one of whose networks holds the address, or for whose names it was learned
+    engine   what the kernel sends to an upstream by a learned address, or by the default, shows its name in its first
+             bytes (TLS, HTTP, QUIC), and the rules are asked once more, with that name
 
 What the kernel sends straight on never meets the engine, whatever name it would show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidegate.gateway.split.destinations import holds_address, holds_name
 from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source
+from sidegate.gateway.steer import INTERNET6, PRIVATE4
 
 QUIC_PORT = 443
-By = Literal["network", "name", "learned", "other", "default"]
+By = Literal["network", "name", "learned", "other", "default", "private"]
 """What of the rule matched: the destination's address, its name, its address as one that was learned for a name of the
-rule; conditions that ask for no destination; nothing, for the policy's default."""
+rule; conditions that ask for no destination. Where no rule does: the policy's default; or the destination is not of the
+internet, and not asked about."""
 WORDS: dict[By, str] = {
     "network": "its networks hold the address",
     "name": "it names the destination",
     "learned": "the address was learned for one of its names",
     "other": "it asks for no destination, and its conditions hold",
     "default": "no rule matches",
+    "private": "the address is not of the internet, and no rule steers it",
 }
+_PRIVATE4 = tuple(map(IPv4Network, PRIVATE4))
+_INTERNET6 = IPv6Network(INTERNET6)
 
 
 class Packet(Struct, frozen=True):
@@ -67,22 +73,70 @@ class Judgement(Struct, frozen=True):
         return WORDS[self.by] + (", and QUIC has a setting of its own" if self.is_quic else "")
 
 
+class Outcome(Struct, frozen=True):
+    """engine: None where it is not asked. meant: what the rules say to whoever knows the name."""
+
+    kernel: Judgement
+    engine: Judgement | None
+    meant: Judgement
+
+    @property
+    def final(self) -> Judgement:
+        return self.engine or self.kernel
+
+
 def judge(policy: Policy, packet: Packet) -> Judgement:
     """What the policy means for it: the first rule that matches by name or by address."""
-    return _first(policy, packet, packet.name, ())
+    return _first(policy, packet, lambda _, rule: _matches(rule, packet, packet.name, is_learned=False))
 
 
 def at_kernel(policy: Policy, packet: Packet) -> Judgement:
     """What the kernel does with it, which knows names only as learned addresses."""
-    return _first(policy, packet, None, packet.learned)
+    return _first(policy, packet, lambda i, rule: _matches(rule, packet, None, is_learned=i in packet.learned))
 
 
-def _first(policy: Policy, packet: Packet, name: str | None, learned: Collection[int]) -> Judgement:
+def outcome(policy: Policy, packet: Packet) -> Outcome:
+    """All three."""
+    kernel = at_kernel(policy, packet)
+    asked = packet.name is not None and kernel.by in ("learned", "default") and is_proxied(kernel)
+    return Outcome(kernel, _at_engine(policy, packet) if asked else None, judge(policy, packet))
+
+
+def is_proxied(it: Judgement) -> bool:
+    return it.send not in (DIRECT, BLOCK)
+
+
+def _at_engine(policy: Policy, packet: Packet) -> Judgement:
+    """It knows devices by their addresses only: rules for MAC addresses were the kernel's to decide."""
+
+    def matches(_: int, rule: Rule) -> By | None:
+        if rule.source is None or not rule.source.macs:
+            return _matches(rule, packet, packet.name, is_learned=False)
+        if rule.send in (DIRECT, BLOCK) or rule.destination is None:
+            return None
+        return _matches(structs.replace(rule, source=None), packet, packet.name, is_learned=False)
+
+    return _first(policy, packet, matches)
+
+
+def _first(policy: Policy, packet: Packet, matches: Callable[[int, Rule], By | None]) -> Judgement:
+    """Only a rule with a network that holds it steers what is not of the internet; of IPv6 nothing does."""
+    is_public = _is_public(packet.destination)
+    if not is_public and packet.destination.version == 6:
+        return Judgement(None, "", DIRECT, "private")
     for i, rule in enumerate(policy.rules):
-        by = _matches(rule, packet, name, i in learned)
-        if by is not None:
+        by = matches(i, rule)
+        if by == "network" or (by is not None and (is_public or rule.send in (DIRECT, BLOCK))):
             return _judged(packet, i, rule.origin, rule.send, rule.quic, by)
+    if policy.default != DIRECT and not is_public:
+        return Judgement(None, "", DIRECT, "private")
     return _judged(packet, None, "proxy.mode", policy.default, policy.quic, "default")
+
+
+def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv6Address):
+        return address in _INTERNET6
+    return not any(address in network for network in _PRIVATE4)
 
 
 def _judged(packet: Packet, rule: int | None, origin: str, send: str, quic: str, by: By) -> Judgement:
@@ -90,7 +144,7 @@ def _judged(packet: Packet, rule: int | None, origin: str, send: str, quic: str,
     return Judgement(rule, origin, quic if is_quic else send, by, is_quic)
 
 
-def _matches(rule: Rule, packet: Packet, name: str | None, is_learned: bool) -> By | None:
+def _matches(rule: Rule, packet: Packet, name: str | None, *, is_learned: bool) -> By | None:
     if not (_is_protocol(rule, packet) and _is_port(rule, packet) and is_source(rule.source, packet)):
         return None
     if rule.destination is None:

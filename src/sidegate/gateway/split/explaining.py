@@ -1,0 +1,90 @@
+"""Pure: what becomes of one packet, in words: which rule, why, and where it goes as things are now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from sidegate.gateway.config.fields import OnFailure
+from sidegate.gateway.split.judge import Judgement, Outcome, Packet, outcome
+from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy
+
+Via = Callable[[str], str | None]
+"""What a rule sends to (`proxy` or an upstream's name) -> the upstream that carries it now; None: none works."""
+SCHEMA = 1
+
+
+class ExplainView(Struct, frozen=True, kw_only=True):
+    """goes: by an upstream, straight on, or refused. upstream: by which. rule, why: in words.
+
+    decides: who has the last word. notes: what else somebody should know.
+    """
+
+    goes: Literal["proxied", "straight", "refused"]
+    upstream: str = ""
+    rule: str
+    why: str
+    decides: Literal["kernel", "engine"]
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+def explained(policy: Policy, packet: Packet, via: Via, on_failure: OnFailure) -> ExplainView:
+    """packet: see `lookup.learned_in` for what was learned."""
+    it = outcome(policy, packet)
+    final = it.final
+    return ExplainView(
+        goes=_goes(final, packet, via, on_failure),
+        upstream=_upstream(final, packet, via),
+        rule=_rule(final),
+        why=final.why,
+        decides="engine" if it.engine else "kernel",
+        notes=tuple(_notes(it, packet, via, on_failure)),
+    )
+
+
+def _is_steered(it: Judgement, packet: Packet) -> bool:
+    return it.send not in (DIRECT, BLOCK) and packet.protocol in ("tcp", "udp")
+
+
+def _goes(it: Judgement, packet: Packet, via: Via, on_failure: OnFailure) -> Literal["proxied", "straight", "refused"]:
+    if it.send == BLOCK:
+        return "refused"
+    if not _is_steered(it, packet):
+        return "straight"
+    if via(it.send) is not None:
+        return "proxied"
+    return "refused" if on_failure == "block" else "straight"
+
+
+def _upstream(it: Judgement, packet: Packet, via: Via) -> str:
+    return (via(it.send) or "") if _is_steered(it, packet) else ""
+
+
+def _rule(it: Judgement) -> str:
+    if it.by == "private":
+        return "none: straight"
+    sent = f'"{it.send}"' if it.send not in (PROXY, DIRECT, BLOCK) else it.send
+    return f"{'the mode' if it.rule is None else it.origin}: {sent}"
+
+
+def _notes(it: Outcome, packet: Packet, via: Via, on_failure: OnFailure) -> Iterator[str]:
+    final = it.final
+    if final.send not in (DIRECT, BLOCK) and not _is_steered(final, packet):
+        yield f"{packet.protocol} goes straight even to what is proxied: no upstream carries it"
+    if _is_steered(final, packet) and via(final.send) is None:
+        what = "the upstream" if final.send != PROXY else "any upstream"
+        becomes = "refused" if on_failure == "block" else "sent straight on"
+        yield f'{what} does not work now, so it is {becomes}: proxy.on_failure = "{on_failure}"'
+    if it.engine is not None:
+        why = f"{it.kernel.origin}: {it.kernel.why}"
+        yield f"the kernel hands it to the engine ({why}), which judges by the name it shows"
+    if it.engine is not None and final.send == DIRECT:
+        yield "straight from the engine: with this box's own address"
+    if it.meant.send != final.send:
+        yield (
+            f"with its name known it would be {_rule(it.meant)} ({it.meant.why}); the kernel knows no name for "
+            f"{packet.destination} now: the client has to ask this box for it"
+        )

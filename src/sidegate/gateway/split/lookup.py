@@ -1,0 +1,60 @@
+"""The answer to `GET /v1/explain`: the question as it comes in, what the kernel has learned, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from msgspec import structs
+
+from sidegate.gateway import programs
+from sidegate.gateway.config.fields import OnFailure
+from sidegate.gateway.desired import TABLE
+from sidegate.gateway.dns.learned import kept_set, names_set
+from sidegate.gateway.split.explaining import ExplainView, Via, explained
+from sidegate.gateway.split.judge import Packet
+from sidegate.gateway.split.names import ascii_name
+from sidegate.gateway.split.policy import Policy
+from sidegate.problems import Problem, Problems
+
+_PROTOCOLS = ("tcp", "udp", "icmp")
+
+
+def answer(query: Mapping[str, str], policy: Policy, via: Via, on_failure: OnFailure) -> ExplainView:
+    """query: see `packet_of`. Raises Problems: the question makes no sense, or nft is missing."""
+    packet = packet_of(query)
+    learned = learned_in(policy, packet.destination)
+    return explained(policy, structs.replace(packet, learned=learned), via, on_failure)
+
+
+def packet_of(query: Mapping[str, str]) -> Packet:
+    """query: client and destination: addresses; mac; and, if any, name, protocol and port. Raises Problems."""
+    protocol = query.get("protocol", "tcp")
+    try:
+        if protocol not in _PROTOCOLS:
+            raise ValueError(f"protocol: one of {', '.join(_PROTOCOLS)}")
+        return Packet(
+            mac=query["mac"].lower(),
+            source=ip_address(query["client"]),
+            destination=ip_address(query["destination"]),
+            name=ascii_name(query["name"]) if query.get("name") else None,
+            protocol=protocol,
+            port=int(query.get("port", "443")),
+        )
+    except KeyError as error:
+        raise Problems(Problem("explain", f"the question lacks {error}")) from None
+    except ValueError as error:
+        raise Problems(Problem("explain", f"no such question: {error}")) from None
+
+
+def learned_in(policy: Policy, address: IPv4Address | IPv6Address) -> tuple[int, ...]:
+    """The rules, by their place, for one of whose names the kernel has this address now. Raises Problems."""
+    named = [i for i, rule in enumerate(policy.rules) if rule.destination is not None and rule.destination.has_names]
+    sets = {i: (names_set(i, address.version), kept_set(i, address.version)) for i in named}
+    return tuple(i for i in named if any(_is_in(name, address) for name in sets[i]))
+
+
+def _is_in(name: str, address: IPv4Address | IPv6Address) -> bool:
+    """A set that is not there holds nothing."""
+    status, _, _ = programs.attempt("nft", "get", "element", "inet", TABLE, name, f"{{ {address} }}")
+    return status == 0

@@ -1,0 +1,123 @@
+"""What becomes of a packet, in words."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from sidegate.gateway.config.fields import OnFailure
+from sidegate.gateway.split.explaining import ExplainView, explained
+from sidegate.gateway.split.judge import Packet
+from sidegate.gateway.split.lookup import packet_of
+from sidegate.gateway.split.policy import Destination, Policy, Rule
+from sidegate.problems import Problems
+
+NETWORK = IPv4Network("203.0.113.0/24")
+POLICY = Policy(
+    (
+        Rule("rule[0]", "tokyo", Destination(suffixes=("listed.example",), networks4=(NETWORK,))),
+        Rule("rule[1]", "block", ports=((25, 25),)),
+    )
+)
+WORKING = {"tokyo": "tokyo", "proxy": "first"}
+
+
+def ask(
+    question: dict[str, str],
+    policy: Policy = POLICY,
+    working: dict[str, str] = WORKING,
+    on_failure: OnFailure = "direct",
+    learned: tuple[int, ...] = (),
+) -> ExplainView:
+    it = packet_of({"client": "192.168.1.7", "mac": "AA:BB:CC:00:00:01", "destination": "198.51.100.1"} | question)
+    packet = Packet(it.mac, it.source, it.destination, it.name, it.protocol, it.port, learned)
+    return explained(policy, packet, working.get, on_failure)
+
+
+def test_a_rule_by_its_network() -> None:
+    assert ask({"destination": "203.0.113.9"}) == ExplainView(
+        goes="proxied",
+        upstream="tokyo",
+        rule='rule[0]: "tokyo"',
+        why="its networks hold the address",
+        decides="kernel",
+    )
+
+
+def test_the_default() -> None:
+    found = ask({})
+    assert (found.goes, found.upstream, found.rule, found.why) == (
+        "straight",
+        "",
+        "the mode: direct",
+        "no rule matches",
+    )
+    assert found.notes == ()
+
+
+def test_blocked() -> None:
+    assert (ask({"port": "25"}).goes, ask({"port": "25"}).rule) == ("refused", "rule[1]: block")
+
+
+def test_a_learned_name_is_judged_once_more() -> None:
+    found = ask({"name": "WWW.Listed.Example."}, learned=(0,))
+    assert (found.goes, found.decides, found.why) == ("proxied", "engine", "it names the destination")
+    assert len(found.notes) == 1
+    other = ask({"name": "other.example"}, learned=(0,))
+    assert (other.goes, other.rule) == ("straight", "the mode: direct")
+    assert other.notes[-1] == "straight from the engine: with this box's own address"
+
+
+def test_a_name_that_was_never_asked_for_is_not_known() -> None:
+    found = ask({"name": "listed.example"})
+    assert (found.goes, found.decides) == ("straight", "kernel")
+    assert found.notes == (
+        'with its name known it would be rule[0]: "tokyo" (it names the destination); the kernel knows no name for '
+        "198.51.100.1 now: the client has to ask this box for it",
+    )
+
+
+@pytest.mark.parametrize(("on_failure", "goes"), [("direct", "straight"), ("block", "refused")])
+def test_no_upstream_works(on_failure: OnFailure, goes: str) -> None:
+    found = ask({"destination": "203.0.113.9"}, working={}, on_failure=on_failure)
+    assert (found.goes, found.upstream) == (goes, "")
+    assert f'proxy.on_failure = "{on_failure}"' in found.notes[0]
+
+
+def test_icmp_goes_straight_and_that_is_said() -> None:
+    found = ask({"destination": "203.0.113.9", "protocol": "icmp"}, on_failure="block", working={})
+    assert (found.goes, found.rule) == ("straight", 'rule[0]: "tokyo"')
+    assert found.notes == ("icmp goes straight even to what is proxied: no upstream carries it",)
+
+
+@pytest.mark.parametrize(("quic", "goes"), [("proxy", "proxied"), ("direct", "straight"), ("block", "refused")])
+def test_quic(quic: str, goes: str) -> None:
+    policy = Policy((), "proxy", quic)  # type: ignore[arg-type]
+    found = ask({"protocol": "udp"}, policy)
+    assert found.goes == goes
+    assert ("QUIC" in found.why) == (quic != "proxy")
+    assert ask({"protocol": "udp", "port": "444"}, policy).goes == "proxied"
+
+
+def test_what_is_not_of_the_internet() -> None:
+    found = ask({"destination": "10.0.0.1"}, Policy((), "proxy"))
+    assert (found.goes, found.rule) == ("straight", "none: straight")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{"client": "x"}, {"destination": "1.2.3"}, {"name": "a..b"}, {"protocol": "sctp"}, {"port": "https"}],
+)
+def test_questions_that_make_no_sense(question: dict[str, str]) -> None:
+    with pytest.raises(Problems, match="no such question"):
+        ask(question)
+    with pytest.raises(Problems, match="the question lacks 'mac'"):
+        packet_of({"client": "192.168.1.7", "destination": "1.2.3.4"})
+
+
+def test_addresses_of_both_kinds() -> None:
+    assert packet_of({"client": "fd00::1", "mac": "", "destination": "2001:db8::1"}).source.version == 6
+    assert (
+        IPv4Address("192.168.1.7") == packet_of({"client": "192.168.1.7", "mac": "", "destination": "1.2.3.4"}).source
+    )

@@ -20,6 +20,7 @@ import pytest
 
 from sidegate.demo.result import Result
 from sidegate.home import load_home, shipped_homes
+from sidegate.lab.proxying import links
 from tests.kernel.lab_traces import assert_nothing_left, marked, traces, wait_until
 
 pytestmark = pytest.mark.kernel
@@ -117,6 +118,15 @@ class TestUpAndDown:
         assert run("up", "bypass", "--gateway", "forwarding").returncode == 0
         forward = run("exec", "bypass", "gateway", "cat", "/proc/sys/net/ipv4/ip_forward")
         assert forward.stdout == "1\n"
+
+    def test_up_with_dhcp(self, run: Run) -> None:
+        assert run("up", "simple", "--dhcp").returncode == 0
+        assert "--dhcp-range" in run("exec", "simple", "router", "pgrep", "-a", "dnsmasq").stdout
+
+    def test_up_tells_of_proxies_and_where_their_links_are(self, run: Run) -> None:
+        assert run("up", "split").stdout.splitlines()[1] == "Its proxies: sidegate lab show split"
+        shown = json.loads(run("show", "split", "--json").stdout)["links"]
+        assert shown == links(load_home("split"))
 
     def test_up_with_a_home_file(self, run: Run, tmp_path: Path) -> None:
         text = Path(sys.modules["sidegate"].__file__ or "").parent.joinpath("homes/simple.toml").read_text()

@@ -109,3 +109,9 @@ def test_the_wiretap_sees_what_leaves_the_home(lab: Lab) -> None:
 def test_a_link_for_each_proxy() -> None:
     assert list(links(HOME)) == [proxy.name for proxy in PROXIES.values()]
     assert all("@proxy.example:" in it for name, it in links(HOME, by_name=True).items() if name != "proxy-vmess")
+
+
+def test_a_resolver_answers_over_tls_and_https(lab: Lab) -> None:
+    """The provider's lies do not reach inside."""
+    assert lab.call("nas", resolve, FOREIGN, "1.1.1.1", "A", "tls", 1.5, 853, lab.ca).detail == "5.1.2.3"
+    assert lab.call("nas", resolve, FOREIGN, "1.1.1.1", "A", "https", 1.5, 443, lab.ca).detail == "5.1.2.3"

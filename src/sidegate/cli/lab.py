@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import time
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,17 +71,19 @@ no_userns_option = click.option(
     show_default=True,
     help="What the gateway does from the start.",
 )
+@click.option("--dhcp", is_flag=True, help="The router hands out addresses, unless the home has that off.")
 @no_userns_option
 @json_option
-def up(home: str, name: str | None, gateway: str, no_user_namespace: bool, as_json: bool) -> None:
+def up(home: str, name: str | None, gateway: str, dhcp: bool, no_user_namespace: bool, as_json: bool) -> None:
     """Build a home; it stays until `lab down`."""
     from sidegate.lab import registry
     from sidegate.lab.check import set_gateway
     from sidegate.lab.lab import Lab
+    from sidegate.lab.proxying import links
 
     loaded = load_home(home)
     start = time.monotonic()
-    built = Lab.up(loaded, name=name or loaded.name, user_namespace=not no_user_namespace)
+    built = Lab.up(loaded, name=name or loaded.name, user_namespace=not no_user_namespace, dhcp=dhcp)
     took_ms = round((time.monotonic() - start) * 1000)
     try:
         registry.remember(built)
@@ -90,9 +93,12 @@ def up(home: str, name: str | None, gateway: str, no_user_namespace: bool, as_js
         built.down()
         raise
     if as_json:
-        print_json({"schema": 1, "name": built.name, "pid": built.pid, "ms": took_ms, "machines": built.machines})
+        told = {"name": built.name, "pid": built.pid, "ms": took_ms, "machines": built.machines}
+        print_json({"schema": 1, **told, "links": links(loaded)})
     else:
         click.echo(f"{built.name} is up: {len(built.machines)} machines in {took_ms} ms.")
+        if links(loaded):
+            click.echo(f"Its proxies: sidegate lab show {home}")
         click.echo(f"Try: sidegate lab shell {built.name} {loaded.client[0].name if loaded.client else 'router'}")
 
 
@@ -138,6 +144,39 @@ def list_labs(as_json: bool) -> None:
     ]
     click.echo(table(("LAB", "HOME", "PID", "MACHINES"), rows) if rows else "no lab is up")
     click.echo("\nhomes: " + ", ".join(shipped_homes()))
+
+
+@lab.command()
+@home_argument
+@json_option
+def show(home: str, as_json: bool) -> None:
+    """What is on a home's internet, and how its proxies are reached."""
+    from sidegate.lab.proxying import links
+
+    loaded = load_home(home)
+    if as_json:
+        print_json({"schema": 1, "home": loaded.name, "internet": loaded.internet, "links": links(loaded)})
+        return
+    servers = [(s.name, s.domain or "", _addresses(s.v4, s.v6), ", ".join(s.serves)) for s in loaded.internet.server]
+    click.echo(table(("SERVER", "NAME", "ADDRESSES", "SERVES"), servers))
+    for section in (_isp_lines(loaded), [f"{name}: {link}" for name, link in links(loaded).items()]):
+        if section:
+            click.echo("\n" + "\n".join(section))
+
+
+def _addresses(v4: IPv4Address, v6: IPv6Address | None) -> str:
+    return f"{v4}, {v6}" if v6 else str(v4)
+
+
+def _isp_lines(home: Home) -> list[str]:
+    lines = []
+    if home.internet.blocked:
+        lines.append(f"The ISP drops what is sent to {', '.join(map(str, home.internet.blocked))}.")
+    if isp := home.internet.isp:
+        whom = "whatever DNS server is asked" if isp.forges else f"when its DNS server {isp.resolver} is asked"
+        lies = (f"that {lie.domain} is {_addresses(lie.v4, lie.v6)}" for lie in isp.lie)
+        lines.append(f"It says, {whom}, {'; '.join(lies)}." if isp.lie else f"Its DNS server: {isp.resolver}.")
+    return lines
 
 
 @lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

@@ -21,7 +21,19 @@ Port = Annotated[int, Meta(ge=1, le=65535, description="a port number from 1 to 
 Rate = Annotated[float, Meta(gt=0, le=1_000_000, description="a rate in Mbit/s above 0, at most 1000000")]
 PortCount = Annotated[int, Meta(ge=0, le=64, description="a number of ports from 0 to 64")]
 Service = Literal[
-    "http", "echo", "stun", "dns", "tls", "quic", "socks", "http-proxy", "shadowsocks", "vmess", "vless", "trojan"
+    "http",
+    "echo",
+    "stun",
+    "dns",
+    "dot",
+    "tls",
+    "quic",
+    "socks",
+    "http-proxy",
+    "shadowsocks",
+    "vmess",
+    "vless",
+    "trojan",
 ]
 DomainName = Annotated[
     str,
@@ -44,6 +56,7 @@ SERVICE_PORTS: dict[Service, int] = {
     "echo": 7,
     "stun": 3478,
     "dns": 53,
+    "dot": 853,
     "tls": 443,
     "quic": 443,
     "socks": 1080,
@@ -55,7 +68,7 @@ SERVICE_PORTS: dict[Service, int] = {
 }
 UDP_SERVICES: tuple[Service, ...] = ("echo", "stun", "quic")
 PROXY_SERVICES: tuple[Service, ...] = ("socks", "http-proxy", "shadowsocks", "vmess", "vless", "trojan")
-CERTIFIED_SERVICES: tuple[Service, ...] = ("tls", "quic", "vless", "trojan")
+CERTIFIED_SERVICES: tuple[Service, ...] = ("dot", "tls", "quic", "vless", "trojan")
 """Those that show a certificate for the server's domain."""
 
 
@@ -126,7 +139,8 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     """A server on the internet. It knows no route to private addresses.
 
     domain: its name in the DNS. ports: extra TCP ports with HTTP besides port 80 when it serves `http`.
-    serves: `echo` and `stun` over UDP; `tls` is HTTPS, `quic` HTTP/3; the proxies (`socks`, `http-proxy`,
+    serves: `echo` and `stun` over UDP; `tls` is HTTPS, `quic` HTTP/3, `dot` DNS over TLS; where `dns` is served too,
+      `tls` answers DNS over HTTPS; the proxies (`socks`, `http-proxy`,
       `shadowsocks`, `vmess`, `vless`, `trojan`) ask from the server's own addresses and reach what the ISP blocks.
       What shows a certificate needs a domain.
     """

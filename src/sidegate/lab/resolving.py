@@ -1,9 +1,11 @@
-"""One question to one DNS server, of any type, over UDP or TCP (RFC 1035, section 4)."""
+"""One question to one DNS server, of any type: plain (RFC 1035, section 4), over TLS, or over HTTPS."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sidegate.lab import relay
 from sidegate.lab.asking import Answer, answered_since, why
 
 TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SVCB": 64, "HTTPS": 65}
@@ -31,18 +34,20 @@ def resolve(
     name: str,
     server: str,
     kind: str = "A",
-    over: Literal["udp", "tcp"] = "udp",
+    over: Literal["udp", "tcp", "tls", "https"] = "udp",
     timeout_s: float = 1.5,
     port: int = 53,
+    ca: str = "",
 ) -> Answer:
     """What the server says: the values of that type, in order, apart by a space, or why there are none.
 
-    Not ok: no answer, an error that the server names, or no such record ("nothing").
+    Not ok: no answer, an error that the server names, or no such record ("nothing"). ca: for TLS and HTTPS, the
+    certificate (PEM) by which the one of the server's address is checked.
     """
     start = time.monotonic()
     try:
-        reply, asker = _exchange(_question(name, TYPES[kind]), server, over, timeout_s, port)
-    except OSError as error:
+        reply, asker = _exchange(_question(name, TYPES[kind]), server, over, timeout_s, port, ca)
+    except (OSError, http.client.HTTPException) as error:
         return Answer(False, why(error), answered_since(start))
     try:
         code, records = read_reply(reply)
@@ -62,18 +67,36 @@ def labels(name: str) -> bytes:
     return b"".join(bytes([len(part)]) + part.encode() for part in name.rstrip(".").split(".") if part) + b"\0"
 
 
-def _exchange(question: bytes, server: str, over: str, timeout_s: float, port: int) -> tuple[bytes, tuple[str, int]]:
+def _exchange(
+    question: bytes, server: str, over: str, timeout_s: float, port: int, ca: str
+) -> tuple[bytes, tuple[str, int]]:
     kind = socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, kind) as asker:
-        asker.settimeout(timeout_s)
-        asker.connect((server, port))
+    with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, kind) as plain:
+        plain.settimeout(timeout_s)
+        plain.connect((server, port))
+        asker: tuple[str, int] = plain.getsockname()[:2]
         if over == "udp":
-            asker.send(question)
-            return asker.recv(65535), asker.getsockname()[:2]
-        asker.sendall(struct.pack("!H", len(question)) + question)
-        with asker.makefile("rb") as stream:
-            length = stream.read(2)
-            return stream.read(int.from_bytes(length)), asker.getsockname()[:2]
+            plain.send(question)
+            return plain.recv(65535), asker
+        if over == "tcp":
+            return _over_stream(plain, question), asker
+        with ssl.create_default_context(cadata=ca).wrap_socket(plain, server_hostname=server) as secure:
+            return (_over_stream if over == "tls" else _over_https)(secure, question), asker
+
+
+def _over_stream(connection: socket.socket, question: bytes) -> bytes:
+    connection.sendall(struct.pack("!H", len(question)) + question)
+    with connection.makefile("rb") as stream:
+        return stream.read(int.from_bytes(stream.read(2)))
+
+
+def _over_https(connection: socket.socket, question: bytes) -> bytes:
+    """RFC 8484, section 4.1."""
+    head = f"POST {relay.PATH} HTTP/1.1\r\nHost: dns\r\nContent-Type: {relay.MEDIA_TYPE}\r\n"
+    connection.sendall(f"{head}Content-Length: {len(question)}\r\n\r\n".encode() + question)
+    with http.client.HTTPResponse(connection, method="POST") as reply:
+        reply.begin()
+        return reply.read() if reply.status == 200 else b""
 
 
 def read_reply(reply: bytes) -> tuple[int, list[Record]]:

@@ -1,7 +1,8 @@
 """Real servers of the lab, all in one process: a socket stays in the network namespace it was made in.
 
 HTTP and HTTPS answer `/` with the machine's name, `/who` with the asking address as the server sees it, `/where` with
-the address that was asked, and `/bytes/N` with N bytes. Echo sends every UDP datagram back; STUN tells who sent it.
+the address that was asked, `/bytes/N` with N bytes, and `/dns-query` as DNS over HTTPS. Echo sends every UDP datagram
+back; STUN tells who sent it.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from sidegate.home import UDP_SERVICES
+from sidegate.home import CERTIFIED_SERVICES, UDP_SERVICES
 from sidegate.lab import namespaces as ns
-from sidegate.lab import stun
+from sidegate.lab import relay, stun
 from sidegate.lab.papers import Papers, server_context
 from sidegate.lab.parts import Blueprint, Machine
 
@@ -41,6 +43,7 @@ def serve(plan: Blueprint, pids: dict[str, int], papers: Papers | None, ready: C
 
 def _listen(machine: Machine, pid: int, block: int, papers: Papers | None, selector: selectors.BaseSelector) -> None:
     ns.enter_network(pid)
+    site = _Site(machine.name, block, pid)
     for service, address, port in machine.listens:
         if service == "quic":  # sidegate.lab.http3
             continue
@@ -50,8 +53,9 @@ def _listen(machine: Machine, pid: int, block: int, papers: Papers | None, selec
             continue
         listener = _bound(socket.SOCK_STREAM, address, port)
         listener.listen(512)
-        context = server_context(papers.of(address)) if papers and service == "tls" else None
-        selector.register(listener, selectors.EVENT_READ, _acceptor(_Site(machine.name, block), context))
+        context = server_context(papers.of(address)) if papers and service in CERTIFIED_SERVICES else None
+        talk = partial(relay.serve, pid) if service == "dot" else partial(_serve_pages, site)
+        selector.register(listener, selectors.EVENT_READ, _acceptor(talk, context))
 
 
 def _bound(kind: socket.SocketKind, address: str, port: int) -> socket.socket:
@@ -80,33 +84,37 @@ def _reply(listener: socket.socket, say: Callable[[bytes, tuple[str, int]], byte
         return
 
 
-def _acceptor(site: _Site, context: ssl.SSLContext | None) -> Callable[[socket.socket], None]:
+def _acceptor(talk: Callable[[socket.socket], None], context: ssl.SSLContext | None) -> Callable[[socket.socket], None]:
     def accept(listener: socket.socket) -> None:
-        connection, asker = listener.accept()
-        threading.Thread(target=_answer, args=(connection, asker, site, context), daemon=True).start()
+        connection, _ = listener.accept()
+        threading.Thread(target=_answer, args=(connection, talk, context), daemon=True).start()
 
     return accept
 
 
-def _answer(connection: socket.socket, asker: Any, site: _Site, context: ssl.SSLContext | None) -> None:
+def _answer(connection: socket.socket, talk: Callable[[socket.socket], None], context: ssl.SSLContext | None) -> None:
     connection.settimeout(60)
     try:
         with connection:
             if context is None:
-                _Handler(connection, asker, site)  # type: ignore[arg-type]
+                talk(connection)
                 return
             with context.wrap_socket(connection, server_side=True) as secure:
-                _Handler(secure, asker, site)  # type: ignore[arg-type]
+                talk(secure)
     except OSError:
         # The asker is gone, or believes no certificate of ours.
         return
 
 
+def _serve_pages(site: _Site, connection: socket.socket) -> None:
+    _Handler(connection, connection.getpeername(), site)  # type: ignore[arg-type]
+
+
 class _Site:
     """What `BaseHTTPRequestHandler` calls its server."""
 
-    def __init__(self, name: str, block: int) -> None:
-        self.name, self.block = name, block
+    def __init__(self, name: str, block: int, pid: int) -> None:
+        self.name, self.block, self.pid = name, block, pid
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -124,14 +132,36 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_text(f"{address} {port}\n")
         elif self.path == "/":
             self._send_text(f"{self.server.name}\n")
+        elif self.path.startswith(relay.PATH):
+            self._send_answer(relay.question_in(self.path))
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
 
+    def do_POST(self) -> None:
+        """Only for DNS over HTTPS."""
+        if self.path != relay.PATH:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        self._send_answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def _send_answer(self, question: bytes) -> None:
+        ns.enter_network(self.server.pid)  # this thread alone: each connection has its own
+        try:
+            answer = relay.ask(question, self.connection.getsockname()[0])
+        except OSError:
+            self.send_error(HTTPStatus.BAD_GATEWAY)
+            return
+        self._send(answer, relay.MEDIA_TYPE)
+
     def _send_text(self, text: str) -> None:
+        self._send(text.encode(), "text/plain")
+
+    def _send(self, body: bytes, media_type: str) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(body)
 
     def _send_bytes(self, size: int) -> None:
         self.send_response(HTTPStatus.OK)

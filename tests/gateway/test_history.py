@@ -114,3 +114,49 @@ def test_settings_are_compared_key_by_key() -> None:
         'client[02:00:00:00:00:10].name: "tv" -> nothing',
     ]
     assert settings(before, before) == ()
+
+
+RULES = {
+    "mail": 'port = [25]\nsend = "block"\n',
+    "work": 'domain = ["example.org"]\nsend = "direct"\n',
+    "tv": 'client = ["192.168.1.30"]\nsend = "block"\n',
+}
+AS_JSON = {
+    "mail": '{"send":"block","port":[25]}',
+    "work": '{"send":"direct","domain":["example.org"]}',
+    "tv": '{"send":"block","client":["192.168.1.30"]}',
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        ("mail work", "tv mail work", [f"rule[0]: nothing -> {AS_JSON['tv']}"]),
+        ("mail work tv", "mail tv", [f"rule[1]: {AS_JSON['work']} -> nothing"]),
+        ("mail work tv", "tv mail work", [f"rule[0]: rule[2] -> {AS_JSON['tv']}"]),
+        (
+            "mail work",
+            "tv work",
+            [f"rule[0]: nothing -> {AS_JSON['tv']}", f"rule[0]: {AS_JSON['mail']} -> nothing"],
+        ),
+    ],
+)
+def test_rules_are_compared_by_what_they_say(before: str, after: str, wanted: list[str]) -> None:
+    old, new = (parse_config("".join(f"[[rule]]\n{RULES[n]}" for n in it.split()), "file") for it in (before, after))
+    assert [str(s) for s in settings(old, new)] == wanted
+
+
+def test_share_links_are_not_told() -> None:
+    def parsed(links: str, link: str) -> Config:
+        section = f'[[upstream]]\nname = "office"\nlink = "{link}"\n'
+        return parse_config(
+            f'[proxy]\nupstream = {links}\nsubscription = "https://sub.example/t0ken"\n{section}', "file"
+        )
+
+    before = parsed('"ss://aaaa@192.0.2.1:1#one"', "trojan://s3cret@192.0.2.1:1")
+    after = parsed('["ss://bbbb@192.0.2.1:1#one", "vless://id@192.0.2.1:1"]', "trojan://0ther@192.0.2.1:1")
+    assert [str(s) for s in settings(before, after)] == [
+        "proxy.upstream: ss://…#one -> ss://…#one, vless://…",
+        "upstream[office].link: trojan://… -> trojan://…, another one",
+    ]
+    assert "t0ken" not in "".join(map(str, settings(Config(), after)))

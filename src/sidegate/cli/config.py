@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from sidegate.gateway.change.history import History, Version
 from sidegate.gateway.config import DEFAULT_PATH, load_config
 from sidegate.gateway.files import replace_file
 from sidegate.gateway.places import places
+from sidegate.gateway.split.review import review
 from sidegate.problems import Exit, Problem, Problems
 
 _file = click.argument("file", type=click.Path(path_type=Path), required=False)
@@ -28,12 +30,17 @@ def config() -> None:
 @_file
 @json_option
 def check(file: Path | None, as_json: bool) -> None:
-    """Read FILE (default: the configuration file) and name every error in it. Changes nothing, needs no privilege."""
-    load_config(file)
+    """Read FILE (default: the configuration file) and name every error in it and in the lists that it names.
+
+    Changes nothing, and needs no privilege but to read those files.
+    """
+    hints = review(load_config(file))
     if as_json:
-        print_json({"schema": 1, "problems": []})
-    else:
-        click.echo(f"{file or DEFAULT_PATH}: fine." if file or DEFAULT_PATH.exists() else "No file: all defaults.")
+        print_json({"schema": 1, "problems": [], "hints": hints})
+        return
+    click.echo(f"{file or DEFAULT_PATH}: fine." if file or DEFAULT_PATH.exists() else "No file: all defaults.")
+    if hints:
+        click.echo("\n".join(["to know:", *(textwrap.indent(str(hint), "    ") for hint in hints)]))
 
 
 @config.command(cls=OnTheBox)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,15 @@ from sidegate.gateway.decide import decide
 from sidegate.gateway.facts import observe
 from sidegate.reading import encode_address
 
+_SECRET = ("proxy.upstream", "proxy.subscription", ".link")
+"""Share links hold passwords, addresses of subscriptions a token."""
+
 
 class Setting(Struct, frozen=True):
-    """One key that differs. before, after: as JSON; empty: it was not, or is no longer, said."""
+    """One key that differs. before, after: as JSON; empty: it was not, or is no longer, said.
+
+    Of share links, and of addresses of subscriptions, only the kind and the name are told.
+    """
 
     path: str
     before: str
@@ -27,15 +35,65 @@ class Setting(Struct, frozen=True):
 
 
 def settings(before: Config, after: Config) -> tuple[Setting, ...]:
-    """Pure. A list's entries with a `mac` are told apart by it, others by their place."""
+    """Pure. A list's entries with a `mac` or a `name` are told apart by it, rules by what they say."""
     old, new = _flat(before), _flat(after)
     paths = [*new, *(path for path in old if path not in new)]
-    return tuple(Setting(p, old.get(p, ""), new.get(p, "")) for p in paths if old.get(p) != new.get(p))
+    changed = (_setting(p, old.get(p, ""), new.get(p, "")) for p in paths if old.get(p) != new.get(p))
+    return (*changed, *_rules(_rule_texts(before), _rule_texts(after)))
+
+
+def _setting(path: str, before: str, after: str) -> Setting:
+    if not path.endswith(_SECRET):
+        return Setting(path, before, after)
+    old, new = _hidden(before), _hidden(after)
+    return Setting(path, old, f"{new}, another one" if old == new else new)
+
+
+def _hidden(text: str) -> str:
+    """text: JSON of one link or of several."""
+    if not text:
+        return ""
+    value = msgspec.json.decode(text)
+    links = [value] if isinstance(value, str) else value
+    return ", ".join(_hidden_link(link) for link in links)
+
+
+def _hidden_link(link: str) -> str:
+    kind, is_link, rest = link.partition("://")
+    name = rest.partition("#")[2]
+    return f"{kind}://…{'#' + name if name else ''}" if is_link else link
+
+
+def _rule_texts(config: Config) -> list[str]:
+    """As JSON, without what is not said."""
+    plain = [msgspec.to_builtins(rule, enc_hook=encode_address) for rule in config.rule]
+    return [msgspec.json.encode({key: value for key, value in it.items() if value}).decode() for it in plain]
+
+
+def _rules(old: Sequence[str], new: Sequence[str]) -> Iterator[Setting]:
+    """Those that came, went, or were moved past others: a rule's number alone says nothing."""
+    gone: list[int] = []
+    come: list[int] = []
+    for what, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if what != "equal":
+            gone += range(i, j)
+            come += range(k, m)
+    for i in come:
+        origin = next((o for o in gone if old[o] == new[i]), None)
+        if origin is None:
+            yield Setting(f"rule[{i}]", "", new[i])
+        else:
+            gone.remove(origin)
+            yield Setting(f"rule[{i}]", f"rule[{origin}]", new[i])
+    for i in gone:
+        yield Setting(f"rule[{i}]", old[i], "")
 
 
 def _flat(config: Config) -> dict[str, str]:
     found: dict[str, str] = {}
-    _flatten(msgspec.to_builtins(config, enc_hook=encode_address), "", found)
+    data = msgspec.to_builtins(config, enc_hook=encode_address)
+    del data["rule"]
+    _flatten(data, "", found)
     return found
 
 
@@ -45,7 +103,7 @@ def _flatten(data: Any, path: str, found: dict[str, str]) -> None:
             _flatten(value, f"{path}.{key}" if path else key, found)
     elif isinstance(data, list | tuple) and any(isinstance(item, dict) for item in data):
         for i, item in enumerate(data):
-            _flatten(item, f"{path}[{item.get('mac', i)}]", found)
+            _flatten(item, f"{path}[{item.get('mac', item.get('name', i))}]", found)
     elif data is not None:
         found[path] = msgspec.json.encode(data).decode()
 

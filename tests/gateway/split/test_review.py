@@ -1,0 +1,57 @@
+"""`sidegate config check` on a configuration with rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sidegate.cli.config import config as config_group
+from sidegate.gateway.config import parse_config
+from sidegate.gateway.split.review import review
+from sidegate.problems import Problems
+
+TEXT = """
+[proxy]
+upstream = "socks5://192.0.2.1:1080#first"
+list = ["{0}/list"]
+[[rule]]
+domain = ["example.org"]
+send = "{1}"
+[[rule]]
+domain = ["www.example.org"]
+send = "direct"
+"""
+
+
+def test_bad_lines_and_idle_rules_are_worth_knowing(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a.example\nkeyword:x\n")
+    hints = review(parse_config(TEXT.format(tmp_path, "first"), "x"))
+    assert [(p.where, p.what) for p in hints] == [
+        (f"{tmp_path}/list:2", 'keyword is not supported: "x"'),
+        ("rule[1]", "never matches: rule[0] takes all of it"),
+    ]
+
+
+def test_every_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Problems) as caught:
+        review(parse_config(TEXT.format(tmp_path, "second").replace("socks5:", "socks9:"), "x"))
+    assert [p.where for p in caught.value.problems] == ["proxy.upstream", f"{tmp_path}/list"]
+    (tmp_path / "list").write_text("a.example\n")
+    with pytest.raises(Problems, match=r'rule\[0\].send: "second" is the name of no upstream'):
+        review(parse_config(TEXT.format(tmp_path, "second"), "x"))
+
+
+def test_the_command_says_so(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a.example\nkeyword:x\n")
+    (tmp_path / "x.toml").write_text(TEXT.format(tmp_path, "proxy"))
+    told = CliRunner().invoke(config_group, ["check", str(tmp_path / "x.toml")], standalone_mode=False)
+    assert told.output.splitlines()[:3] == [
+        f"{tmp_path}/x.toml: fine.",
+        "to know:",
+        f'    {tmp_path}/list:2: keyword is not supported: "x"',
+    ]
+    machine = CliRunner().invoke(config_group, ["check", "--json", str(tmp_path / "x.toml")], standalone_mode=False)
+    assert [hint["where"] for hint in json.loads(machine.output)["hints"]] == [f"{tmp_path}/list:2", "rule[1]"]

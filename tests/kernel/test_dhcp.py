@@ -59,8 +59,13 @@ def served() -> Iterator[Lab]:
 
 def _forget_addresses(lab: Lab) -> None:
     for client in CLIENTS:
-        lab.run(client, "ip", "address", "flush", "dev", "eth0")
-        lab.run(client, "sh", "-c", "cat >/run/got.sh; chmod +x /run/got.sh", text=GOT)
+        as_a_dhcp_client(lab, client)
+
+
+def as_a_dhcp_client(lab: Lab, client: str) -> None:
+    """Without an address, and with what `get_lease` needs."""
+    lab.run(client, "ip", "address", "flush", "dev", "eth0")
+    lab.run(client, "sh", "-c", "cat >/run/got.sh; chmod +x /run/got.sh", text=GOT)
 
 
 def mac(lab: Lab, client: str) -> str:

@@ -43,6 +43,14 @@ def remove_file(path: Path) -> None:
         _sync_directory(path.parent)
 
 
+def set_aside(path: Path) -> Path:
+    """Gives a file that nobody can read another name, over an earlier one's; where it is now. Raises OSError."""
+    aside = path.with_name(f"{path.name}.damaged")
+    os.replace(path, aside)
+    _sync_directory(path.parent)
+    return aside
+
+
 def _write(path: Path, data: bytes, mode: int) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway.files import remove_file, replace_file
+from sidegate.gateway.files import remove_file, replace_file, set_aside
 from sidegate.gateway.view import ConfirmView
 from sidegate.problems import Problem, Problems
 
@@ -83,8 +83,17 @@ def load(state_dir: Path) -> Pending | None:
     except (FileNotFoundError, PermissionError, NotADirectoryError):
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        remedy = "sidegate down puts everything back and forgets it"
-        raise Problems(Problem(str(path), f"cannot be read: {error}", remedy)) from None
+        what = f"whether a change waits to be confirmed cannot be read: {error}"
+        raise Problems(Problem(str(path), what, "the next command on this box sets it aside")) from None
+
+
+def set_damaged_aside(state_dir: Path) -> Path:
+    """What cannot be read keeps nobody from starting or ending the gateway. Raises Problems."""
+    path = state_dir / _NAME
+    try:
+        return set_aside(path)
+    except OSError as error:
+        raise Problems(Problem(str(path), f"cannot be renamed: {error.strerror}")) from None
 
 
 def save(pending: Pending, state_dir: Path) -> None:

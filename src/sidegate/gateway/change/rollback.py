@@ -23,9 +23,14 @@ _PREDECESSOR_ENDS_WITHIN_S = 3.0
 def honour(at: Places) -> Pending | None:
     """Rolls back what is due; what came of it, None if nothing was due.
 
+    One that cannot be read, as from a disk that lost it, is set aside: what it was to undo stays, and that is said.
     Raises Problems where the box is not as it was before; it stays due then.
     """
-    waiting = pending.load(at.state)
+    try:
+        waiting = pending.load(at.state)
+    except Problems as error:
+        print(f"{error}\nIt was set aside: {pending.set_damaged_aside(at.state)}", file=sys.stderr, flush=True)
+        return None
     if waiting is None or not pending.is_due(waiting):
         return None
     with lifecycle.alone(at):

@@ -41,7 +41,7 @@ RECORDED = (
     "POWERCUT_LOG=/run/operations",
 )
 LATER = ("unshare", "--time", "--boottime", "100000")
-MAY_BE_IN_FORCE = {
+MAY_BE_IN_FORCE: dict[str, set[str | None]] = {
     "up": {None, A},
     "lease": {A},
     "reload": {A, B},

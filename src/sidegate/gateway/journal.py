@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from sidegate.gateway.desired import Accept, PolicyRoute
-from sidegate.gateway.files import remove_file, replace_file
+from sidegate.gateway.files import remove_file, replace_file, set_aside
 from sidegate.problems import Problem, Problems
 
 STATE_DIR = Path("/var/lib/sidegate")
@@ -88,6 +88,25 @@ def _decode(data: bytes, path: Path) -> Journal:
         what = f"the journal has version {journal.version}, this program knows {VERSION}"
         raise Problems(Problem(str(path), what, "run `down` with the program that wrote it, or reboot"))
     return journal
+
+
+def set_damaged_aside(state_dir: Path) -> Problem | None:
+    """For a start without a person, when nothing of ours is in the kernel: what was wrong, None if nothing was.
+
+    A journal is damaged by a disk that loses what it said to have written, when the power goes: then it is of another
+    boot and void, and must not keep the gateway from coming back. Raises Problems.
+    """
+    try:
+        load(state_dir)
+    except Problems as error:
+        (damage,) = error.problems
+        path = state_dir / _NAME
+        try:
+            aside = set_aside(path)
+        except OSError as failure:
+            raise Problems(damage, Problem(str(path), f"cannot be renamed: {failure.strerror}")) from None
+        return Problem(damage.where, f"{damage.what}; it was set aside as {aside.name}")
+    return None
 
 
 def save(journal: Journal, state_dir: Path) -> None:

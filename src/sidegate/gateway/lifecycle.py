@@ -51,6 +51,9 @@ def become_daemon(config: Path | None, at: Places) -> NoReturn:
     if waiting is not None and waiting.state == "rolled-back" and waiting.back_to is None:
         remedy = "sidegate up starts it all the same, sidegate down forgets it"
         raise Problems(Problem("sidegate", f"the last start was rolled back: {waiting.told}", remedy))
+    damage = journals.set_damaged_aside(at.state) if list_table() is None else None
+    if damage is not None:
+        print(f"{damage.where}: {damage.what}", file=sys.stderr, flush=True)
     command = _daemon_command(config, "--use", "file-or-last-good")
     os.execv(command[0], command)  # noqa: S606 - no shell is the point
 

@@ -1,4 +1,4 @@
-"""Our resolver as a child of the daemon: what it reads is written here, and it is told when to read it again."""
+"""Our resolver as a child of the daemon: what it reads is written here, and it is told when to forget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidegate.gateway.apply import Change
 from sidegate.gateway.children import Child, ChildFile, Nursery
 from sidegate.gateway.dhcp.user import dnsmasq_user
 from sidegate.gateway.dns import here
-from sidegate.gateway.dns.dnsmasq import dnsmasq_conf, servers_file
+from sidegate.gateway.dns.dnsmasq import dnsmasq_conf
 from sidegate.gateway.dns.places import NAME, ResolverPlaces
 from sidegate.gateway.dns.resolver import Resolver
 from sidegate.gateway.facts import Facts
@@ -21,6 +21,11 @@ from sidegate.gateway.places import Places, unwritable
 from sidegate.problems import Problem, Problems
 
 WITHOUT = "nobody resolves names at this box now: clients that were told to ask it need another DNS server"
+_REASONS = {
+    "asked": "names tell what is proxied",
+    "direct": "the engine cannot be asked: proxied names are resolved as if they were direct",
+    "refused": "the engine cannot be asked: proxied names are refused",
+}
 _READABLE = 0o644
 _LOOK_AGAIN_S = 0.05
 
@@ -33,7 +38,7 @@ class Resolving:
         self._tell = tell
         self._nursery = Nursery(self._at.directory, at.state, tell, self._prepare)
         self._child: Child | None = None
-        self._servers = self._names = ""
+        self._names = ""
         self._is_due = False
         self._poll = select.epoll()
         self._poll.register(self._nursery, select.EPOLLIN)
@@ -60,15 +65,16 @@ class Resolving:
         What that will change: nothing where just this is answered. Raises Problems where a file cannot be written.
         """
         if it is None:
-            return self._end()
-        self._child, self._servers, self._names = _child(it, self._at), servers_file(it), names
+            self._child, self._is_due = None, False
+            self._nursery.want(())
+            return (Change(f"{NAME} ends", "this box answers no DNS"),) if self._nursery.runs(NAME) else ()
+        conf = dnsmasq_conf(it, self._at, dnsmasq_user())
+        self._child, self._names = resolver_child(conf, self._at), names
         self._nursery.want((self._child,))
-        if not self._nursery.runs(NAME, self._child.digest):
-            return (Change(f"{NAME} answers DNS on {it.interface}", "names tell what is proxied"),)
-        if not self._write():
+        if self._nursery.runs(NAME, self._child.digest):
+            self._write()
             return ()
-        self._is_due = True
-        return (Change(f"{NAME} asks {_asked(it)}", "whom it can ask changed"),)
+        return (Change(f"{NAME} answers DNS on {it.interface}", _REASONS[it.proxied]),)
 
     def forget(self) -> None:
         """Empties the cache, as where the kernel's sets were lost: every name is asked for, and learned, again."""
@@ -102,45 +108,28 @@ class Resolving:
         self._nursery.close()
         self._poll.close()
 
-    def _end(self) -> tuple[Change, ...]:
-        self._child, self._is_due = None, False
-        self._nursery.want(())
-        return (Change(f"{NAME} ends", "this box answers no DNS"),) if self._nursery.runs(NAME) else ()
-
     def _prepare(self, _: str) -> None:
         self._write()
         self._is_due = False
 
-    def _write(self) -> bool:
-        """What it reads while it runs; whether the servers are others now. Raises Problems."""
+    def _write(self) -> None:
+        """The LAN's own names, which dnsmasq reads again by itself. Raises Problems."""
         try:
             # dnsmasq's own user reads below them.
             for directory in (self._at.directory, self._at.hosts):
                 make_directory(directory, 0o755)
             if _text(self._at.names) != self._names:
-                # Written next door: of its directory dnsmasq reads every file, a half one too (src/inotify.c).
+                # Written next door: of this directory dnsmasq reads every file, a half one too (src/inotify.c).
                 replace_file(self._at.fresh_names, self._names.encode(), _READABLE)
                 self._at.fresh_names.rename(self._at.names)
-            if _text(self._at.servers) == self._servers:
-                return False
-            replace_file(self._at.servers, self._servers.encode(), _READABLE)
         except OSError as error:
             raise Problems(unwritable(self._at.directory, error)) from None
-        return True
 
 
-def _child(it: Resolver, at: ResolverPlaces) -> Child:
-    """It becomes dnsmasq's user once it has its sockets, and keeps CAP_NET_ADMIN for nft (src/dnsmasq.c)."""
+def resolver_child(conf: str, at: ResolverPlaces) -> Child:
+    """By this configuration, which `dnsmasq_conf` made."""
     command = ("dnsmasq", "--keep-in-foreground", f"--conf-file={at.conf}")
-    files = (ChildFile(str(at.conf), dnsmasq_conf(it, at, dnsmasq_user())),)
-    return Child(NAME, command, str(at.pid), files, WITHOUT)
-
-
-def _asked(it: Resolver) -> str:
-    """Whom, for proxied names, in words."""
-    return {"asked": "the engine", "direct": "the servers for direct names", "refused": "nobody"}[it.proxied] + (
-        " for proxied names"
-    )
+    return Child(NAME, command, str(at.pid), (ChildFile(str(at.conf), conf),), WITHOUT)
 
 
 def _text(path: Path) -> str | None:

@@ -1,9 +1,9 @@
-"""Pure: Resolver -> dnsmasq's configuration, and the file of servers that it reads again at SIGHUP.
+"""Pure: Resolver -> dnsmasq's configuration.
 
-What SIGHUP does (src/dnsmasq.c, EVENT_RELOAD): the cache is emptied, hosts files and the servers file are read again;
-nftset lines and all else only when it starts. Servers that are named in the same order as before are found at once,
-others cost a search of them all each (add_update_server in src/domain-match.c). So whom proxied names are asked at
-changes in place, one server for one; and other names mean a start, since their nftset lines differ.
+All of it is read once, at the start, and whoever else is asked for a name means a start: with 10,000 names 30 ms in
+which nobody answers. The other way, `servers-file` and SIGHUP, compares each name in it with all others, at the start
+too (add_update_server in src/domain-match.c, called by read_servers_file with marks set): with 100,000 names that is
+2 minutes in which nobody answers. SIGHUP only empties the cache and reads the LAN's own names again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LONGEST_LINE = 1000
 
 
 def dnsmasq_conf(it: Resolver, at: ResolverPlaces, user: str) -> str:
-    """The configuration file; nothing else is read but the servers and the names in its directory.
+    """The configuration file; nothing else is read but the LAN's own names. user: whom it becomes.
 
     Records that hold addresses besides A and AAAA (RFC 9460), and the key that hides a name from the engine, are left
     out; ANY is answered with little, for who forges its source (RFC 8482).
@@ -58,7 +58,6 @@ def dnsmasq_conf(it: Resolver, at: ResolverPlaces, user: str) -> str:
         "no-poll",
         "no-hosts",
         f"hostsdir={at.hosts}",
-        f"servers-file={at.servers}",
         f"cache-size={CACHE_SIZE}",
         f"max-ttl={CLIENT_TTL_S}",
         f"max-cache-ttl={CACHE_TTL_S}",
@@ -71,6 +70,7 @@ def dnsmasq_conf(it: Resolver, at: ResolverPlaces, user: str) -> str:
         "stop-dns-rebind",
         "rebind-localhost-ok",
         *_lines("rebind-domain-ok=/", _may_be_private(it), ""),
+        *_whom_to_ask(it),
         *_learned(it),
     ]
     return "\n".join(lines) + "\n"
@@ -86,34 +86,30 @@ def has_no_ipv6(it: Resolver) -> bool:
     return it.ipv6 == "off" or (it.ipv6 == "router" and it.proxied == "direct")
 
 
-def servers_file(it: Resolver) -> str:
-    """Whom to ask for what. Names that no rule names and that only a LAN knows are the router's business."""
+def _whom_to_ask(it: Resolver) -> Iterator[str]:
+    """Names that no rule names and that only a LAN knows are the router's business."""
     told: dict[str, tuple[str, ...]] = dict.fromkeys(LOCAL_SUFFIXES, (str(it.router),))
     for group in it.names.asked:
         told |= dict.fromkeys(group.names, _servers(it, group.answer))
     told |= dict.fromkeys(NO_SUCH_NAMES, ("",))
-    lines = [
-        *_default(it),
-        f"server=//{it.router}",
-        *(f"rev-server={network},{it.router}" for network in it.lan),
-        *(
-            line
-            for servers, names in _grouped(told)
-            for server in servers
-            for line in _lines("server=/", names, server)
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+    yield from _default(it)
+    yield f"server=//{it.router}"
+    yield from (f"rev-server={network},{it.router}" for network in it.lan)
+    for servers, names in _grouped(told):
+        for server in servers:
+            yield from _lines("server=/", names, server)
 
 
 def _default(it: Resolver) -> list[str]:
-    """For every other name. Fallen back all servers for direct names serve; one, for one name, would do as well."""
-    answer: Answer = "direct" if (it.names.default, it.proxied) == ("proxied", "direct") else it.names.default
-    return ["server=/#/"] if answer == "blocked" else [f"server={server}" for server in _servers(it, answer)]
+    return ["server=/#/"] if it.names.default == "blocked" else [f"server={s}" for s in _servers(it, it.names.default)]
 
 
 def _servers(it: Resolver, answer: Answer) -> tuple[str, ...]:
-    return {"direct": tuple(map(str, it.direct)), "proxied": (_engine(it),), "blocked": ("",)}[answer]
+    if answer == "blocked":
+        return ("",)
+    if answer == "direct" or it.proxied == "direct":
+        return tuple(map(str, it.direct))
+    return (f"127.0.0.1#{it.engine_port}" if it.proxied == "asked" else NOBODY,)
 
 
 def _grouped(told: Mapping[str, tuple[str, ...]]) -> Iterable[tuple[tuple[str, ...], list[str]]]:
@@ -121,12 +117,6 @@ def _grouped(told: Mapping[str, tuple[str, ...]]) -> Iterable[tuple[tuple[str, .
     for name, servers in told.items():
         groups.setdefault(servers, []).append(name)
     return groups.items()
-
-
-def _engine(it: Resolver) -> str:
-    """Who is asked for a proxied name: one server always, see above."""
-    by_state = {"asked": f"127.0.0.1#{it.engine_port}", "direct": str(it.direct[0]), "refused": NOBODY}
-    return by_state[it.proxied]
 
 
 def _learned(it: Resolver) -> Iterator[str]:

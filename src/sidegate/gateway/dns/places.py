@@ -8,11 +8,10 @@ NAME = "resolver"
 
 
 class ResolverPlaces:
-    """A directory of its own, for the program that dnsmasq's user reads files in; it holds no secrets."""
+    """A directory of its own: a nursery takes every child for its own whose record is in its directory."""
 
     def __init__(self, runtime: Path) -> None:
         self.directory = runtime / "resolver"
         self.conf, self.pid = self.directory / "resolver.conf", self.directory / "resolver.pid"
-        self.servers = self.directory / "servers"
         self.hosts = self.directory / "hosts"
         self.names, self.fresh_names = self.hosts / "names", self.directory / "names"

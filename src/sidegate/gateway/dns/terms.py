@@ -31,7 +31,7 @@ def resolver(
         interface=facts.interface.name,
         lan=facts.lan,
         router=facts.router.address,
-        direct=_direct(config, facts, own_servers),
+        direct=direct_servers(config, facts, own_servers),
         engine_port=dns_port(generation),
         names=name_table(policy),
         proxied=proxied if config.proxy.engine == "xray" or proxied == "refused" else "direct",
@@ -41,7 +41,7 @@ def resolver(
     )
 
 
-def _direct(config: Config, facts: Facts, own_servers: Iterable[IPv4Address]) -> tuple[IPv4Address, ...]:
+def direct_servers(config: Config, facts: Facts, own_servers: Iterable[IPv4Address]) -> tuple[IPv4Address, ...]:
     """Those of the configuration, of this box, or the router: the first that has any besides this box itself."""
     ours = {a.ip for a in facts.interface.addresses}
     for servers in (config.dns.servers, tuple(own_servers)):

@@ -48,7 +48,7 @@ def dhcp_server(config: Config, facts: Facts) -> DhcpServer | None:
         lease_s=dhcp.lease_s or LEASE_S[dhcp.mode],
         gateway=own.ip,
         router=router,
-        dns=dhcp.dns or (router,),
+        dns=dhcp.dns or (own.ip if config.resolves else router,),
         domain=dhcp.domain,
         coexists=dhcp.mode == "coexist",
         hosts=tuple(_host(c) for c in config.client if c.ip or c.gateway == "router"),

@@ -1,0 +1,38 @@
+"""Engine -> the child of the daemon that it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sidegate.gateway.children import Child, ChildFile
+from sidegate.gateway.engine.program import ENVIRONMENT
+from sidegate.gateway.engine.sets import sets_text
+from sidegate.gateway.engine.xray import Engine, xray_json
+
+WITHOUT = "proxied traffic goes as proxy.on_failure says"
+
+
+def child_name(generation: int) -> str:
+    return f"engine-{generation}"
+
+
+def refused_file(generation: int, directory: Path) -> Path:
+    """Holds the names of the upstreams that Xray refuses, one a line."""
+    return directory / f"{child_name(generation)}.refused"
+
+
+def engine_child(it: Engine, directory: Path) -> Child:
+    """The process. directory: where its files are, for root alone; its secrets are in the first of them."""
+    name = child_name(it.generation)
+    config, sets, ready = (directory / f"{name}.{suffix}" for suffix in ("conf", "sets", "pid"))
+    refused = refused_file(it.generation, directory)
+    files = (
+        ChildFile(str(config), xray_json(it)),
+        ChildFile(str(sets), sets_text(it.policy)),
+        ChildFile(str(refused), "", 0o644),
+    )
+    environment = (f"{key}={value}" for key, value in ENVIRONMENT.items())
+    program = (sys.executable, "-I", "-m", "sidegate.gateway.engine.program")
+    command = ("env", *environment, *program, str(config), str(sets), str(ready), str(refused))
+    return Child(name, command, str(ready), files, WITHOUT)

@@ -1,0 +1,165 @@
+"""The engine's process: `python -m sidegate.gateway.engine.program CONFIG SETS READY REFUSED`.
+
+Xray runs inside of it (`xray.startFromJSON` returns when the process is asked to end). What Xray does not like it does
+not say: it ends the process with exit code 23, or 255 if a port is taken (Xray-core-python, xray-go/main/run.go). So
+each upstream is tried first, in a process of its own; one that Xray refuses is named in REFUSED and left out, and the
+others work.
+
+It imports as little as it can: all of Sidegate is to fit into a small box.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from sidegate.gateway.engine import geodata
+from sidegate.gateway.engine.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_only
+
+USER = "nobody"
+_CAPABILITIES = (CAP_NET_ADMIN, CAP_NET_BIND_SERVICE)
+"""SO_MARK and IP_TRANSPARENT; to answer UDP from a foreign port below 1024 (proxy/dokodemo/fakeudp_linux.go)."""
+_MOST_FILES = 1 << 16
+_LOOK_AGAIN_S = 0.02
+_REFUSED = 23
+ENVIRONMENT = {"XRAY_LOCATION_ASSET": "/proc/self/fd", "GOGC": "50"}
+"""Go takes the environment that the process began with. Where `geodata` is found; a heap that is swept earlier."""
+
+Json = dict[str, Any]
+
+
+def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -> int:
+    """The exit code. Reads as root what others may not read, gives that up, and runs until it is asked to end."""
+    ready, refused = (
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for path in (ready_path, refused_path)
+    )
+    with open(config_path, "rb") as file:
+        config = msgspec.json.decode(file.read(), type=Json)
+    _load_sets(sets_path)
+    _allow_many_files()
+    keep_only(_CAPABILITIES, USER)
+    taken = _first_taken(config["inbounds"])
+    if taken is not None:
+        print(f"port {taken} is taken by another program", flush=True)
+        return 1
+    names = config.pop("upstreams")
+    for number in _bad_upstreams(config, range(len(names))):
+        print(f"upstream {names[number]}: Xray refuses its settings: left out", flush=True)
+        os.write(refused, f"{names[number]}\n".encode())
+        config["outbounds"][number] = {"tag": config["outbounds"][number]["tag"], "protocol": "blackhole"}
+    threading.Thread(target=_tell_when_ready, args=(config["inbounds"], ready), daemon=True).start()
+    print(f"starts Xray; exit code {_REFUSED} means that it refuses its configuration", flush=True)
+    _run(config)
+    return 0
+
+
+def _load_sets(path: str) -> None:
+    """Into a file without a name, at the file descriptor where Xray will look for it."""
+    memory = os.memfd_create("sets")
+    with open(path, encoding="ascii") as lines, open(memory, "wb", closefd=False) as out:
+        out.writelines(geodata.pieces(lines))
+    os.dup2(memory, int(geodata.FILE))
+    os.close(memory)
+
+
+def _allow_many_files() -> None:
+    """A proxied connection takes two descriptors, and four pipes' ends while the kernel copies for it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _MOST_FILES:
+        limit = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _first_taken(inbounds: Sequence[Json]) -> int | None:
+    for inbound in inbounds:
+        family = socket.AF_INET6 if ":" in inbound["listen"] else socket.AF_INET
+        with socket.socket(family) as it:
+            it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                it.bind((inbound["listen"], inbound["port"]))
+            except OSError:
+                return int(inbound["port"])
+    return None
+
+
+# Trials
+
+
+def _bad_upstreams(config: Json, numbers: Sequence[int]) -> list[int]:
+    """Those of them that Xray refuses: halves of what is refused as a whole are tried, and so on."""
+    if _is_accepted(config, numbers):
+        return []
+    if len(numbers) == 1:
+        return list(numbers)
+    half = len(numbers) // 2
+    return _bad_upstreams(config, numbers[:half]) + _bad_upstreams(config, numbers[half:])
+
+
+def _is_accepted(config: Json, numbers: Sequence[int]) -> bool:
+    """In a process of its own, whose one port is taken: it ends soon either way, and the exit code tells which."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        inbound = {"listen": "127.0.0.1", "port": taken.getsockname()[1], "protocol": "mixed"}
+        outbounds = [config["outbounds"][number] for number in numbers]
+        pid = os.fork()
+        if pid == 0:
+            _try({"log": {"loglevel": "none"}, "inbounds": [inbound], "outbounds": outbounds})
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) != _REFUSED
+
+
+def _try(config: Json) -> None:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    try:
+        _run(config)
+    finally:
+        os._exit(1)
+
+
+def _run(config: Json) -> None:
+    """Not imported before: Go's threads would not survive a fork, and would have had more capabilities."""
+    import xray  # type: ignore[import-untyped]
+
+    xray.startFromJSON(msgspec.json.encode(config).decode())
+
+
+# Ready
+
+
+def _tell_when_ready(inbounds: Sequence[Json], ready: int) -> None:
+    wanted = {("tcp", int(i["port"])) for i in inbounds} | {("udp", int(i["port"])) for i in inbounds if _has_udp(i)}
+    while not wanted <= _listening():
+        time.sleep(_LOOK_AGAIN_S)
+    os.write(ready, f"{os.getpid()}\n".encode())
+
+
+def _has_udp(inbound: Json) -> bool:
+    return bool(inbound["protocol"] != "mixed")
+
+
+def _listening() -> set[tuple[str, int]]:
+    """Protocol and port of what waits here for peers (proc_pid_net(5)): state 0A is LISTEN, 07 an open UDP socket."""
+    found = set()
+    for protocol, state in (("tcp", "0A"), ("udp", "07")):
+        for name in (protocol, f"{protocol}6"):
+            try:
+                with open(f"/proc/self/net/{name}", encoding="ascii") as lines:
+                    rows = [line.split(maxsplit=4) for line in lines]
+            except FileNotFoundError:
+                # A kernel without IPv6.
+                continue
+            found |= {(protocol, int(row[1].rpartition(":")[2], 16)) for row in rows[1:] if row[3] == state}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -51,6 +51,11 @@ class Places(Struct, frozen=True):
         return self.runtime / "step-aside.pid"
 
     @property
+    def chosen(self) -> Path:
+        """The upstream that is used, for the next daemon to go on with."""
+        return self.runtime / "chosen-upstream"
+
+    @property
     def log(self) -> Path:
         return self.runtime / "daemon.log"
 

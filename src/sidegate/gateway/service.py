@@ -55,7 +55,7 @@ def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], 
             what = f"a daemon is running already (process {running_pid(at.lock)})"
             raise Problems(Problem("sidegate", what, "see: sidegate status"))
         lock.sign()
-        daemon = Daemon(chosen, config_path, at)
+        daemon = Daemon(chosen, config_path, at, is_attended=use == "file")
         changes = daemon.begin()
     except Problems as error:
         tell(NotStarted(error.problems))

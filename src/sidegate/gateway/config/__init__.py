@@ -119,7 +119,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def is_split(self) -> bool:
         """Whether traffic is told apart at all."""
-        return bool(self.proxy.links or self.proxy.subscriptions or self.upstream or self.rule)
+        has_upstream = self.proxy.links or self.proxy.subscriptions or self.upstream or self.proxy.engine == "tproxy"
+        return bool(has_upstream or self.rule)
 
     @property
     def resolves(self) -> bool:

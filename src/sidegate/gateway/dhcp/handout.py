@@ -183,6 +183,10 @@ class Handout:
             return None
         return {(it.mac, it.ip): _view(it, time.time()) for it in self._leases()}
 
+    def own_leases(self) -> list[Lease]:
+        """Those of ours that last."""
+        return self._leases()
+
     # What is done
 
     def _child(self, server: DhcpServer) -> Child:

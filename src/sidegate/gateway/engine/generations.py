@@ -54,6 +54,11 @@ class Generations:
         return self._serves
 
     @property
+    def target(self) -> int:
+        """The one that runs, or will run, what was wanted last."""
+        return self._target
+
+    @property
     def is_new(self) -> bool:
         """Whether the current one is the one that was wanted last."""
         return self._current is not None and self._current == self._target

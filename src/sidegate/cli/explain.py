@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sidegate.cli.explain_split import Target, is_walked, look_up, split_lines, without_walk
 from sidegate.cli.output import json_option, print_json
 from sidegate.gateway import lifecycle
 from sidegate.gateway.places import places
@@ -15,6 +15,7 @@ from sidegate.problems import Exit, Problem, Problems
 from sidegate.walk.data import Protocol
 
 if TYPE_CHECKING:
+    from sidegate.gateway.split.explaining import ExplainView
     from sidegate.gateway.view import ClientView, StatusView
     from sidegate.home import Home
     from sidegate.walk.data import Walk
@@ -25,55 +26,47 @@ if TYPE_CHECKING:
 @click.argument("client")
 @click.argument("destination")
 @click.option("--proto", type=click.Choice(["tcp", "udp", "icmp"]), default="tcp", show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=443, show_default=True, help="Of the destination.")
 @click.option("--why", is_flag=True, help="Every decision, with where the kernel says so.")
 @json_option
-def explain(client: str, destination: str, proto: Protocol, why: bool, as_json: bool) -> int:
+def explain(client: str, destination: str, proto: Protocol, port: int, why: bool, as_json: bool) -> int:
     """What becomes of CLIENT's packets to DESTINATION on this gateway, and why.
 
-    CLIENT is an address, a MAC address or a configured name; DESTINATION a name or an IPv4 address. The walk is that of
-    this very home as far as the gateway knows it. Exit code 1: the packet would not arrive, or nobody can know.
+    CLIENT is an address, a MAC address or a configured name; DESTINATION a name or an IPv4 address. A name is asked for
+    as the client would ask this box, and its address is then known to the kernel as after the client's own question.
+    What goes straight is walked through this very home, as far as the gateway knows it. Exit code 1: the packet would
+    not arrive, or nobody can know.
     """
     status = lifecycle.status(places())
     if not status.daemon:
         raise Problems(Problem("sidegate", "no daemon is running, so nobody knows", "sidegate up"))
     found = _client(client)
-    address, dns = _address(destination)
     own = next(a for a in map(IPv4Interface, status.address.split(", ")) if IPv4Address(status.router) in a.network)
-    told = _Told(found, address, dns, status, _tracked(found))
-    if address in own.network:
-        return _finish(told.in_lan(), None, as_json, why)
-    home, walk = _walk(told, own, proto)
-    return _finish(told.lines(), (home, walk) if home and walk else None, as_json, why)
+    target = look_up(destination, own.ip)
+    if target.address in own.network:
+        return _finish(_who(found, target, _PAST_US), None, None, as_json, why)
+    split = lifecycle.explain(places(), _question(found, target, proto, port))
+    told = [*_who(found, target), *split_lines(split, target.by_us)]
+    if split is not None and not is_walked(split):
+        return _finish([*told, without_walk(split)], split, None, as_json, why)
+    tracked = _tracked(found)
+    told += [f"return path: {found.path}: {found.why}", _HANGS if tracked == "unknown" else _WALK]
+    return _finish(told, split, _walk(found, target.address, tracked, own, status, proto), as_json, why)
 
 
-class _Told:
-    """What is said before the walk."""
+_PAST_US = ", on this LAN: the devices talk past the gateway"
+_HANGS = "the walk: unknown; it hangs on whether the router tracks this client's frames: no verdict yet"
+_WALK = "the walk, with 192.0.2.2 for the router's public address, which this box cannot know:"
 
-    def __init__(
-        self, client: ClientView, address: IPv4Address, dns: str, status: StatusView, tracked: Tracked
-    ) -> None:
-        self.client, self.address, self.dns, self.status, self.tracked = client, address, dns, status, tracked
 
-    def _who(self) -> str:
-        return f"client: {self.client.ip} ({', '.join(filter(None, (self.client.mac, self.client.name)))})"
+def _who(client: ClientView, target: Target, where: str = "") -> list[str]:
+    device = ", ".join(filter(None, (client.mac, client.name)))
+    return [f"client: {client.ip} ({device})", f"destination: {target.address}{where or target.how}"]
 
-    def in_lan(self) -> list[str]:
-        return [self._who(), f"destination: {self.address}, on this LAN: the devices talk past the gateway"]
 
-    def lines(self) -> list[str]:
-        lines = [
-            self._who(),
-            f"destination: {self.address}{self.dns}",
-            "rule: none; this version of Sidegate sends everything straight on",
-            f"return path: {self.client.path}: {self.client.why}",
-        ]
-        if self.tracked == "unknown":
-            lines.append(
-                "the walk: unknown; it hangs on whether the router tracks this client's frames: no verdict yet"
-            )
-        else:
-            lines.append("the walk, with 192.0.2.2 for the router's public address, which this box cannot know:")
-        return lines
+def _question(client: ClientView, target: Target, proto: Protocol, port: int) -> dict[str, str]:
+    question = {"client": str(client.ip), "mac": client.mac, "destination": str(target.address), "protocol": proto}
+    return {**question, "port": str(port), **({"name": target.name} if target.name else {})}
 
 
 def _client(word: str) -> ClientView:
@@ -90,21 +83,10 @@ def _tracked(client: ClientView) -> Tracked:
     return client.probe.verdict if client.probe else "unknown"
 
 
-def _address(destination: str) -> tuple[IPv4Address, str]:
-    """The address, and how this box came to it. Raises Problems."""
-    try:
-        return IPv4Address(destination), ""
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(destination, None, socket.AF_INET, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise Problems(Problem(destination, f"no IPv4 address: {why}", "give a name or an IPv4 address")) from None
-    return IPv4Address(found[0][4][0]), f", as this box's own resolver answers for {destination}"
-
-
-def _walk(told: _Told, own: IPv4Interface, proto: Protocol) -> tuple[Home | None, Walk | None]:
+def _walk(
+    client: ClientView, address: IPv4Address, tracked: Tracked, own: IPv4Interface, status: StatusView, proto: Protocol
+) -> tuple[Home, Walk] | None:
+    """None where it hangs on what is not known."""
     from sidegate.home import RouterProfile
     from sidegate.walk.conversation import Player
     from sidegate.walk.known import CLIENT, DESTINATION, Known, known_home
@@ -112,28 +94,29 @@ def _walk(told: _Told, own: IPv4Interface, proto: Protocol) -> tuple[Home | None
     from sidegate.walk.question import question
     from sidegate.walk.setting import Setting
 
-    known = Known(own, IPv4Address(told.status.router), told.client.ip, told.address, told.tracked)
-    home = known_home(known)
+    home = known_home(Known(own, IPv4Address(status.router), client.ip, address, tracked))
     if home is None:
-        return None, None
-    proved = (CLIENT,) if told.client.path == "direct" else ()
+        return None
+    proved = (CLIENT,) if client.path == "direct" else ()
     network = Network(home, RouterProfile(title="unknown"), Setting("sidegate", proved))
     return home, Player(network, question(network, CLIENT, DESTINATION, proto)).walk()
 
 
-def _finish(lines: list[str], walked: tuple[Home, Walk] | None, as_json: bool, why: bool) -> int:
+def _finish(
+    lines: list[str], split: ExplainView | None, walked: tuple[Home, Walk] | None, as_json: bool, why: bool
+) -> int:
     if as_json:
         from sidegate.render.walk_json import walk_json
 
-        told: dict[str, Any] = {"schema": 1, "told": lines, "walk": walk_json(walked[1])["walk"] if walked else None}
+        walk = walk_json(walked[1])["walk"] if walked else None
+        told: dict[str, Any] = {"schema": 1, "told": lines, "split": split, "walk": walk}
         print_json(told)
     else:
         click.echo("\n".join(lines))
         if walked:
             click.echo("\n" + _text(*walked, why), nl=False)
-    arrives = walked is None or walked[1].verdict.code == "delivered"
-    is_known = not any(line.startswith("the walk: unknown") for line in lines)
-    return int(Exit.FINE if arrives and is_known else Exit.FAULT)
+    arrives = (walked is None or walked[1].verdict.code == "delivered") and (split is None or split.goes != "refused")
+    return int(Exit.FINE if arrives and _HANGS not in lines else Exit.FAULT)
 
 
 def _text(home: Home, walk: Walk, why: bool) -> str:

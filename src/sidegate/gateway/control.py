@@ -224,10 +224,15 @@ class NotAnswering(Problems):
     """Somebody listens and says nothing, or nothing that can be understood."""
 
 
+class Unknown(Problems):
+    """The daemon does not know what it was asked for."""
+
+
 def ask(socket_path: Path, method: str, target: str) -> Any:
     """What the daemon answers, decoded. Raises Problems: no permission, or what the daemon refused.
 
-    Raises NotListening, one of them, where nobody listens, and NotAnswering where nobody speaks.
+    Raises NotListening, one of them, where nobody listens, NotAnswering where nobody speaks, and Unknown for what a
+    daemon of another version does not know.
     """
     where = str(socket_path)
     try:
@@ -243,6 +248,8 @@ def ask(socket_path: Path, method: str, target: str) -> Any:
     except (OSError, h11.ProtocolError) as error:
         raise NotAnswering(Problem(where, f"the daemon does not answer: {error}", _STUCK, Exit.FAULT)) from None
     data = msgspec.json.decode(body)
+    if status == 404:
+        raise Unknown(Problem(where, data.get("error", "unknown"), "restart the daemon after an update"))
     if status != 200:
         raise Problems(Problem(where, data.get("error", f"status {status}"), data.get("remedy", "")))
     return data

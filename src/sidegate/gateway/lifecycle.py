@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode
@@ -25,6 +25,7 @@ from sidegate.gateway.dhcp.advert import end_advertiser
 from sidegate.gateway.facts import list_table, missing_capabilities
 from sidegate.gateway.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.service import NotStarted, Report, Started, Use
+from sidegate.gateway.split.explaining import ExplainView
 from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address
@@ -347,3 +348,12 @@ def clients(at: Places, config: Path | None, ip: str | None = None, *, evidence:
     _check_privileges()
     seen = clients_in_kernel(settings)
     return ClientsView(tuple(c for c in seen if ip in (None, str(c.ip))), daemon=False)
+
+
+def explain(at: Places, question: Mapping[str, str]) -> ExplainView | None:
+    """question: see `split.lookup.packet_of`. None from a daemon of an older version. Raises Problems."""
+    try:
+        told = _ask_daemon(at, f"/v1/explain?{urlencode(question)}")
+    except control.Unknown:
+        return None
+    return None if told is None else msgspec.convert(told, ExplainView)

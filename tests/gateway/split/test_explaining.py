@@ -121,3 +121,17 @@ def test_addresses_of_both_kinds() -> None:
     assert (
         IPv4Address("192.168.1.7") == packet_of({"client": "192.168.1.7", "mac": "", "destination": "1.2.3.4"}).source
     )
+
+
+@pytest.mark.parametrize(
+    ("policy", "name", "answer"),
+    [
+        (POLICY, "www.listed.example", "proxied"),
+        (POLICY, "other.example", "direct"),
+        (Policy((), "proxy"), "other.example", "proxied"),
+        (Policy((Rule("rule[0]", "block", Destination(suffixes=("ads.example",))),)), "x.ads.example", "blocked"),
+        (Policy((Rule("rule[0]", "direct", Destination(names=("a.example",))),), "proxy"), "b.a.example", "proxied"),
+    ],
+)
+def test_who_is_asked_for_a_name(policy: Policy, name: str, answer: str) -> None:
+    assert ask({"name": name}, policy).dns == answer

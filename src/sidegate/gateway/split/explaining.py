@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidegate.gateway.config.fields import OnFailure
+from sidegate.gateway.dns.names import name_table
+from sidegate.gateway.dns.resolver import Answer
+from sidegate.gateway.split.destinations import holds_name
 from sidegate.gateway.split.judge import Judgement, Outcome, Packet, outcome
-from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy
+from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy
 
 Via = Callable[[str], str | None]
 """What a rule sends to (`proxy` or an upstream's name) -> the upstream that carries it now; None: none works."""
@@ -19,7 +22,8 @@ SCHEMA = 1
 class ExplainView(Struct, frozen=True, kw_only=True):
     """goes: by an upstream, straight on, or refused. upstream: by which. rule, why: in words.
 
-    decides: who has the last word. notes: what else somebody should know.
+    decides: who has the last word. dns: who is asked for the name where our resolver serves; empty without a name.
+    notes: what else somebody should know.
     """
 
     goes: Literal["proxied", "straight", "refused"]
@@ -27,6 +31,7 @@ class ExplainView(Struct, frozen=True, kw_only=True):
     rule: str
     why: str
     decides: Literal["kernel", "engine"]
+    dns: Answer | Literal[""] = ""
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
@@ -41,8 +46,21 @@ def explained(policy: Policy, packet: Packet, via: Via, on_failure: OnFailure) -
         rule=_rule(final),
         why=final.why,
         decides="engine" if it.engine else "kernel",
+        dns="" if packet.name is None else asked_for(policy, packet.name),
         notes=tuple(_notes(it, packet, via, on_failure)),
     )
+
+
+def asked_for(policy: Policy, name: str) -> Answer:
+    """Who is asked for this name: the table of all names would say the same, and be long."""
+    rules = []
+    for rule in policy.rules:
+        if rule.destination is None:
+            rules.append(rule)
+        elif holds_name(rule.destination, name):
+            rules.append(structs.replace(rule, destination=Destination(names=(name,))))
+    table = name_table(structs.replace(policy, rules=tuple(rules)))
+    return next((group.answer for group in table.asked if name in group.names), table.default)
 
 
 def _is_steered(it: Judgement, packet: Packet) -> bool:

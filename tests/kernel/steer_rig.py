@@ -16,7 +16,7 @@ from msgspec import structs
 
 from sidegate.gateway.desired import PolicyRoute
 from sidegate.gateway.nft import Shape, ruleset
-from sidegate.gateway.nftchange import transaction
+from sidegate.gateway.nftchange import transactions
 from sidegate.gateway.policyroutes import add
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports, ports
@@ -142,7 +142,9 @@ class SplitRig(Rig):
         steering = structs.replace(Steering(policy, ()), **split)
         old, self.shape = self.shape, structs.replace(self.shape, lan6=(LAN6,), steering=steering)
         is_first = old.steering is None
-        self.nft(ruleset(self.shape) if is_first else transaction(ruleset(old), ruleset(self.shape)))
+        new = ruleset(self.shape)
+        for text in [new] if is_first else transactions(ruleset(old), new):
+            self.nft(text)
 
     def ask(self, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> Packet | None:
         """What the gateway sends at once for this packet: itself, or an answer. Other flows are not looked at."""

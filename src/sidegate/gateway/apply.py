@@ -24,7 +24,7 @@ from sidegate.gateway.children import end_child
 from sidegate.gateway.desired import COMMENT, TABLE, Accept, Desired, PolicyRoute, Sysctl
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.journal import STATE_DIR, ChildStep, Journal, SysctlStep, TableStep
-from sidegate.gateway.nftchange import differences, transaction
+from sidegate.gateway.nftchange import differences, fresh, transactions
 from sidegate.gateway.nfttext import STEERED
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK
 from sidegate.problems import Exit, Problem, Problems
@@ -97,9 +97,9 @@ def apply(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_DIR)
     stands, and the journal knows it.
     """
     old = journals.load(state_dir)
-    table = _table_text(desired, facts, old)
+    table = _table_texts(desired, facts, old)
     if table:
-        box.check(table)
+        box.check(_checkable(table))
     new = _plan(desired, facts, box, old)
     if new != old:
         journals.save(new, state_dir)
@@ -111,24 +111,29 @@ def apply(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_DIR)
         raise
 
 
-def _table_text(desired: Desired, facts: Facts, old: Journal | None) -> str:
-    """What to tell nft; empty if our table is as it should be. One that is as we left it keeps its sets' elements."""
+def _table_texts(desired: Desired, facts: Facts, old: Journal | None) -> list[str]:
+    """What to tell nft; nothing if our table is as it should be. One that is as we left it keeps its sets' elements."""
     known = old.table if old else None
     if known is None or known.listing is None or known.listing != facts.table:
-        return desired.ruleset
-    return transaction(known.ruleset, desired.ruleset) if known.ruleset != desired.ruleset else ""
+        return fresh(desired.ruleset)
+    return transactions(known.ruleset, desired.ruleset) if known.ruleset != desired.ruleset else []
+
+
+def _checkable(texts: list[str]) -> str:
+    """As one: each means something only after those before. Elements are left out, which may be too many for that."""
+    return "\n".join(text for text in texts if not text.startswith("add element"))
 
 
 def rehearse(desired: Desired, facts: Facts, box: Box, state_dir: Path = STATE_DIR) -> Changes:
     """What `apply` would change; changes nothing. Raises Problems, also for a ruleset that nft refuses."""
     old = journals.load(state_dir)
-    table = _table_text(desired, facts, old)
+    table = _table_texts(desired, facts, old)
     wrong = [(i, _read(box, i)) for i in desired.sysctls]
     changes = [Change(f"sysctl {i.path}={i.value}", f"{i.reason} (now {v})") for i, v in wrong if v != i.value]
     changes += [Change(f"accept in {a.place}", a.reason) for a in desired.accepts if not box.has_accept(a)]
     changes += [Change(r.place, r.reason) for r in desired.routes if not all(box.has_parts(r))]
     if table:
-        box.check(table)
+        box.check(_checkable(table))
         changes.append(Change(_table_change(desired, old), desired.ruleset_reason))
     gone = _obsolete(desired, old) if old else _Obsolete()
     what = [f"sysctl {s.path}={s.before}" for s in gone.sysctls]
@@ -173,7 +178,9 @@ def _read(box: Box, item: Sysctl) -> str:
     return value
 
 
-def _perform(desired: Desired, box: Box, old: Journal | None, new: Journal, table: str, state_dir: Path) -> Changes:
+def _perform(
+    desired: Desired, box: Box, old: Journal | None, new: Journal, table: list[str], state_dir: Path
+) -> Changes:
     changes: list[Change] = []
     for item in filter(_is_redirect, desired.sysctls):
         _set(item, box, changes)
@@ -182,7 +189,8 @@ def _perform(desired: Desired, box: Box, old: Journal | None, new: Journal, tabl
     for route in desired.routes:
         _lead(route, box, changes)
     if table:
-        box.nft(table)
+        for text in table:
+            box.nft(text)
         changes.append(Change(f"nft table inet {TABLE}", desired.ruleset_reason))
         new = msgspec.structs.replace(new, table=TableStep(desired.ruleset, box.list_table()))
         journals.save(new, state_dir)

@@ -30,6 +30,7 @@ ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 _SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
 _SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra")
 _LEGACY: dict[int, tuple[str, Backend]] = {4: ("ip", "iptables-legacy"), 6: ("ip6", "ip6tables-legacy")}
+_END = "\n}\n"
 _CT_STATE = {"ct": {"key": "state"}}
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
 
@@ -154,11 +155,13 @@ def neighbours(interface: str) -> tuple[Neighbour, ...]:
 
 
 def list_table() -> str | None:
-    """Our table without the elements of its sets, None if it is not there. Raises Problems."""
-    status, out, err = programs.attempt("nft", "--terse", "list", "table", "inet", TABLE)
-    if status and "No such file or directory" not in err:
-        raise Problems(Problem(f"nft list table inet {TABLE}", err.strip()))
-    return None if status else out
+    """Our table without the elements of its sets, None if it is not there. Raises Problems.
+
+    From the whole ruleset: asked for one table, nft 1.0.6 reads all elements first, of which there may be many.
+    """
+    listing = programs.run("nft", "--terse", "list", "ruleset")
+    _, found, rest = f"\n{listing}".partition(f"\ntable inet {TABLE} {{\n")
+    return f"{found[1:]}{rest[: rest.index(_END) + len(_END)]}" if found else None
 
 
 def _privileges() -> list[Problem]:

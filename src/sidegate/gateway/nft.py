@@ -113,7 +113,8 @@ class Shape(Struct, frozen=True):
 def ruleset(shape: Shape) -> str:
     """The transaction that replaces our table, whether or not it is there."""
     head = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
-    body = [*_sets(shape), *_chains(shape)]
+    split = steer.parts(shape.steering, Memory(shape.knows_every_syn)) if shape.steering else ([], [])
+    body = [*_sets(shape), *split[0], *_chains(shape), *split[1]]
     return head + f'table inet {TABLE} {{\n\tcomment "made by sidegate"\n\n' + "\n".join(body) + "}\n"
 
 
@@ -138,7 +139,7 @@ def _sets(shape: Shape) -> list[str]:
     for name, macs in (("not_auto", _not_auto(shape)), ("auto", _only_auto(shape)), ("nat", _nat(shape))):
         if macs:
             sets.append(constant(name, "ether_addr", macs))
-    return sets + (steer.sets(shape.steering) if shape.steering else [])
+    return sets
 
 
 def _not_auto(shape: Shape) -> list[str]:
@@ -159,7 +160,7 @@ def _chains(shape: Shape) -> list[str]:
     if shape.has_auto:
         chains += _WATCH
     if shape.steering is not None:
-        chains += [*steer.chains(shape.steering, Memory(shape.knows_every_syn)), _REPLIES]
+        chains.append(_REPLIES)
         chains += [block("chain", "upstream6", _upstream6(shape))] if shape.splits_ipv6 else []
     chains += services.chains(shape.services, shape.interface, shape.mac, ipv6=shape.has_ipv6)
     return [*chains, block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]

@@ -11,10 +11,15 @@ nf_tables_commit), so that no packet sees the table without its rules.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from sidegate.gateway.desired import TABLE
+
+MOST_AT_ONCE = 2000
+"""Elements in one transaction: nft may not widen its socket's buffer without CAP_NET_ADMIN of the machine itself
+(socket(7), SO_SNDBUFFORCE), as in a container, and then some 4,000 intervals are "Message too long"."""
 
 _BLOCK = re.compile(r"^\t(set|map|counter|chain) (\S+) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
 
@@ -36,7 +41,7 @@ class Block(Struct, frozen=True):
         """What cannot be changed while it stands: all of a set but its elements, a base chain's first line."""
         if self.kind == "chain":
             return next((line for line in self.body.splitlines() if line.strip().startswith("type ")), "")
-        return self.body.replace(self.elements, "")
+        return "".join(line for line in self.body.splitlines(keepends=True) if line.strip("\n") != self.elements)
 
 
 def blocks(ruleset: str) -> dict[tuple[str, str], Block]:
@@ -51,21 +56,62 @@ def differences(old: str, new: str) -> list[str]:
     return changed + [f"{b.kind} {b.name} (gone)" for key, b in before.items() if key not in after]
 
 
-def transaction(old: str, new: str) -> str:
+def fresh(ruleset: str) -> list[str]:
+    """The transactions that make the table anew: all but the elements of large sets, then these."""
+    large = [b for b in blocks(ruleset).values() if _is_large(b)]
+    for block in large:
+        ruleset = ruleset.replace(_text(block), _text(_emptied(block)))
+    return [ruleset, *(text for b in large for text in _filling(b))]
+
+
+def transactions(old: str, new: str) -> list[str]:
     """What turns the table that `old` made into the one that `new` makes; sets that stay keep their elements.
 
-    An old one of an unknown shape, as of another version, is replaced as a whole.
+    Sets that are the same are not told of, however many elements they hold; rules are few and all told again. A large
+    set that is new is filled before the last transaction, which is the one that counts. An old one of an unknown
+    shape, as of another version, is replaced as a whole.
     """
     before, after = blocks(old), blocks(new)
     if not before:
-        return new
+        return fresh(new)
+    told = [b for key, b in after.items() if b.kind == "chain" or before.get(key) != b]
+    large = [b for b in told if _is_large(b) and (b.kind, b.name) not in before]
+    lines = _clearing(before, after)
+    lines += [_table(b for b in told if b not in large)]
+    return [*(text for b in large for text in (_table([_emptied(b)]), *_filling(b))), "\n".join(lines)]
+
+
+def _clearing(before: dict[tuple[str, str], Block], after: dict[tuple[str, str], Block]) -> list[str]:
+    """A chain may be gone only when no rule jumps to it, a set only when no rule asks it: first all rules go."""
     gone = [b for key, b in before.items() if key not in after or after[key].definition != b.definition]
-    # A chain may be gone only when no rule jumps to it, a set only when no rule asks it: first all rules go.
     lines = [f"flush table inet {TABLE}"]
     lines += [f"delete {b.kind} inet {TABLE} {b.name}" for b in gone if b.kind == "chain"]
     lines += [f"delete {b.kind} inet {TABLE} {b.name}" for b in gone if b.kind != "chain"]
-    lines += [f"flush set inet {TABLE} {b.name}" for key, b in before.items() if _is_refilled(b, after.get(key))]
-    return "\n".join(lines) + "\n" + new[new.index(f"table inet {TABLE} {{") :]
+    return lines + [f"flush set inet {TABLE} {b.name}" for key, b in before.items() if _is_refilled(b, after.get(key))]
+
+
+def _table(content: Iterable[Block]) -> str:
+    return f"table inet {TABLE} {{\n" + "".join(map(_text, content)) + "}\n"
+
+
+def _text(block: Block) -> str:
+    return f"\t{block.kind} {block.name} {{\n{block.body}\t}}\n"
+
+
+def _is_large(block: Block) -> bool:
+    return block.kind == "set" and block.elements.count(",") >= MOST_AT_ONCE
+
+
+def _emptied(block: Block) -> Block:
+    return Block(block.kind, block.name, block.definition)
+
+
+def _filling(block: Block) -> Iterator[str]:
+    """The text between the braces, in parts."""
+    elements = block.elements.partition("{")[2].rpartition("}")[0].split(",")
+    for i in range(0, len(elements), MOST_AT_ONCE):
+        part = ",".join(elements[i : i + MOST_AT_ONCE])
+        yield f"add element inet {TABLE} {block.name} {{{part}}}\n"
 
 
 def _is_refilled(before: Block, after: Block | None) -> bool:

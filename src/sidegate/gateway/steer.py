@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
@@ -129,8 +130,37 @@ def learned_sets(policy: Policy, numbers: Sequence[int] = (4, 6)) -> tuple[str, 
     return tuple(f"{kind}{i}_{n}" for i in named for kind in ("names", "kept") for n in numbers)
 
 
-def sets(steering: Steering) -> list[str]:
-    """All sets of the split, each named by what it holds or by the rule that it is of."""
+def parts(steering: Steering, memory: Memory) -> tuple[list[str], list[str]]:
+    """The split's sets, and its chains: `split4` and, with IPv6, `split6`, with all that they lead to."""
+    networks = _Networks(steering)
+    return _sets(steering, networks), _chains(steering, memory, networks)
+
+
+class _Networks:
+    """The sets of the rules' networks: of thousands, and so written once."""
+
+    def __init__(self, steering: Steering) -> None:
+        rules, families = enumerate(steering.policy.rules), steering.families
+        self._found = {(i, f.number): _listed(found) for i, r in rules for f in families if (found := _networks(r, f))}
+
+    def name(self, i: int, family: Family) -> str | None:
+        """Of the set of the i-th rule: by what it holds, so that it stays when rules before it come or go."""
+        listed = self._found.get((i, family.number))
+        return f"networks_{listed[0]}_{family.number}" if listed else None
+
+    def elements(self, i: int, family: Family) -> tuple[str, ...]:
+        return self._found[i, family.number][1]
+
+
+@lru_cache(maxsize=16)
+def _listed(networks: tuple[IPv4Network | IPv6Network, ...]) -> tuple[str, tuple[str, ...]]:
+    """A digest and the elements. Kept: the same lists come again with every look at the box."""
+    elements = tuple(map(str, networks))
+    return _digest(elements), elements
+
+
+def _sets(steering: Steering, networks: _Networks) -> list[str]:
+    """Each named by what it holds or by the rule that it is of."""
     found: dict[str, str] = {}
     for family in steering.families:
         n = family.number
@@ -142,16 +172,15 @@ def sets(steering: Steering) -> list[str]:
         if steering.on_failure == "block":
             found[f"engaged{n}"] = dynamic(f"engaged{n}", family.flow, FLOWS_SIZE, ENGAGED_S)
         for i, rule in enumerate(steering.policy.rules):
-            found |= dict(_sets_of(i, rule, family))
+            found |= dict(_sets_of(i, rule, family, networks))
     return [constant("private4", "ipv4_addr", PRIVATE4, "flags interval"), *found.values()]
 
 
-def _sets_of(i: int, rule: Rule, family: Family) -> Iterator[tuple[str, str]]:
+def _sets_of(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterator[tuple[str, str]]:
     if rule.destination is None:
         return
-    if found := _networks(rule, family):
-        name = _networks_name(found, family)
-        yield name, constant(name, family.type, [str(n) for n in found], "flags interval")
+    if name := networks.name(i, family):
+        yield name, constant(name, family.type, networks.elements(i, family), "flags interval")
     if rule.destination.has_names:
         # The comment makes it another set, an empty one, once the index is that of a rule with other names.
         names = _digest([*rule.destination.names, "below", *rule.destination.suffixes])
@@ -161,15 +190,10 @@ def _sets_of(i: int, rule: Rule, family: Family) -> Iterator[tuple[str, str]]:
             yield name, block("set", name, [*lines, f'comment "{names}"'])
 
 
-def _networks(rule: Rule, family: Family) -> Sequence[IPv4Network | IPv6Network]:
+def _networks(rule: Rule, family: Family) -> tuple[IPv4Network | IPv6Network, ...]:
     if rule.destination is None:
         return ()
     return rule.destination.networks4 if family is V4 else rule.destination.networks6
-
-
-def _networks_name(networks: Sequence[IPv4Network | IPv6Network], family: Family) -> str:
-    """By what it holds: it stays, with all its elements, when rules before it come or go."""
-    return f"networks_{_digest(map(str, networks))}_{family.number}"
 
 
 def _digest(words: Iterable[str]) -> str:
@@ -190,8 +214,7 @@ class Way(Struct, frozen=True, order=True):
         return f"to{number}_{self.kind}{quic}_{family.number}"
 
 
-def chains(steering: Steering, memory: Memory) -> list[str]:
-    """`split4`, and `split6` with IPv6, with all that they lead to."""
+def _chains(steering: Steering, memory: Memory, networks: _Networks) -> list[str]:
     found = [block("chain", "steered", [MARKING, "notrack", "accept"]), block("chain", "refused", _REFUSED)]
     for family in steering.families:
         n = family.number
@@ -199,7 +222,7 @@ def chains(steering: Steering, memory: Memory) -> list[str]:
         found += [
             block("chain", way.chain(steering, family), _to(way, steering, family, memory)) for way in _ways(steering)
         ]
-        found += [block("chain", f"rules{n}", _rules(steering, family))]
+        found += [block("chain", f"rules{n}", _rules(steering, family, networks))]
         found += [block("chain", f"datagrams{n}", _datagrams(steering, family))]
         found += [block("chain", f"engaged{n}", _engaged(steering, family))]
         found += [block("chain", f"segments{n}", _segments(steering, family))]
@@ -280,16 +303,26 @@ def _of_quic(way: Way, family: Family) -> list[str]:
 
 
 def _ways(steering: Steering) -> list[Way]:
-    ways = {way for rule in steering.policy.rules for _, way in _alternatives(0, rule, V4) if way is not None}
-    ways |= {way for rule in steering.policy.rules for _, way in _alternatives(0, rule, V6) if way is not None}
+    ways = {Way(r.send, kind, r.quic) for r in steering.policy.rules for kind in _kinds(r) if _is_steered(r)}
     if steering.policy.default == PROXY:
         ways.add(Way(PROXY, "named", steering.policy.quic))
     return sorted(ways)
 
 
-def _rules(steering: Steering, family: Family) -> list[str]:
+def _is_steered(rule: Rule) -> bool:
+    return rule.send not in (DIRECT, BLOCK)
+
+
+def _kinds(rule: Rule) -> Iterator[Kind]:
+    if rule.destination is None or rule.destination.networks4 or rule.destination.networks6:
+        yield "decided"
+    if rule.destination is not None and rule.destination.has_names:
+        yield "named"
+
+
+def _rules(steering: Steering, family: Family, networks: _Networks) -> list[str]:
     policy, n = steering.policy, family.number
-    lines = [line for i, rule in enumerate(policy.rules) for line in _rule(i, rule, steering, family)]
+    lines = [line for i, rule in enumerate(policy.rules) for line in _rule(i, rule, steering, family, networks)]
     if policy.default != PROXY:
         return [*lines, f"goto to_straight{n}"]
     way = Way(PROXY, "named", policy.quic)
@@ -297,20 +330,20 @@ def _rules(steering: Steering, family: Family) -> list[str]:
     return [*lines, f"{public}goto {way.chain(steering, family)}", *([f"goto to_straight{n}"] if public else [])]
 
 
-def _rule(i: int, rule: Rule, steering: Steering, family: Family) -> list[str]:
+def _rule(i: int, rule: Rule, steering: Steering, family: Family, networks: _Networks) -> list[str]:
     """One rule of the policy as one of nft for each way in which it may match."""
     where = {DIRECT: f"to_straight{family.number}", BLOCK: "refused"}
     lines = []
-    for conditions, way in _alternatives(i, rule, family):
+    for conditions, way in _alternatives(i, rule, family, networks):
         chain = way.chain(steering, family) if way is not None else where[rule.send]
         lines.append(" ".join([*conditions, "goto", chain]))
     return lines
 
 
-def _alternatives(i: int, rule: Rule, family: Family) -> Iterator[tuple[list[str], Way | None]]:
-    is_steered = rule.send not in (DIRECT, BLOCK)
+def _alternatives(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterator[tuple[list[str], Way | None]]:
+    is_steered = _is_steered(rule)
     for source in _sources(rule.source, family):
-        for destination, kind in _destinations(i, rule, family):
+        for destination, kind in _destinations(i, rule, family, networks):
             is_named = not destination or kind == "named"
             public = ["ip daddr != @private4"] if is_steered and is_named and family is V4 else []
             yield (
@@ -319,12 +352,12 @@ def _alternatives(i: int, rule: Rule, family: Family) -> Iterator[tuple[list[str
             )
 
 
-def _destinations(i: int, rule: Rule, family: Family) -> list[tuple[list[str], Kind]]:
+def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> list[tuple[list[str], Kind]]:
     if rule.destination is None:
         return [([], "decided")]
     found: list[tuple[list[str], Kind]] = []
-    if networks := _networks(rule, family):
-        found.append(([f"{family.ip} daddr @{_networks_name(networks, family)}"], "decided"))
+    if name := networks.name(i, family):
+        found.append(([f"{family.ip} daddr @{name}"], "decided"))
     if rule.destination.has_names:
         sets_of = [f"{family.ip} daddr @{kind}{i}_{family.number}" for kind in ("names", "kept")]
         found += [([condition], "named") for condition in sets_of]

@@ -160,7 +160,7 @@ def list_table() -> str | None:
     From the whole ruleset: asked for one table, nft 1.0.6 reads all elements first, of which there may be many.
     """
     listing = programs.run("nft", "--terse", "list", "ruleset")
-    _, found, rest = f"\n{listing}".partition(f"\ntable inet {TABLE} {{\n")
+    _, found, rest = f"\n{listing}".partition(f"\ntable inet {TABLE} {{")
     return f"{found[1:]}{rest[: rest.index(_END) + len(_END)]}" if found else None
 
 

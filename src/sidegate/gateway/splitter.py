@@ -18,15 +18,17 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sidegate.gateway import programs, view
 from sidegate.gateway.apply import Change
 from sidegate.gateway.config import Config
 from sidegate.gateway.decide import NO_SPLIT, Situation
 from sidegate.gateway.dhcp.leases import Lease
-from sidegate.gateway.dns import here, terms
+from sidegate.gateway.dns import here, learned, terms
 from sidegate.gateway.dns.child import Resolving
 from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.resolver import Proxied, Resolver
 from sidegate.gateway.engine.foreign import Foreign
+from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.supervision import Supervision, Wanted
 from sidegate.gateway.engine.trial import Question, question
 from sidegate.gateway.engine.upstreams import Upstreams, upstreams
@@ -34,10 +36,11 @@ from sidegate.gateway.engine.xray import Engine, has_ipv6
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import rules
-from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy
+from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy
 from sidegate.gateway.split.ports import Ports
 from sidegate.gateway.split.shelf import Material, Shelf
 from sidegate.gateway.split.times import local_now
+from sidegate.gateway.steer import learned_sets
 from sidegate.problems import Problem
 
 SETTLE_S = 2.0
@@ -88,7 +91,7 @@ class Splitter:
     def __init__(self, at: Places, tell: Callable[[str], None], leases: Callable[[], Iterable[Lease]]) -> None:
         self._tell, self._leases = tell, leases
         self._shelf = Shelf(at.state)
-        self._engine = Supervision(at, tell, lambda _: 1)
+        self._engine = Supervision(at, tell, self._lasting)
         self._foreign = Foreign(tell)
         self._resolving = Resolving(at, tell)
         self._plan = Plan()
@@ -96,6 +99,7 @@ class Splitter:
         self._resolver: Resolver | None = None
         self._answers = False
         self._mute_since_s: float | None = None
+        self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
         self._poll = select.epoll()
         for part in (self._engine, self._resolving):
             self._poll.register(part, select.EPOLLIN)
@@ -158,14 +162,31 @@ class Splitter:
             unsteered=_on_lan(plan, self._facts),
         )
 
+    def carried(self, plan: Plan) -> str:
+        """What nft is to be told with the ruleset for this plan, so that no address that a name had is forgotten.
+
+        Raises Problems.
+        """
+        old, new = self._plan.policy, plan.policy
+        if not rules.is_split(new) or _named(old) == _named(new):
+            return ""
+        families = _families(plan)
+        sets = {name: view.elements(name) for name in learned_sets(old, families)}
+        return learned.carried(old, new, sets, families)
+
+    def forget(self) -> None:
+        """The kernel's sets were lost: what names have for addresses is to be learned again."""
+        self._resolving.forget()
+
     def turn(self, now: float) -> bool:
-        """Whether the situation is another one now."""
+        """Whether the situation is another one now. Raises Problems."""
         engine = self._engine.turn(now)
         foreign = self._foreign.turn(now)
         if engine or foreign:
             self._want_resolver()
         self._resolving.turn(now)
         clock = self._mind_clock(now)
+        self._age(now)
         return self._hear(now) or engine or foreign or clock
 
     def next_deadline(self) -> float | None:
@@ -174,7 +195,7 @@ class Splitter:
         until_s = None if self._plan.until is None else now + (self._plan.until - datetime.now(UTC)).total_seconds()
         is_due = self._resolver is not None and not self._resolving.serves() and self._resolving.pid() is not None
         parts = (self._engine.next_deadline(), self._foreign.next_deadline(), self._resolving.next_deadline())
-        times = (*parts, until_s, now + READY_LOOK_S if is_due else None)
+        times = (*parts, until_s, self._age_at_s, now + READY_LOOK_S if is_due else None)
         return min((t for t in times if t is not None), default=None)
 
     def close(self) -> None:
@@ -226,6 +247,11 @@ class Splitter:
         names = hosts_file(plan.config.client, self._leases(), plan.config.dhcp.domain.rstrip(".").lower())
         return self._resolving.want(wanted, names)
 
+    def _lasting(self, generation: int) -> int:
+        """Connections that it still carries. Raises Problems."""
+        lan = [*self._facts.lan, *self._facts.lan6] if self._facts else []
+        return lasting(generation, self._engine.places(generation), lan)
+
     def _proxied(self) -> Proxied:
         """Names that are proxied are asked by the upstream while there is one that works."""
         is_asked = self._engine.dns_port() is not None if self._plan.is_ours else self._foreign.listens
@@ -256,6 +282,15 @@ class Splitter:
             self._answers = now < self._mute_since_s + MUTE_S
         return self._answers != before
 
+    def _age(self, now: float) -> None:
+        """Raises Problems."""
+        if now < self._age_at_s:
+            return
+        self._age_at_s = now + learned.LOOK_EVERY_S
+        sets = {name: view.elements(name) for name in learned_sets(self._plan.policy, _families(self._plan))}
+        if text := learned.ageing(sets):
+            programs.run("nft", "--file", "-", text=text)
+
     def _mind_clock(self, now: float) -> bool:
         """Whether the clock turned a rule on or off; also where it was set."""
         plan = self._plan
@@ -267,6 +302,15 @@ class Splitter:
         self._tell("a rule turned on or off by the clock")
         self.want(fresh, self._facts, now)
         return True
+
+
+def _named(policy: Policy) -> list[tuple[int, Destination | None]]:
+    """What the learned sets are for: they go by a rule's place."""
+    return [(i, r.destination) for i, r in enumerate(policy.rules) if r.destination and r.destination.has_names]
+
+
+def _families(plan: Plan) -> tuple[int, ...]:
+    return (4, 6) if plan.config.ipv6.mode == "gateway" else (4,)
 
 
 def _text_of(path: str) -> str:

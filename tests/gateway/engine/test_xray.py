@@ -17,7 +17,7 @@ from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints, xray_config, xray_json
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy, Rule, Source
-from sidegate.gateway.split.ports import ENGINE_MARK, MOST_UPSTREAMS, dns_port, ports
+from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, MOST_UPSTREAMS, dns_port, ports
 from tests.conftest import Golden
 
 LINKS = {
@@ -115,7 +115,7 @@ def _is_marked(outbound: Json) -> bool:
     if outbound["protocol"] == "dns" and "streamSettings" not in outbound:
         return all(rule["action"] != "direct" for rule in outbound["settings"]["rules"])
     sockopt = outbound["streamSettings"]["sockopt"]
-    return bool(sockopt.get("mark") == ENGINE_MARK or sockopt.get("dialerProxy", "").startswith("to-"))
+    return bool(sockopt.get("mark", 0) & MARK_MASK == ENGINE_MARK or sockopt.get("dialerProxy", "").startswith("to-"))
 
 
 def _has_a_place(config: Json, tag: str) -> bool:

@@ -123,9 +123,12 @@ class Supervision:
     def held(self) -> tuple[Ports, ...]:
         """Where datagram flows may be that began when another upstream was chosen, or with another generation."""
         state = self._state
-        leaving = [self._ports(g, name) for g in state.leaving for name in self._names(g)]
         used = [self.place(name) for name in sorted(self._used - {state.chosen or ""})]
-        return tuple(it for it in (*leaving, *used) if it is not None)
+        return (*(it for g in state.leaving for it in self.places(g)), *(it for it in used if it is not None))
+
+    def places(self, generation: int) -> tuple[Ports, ...]:
+        """Of all upstreams of a generation."""
+        return tuple(ports(generation, number) for number in range(len(self._names(generation))))
 
     def dns_port(self) -> int | None:
         """Where proxied names are asked by the chosen upstream, on 127.0.0.1; None while that makes no sense."""

@@ -22,7 +22,7 @@ from sidegate.gateway.engine import geodata
 from sidegate.gateway.engine.sets import domains_of, networks_of
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
-from sidegate.gateway.split.ports import ENGINE_MARK, dns_port, ports
+from sidegate.gateway.split.ports import dns_port, engine_mark, ports
 
 _SHARED_ECH_NAMES = ("full:cloudflare-ech.com",)
 """The outer name of whatever hides its own (draft-ietf-tls-esni) says nothing of where it goes: it is no name here."""
@@ -82,14 +82,14 @@ def xray_config(it: Engine) -> Json:
 
 def _inbounds(it: Engine, i: int) -> Iterator[Json]:
     own = ports(it.generation, i)
-    yield _steered(f"decided-{i}", own.decided, _sniffing())
-    yield _steered(f"named-{i}", own.named, {**_sniffing(), "routeOnly": True})
+    yield _steered(it, f"decided-{i}", own.decided, _sniffing())
+    yield _steered(it, f"named-{i}", own.named, {**_sniffing(), "routeOnly": True})
     listen = "0.0.0.0" if it.serves_lan else "127.0.0.1"  # noqa: S104 (the kernel lets the LAN in, and nobody else)
     settings = {"auth": "noauth", "udp": it.upstreams[i].udp}
     yield {"tag": f"socks-{i}", "listen": listen, "port": own.socks, "protocol": "mixed", "settings": settings}
 
 
-def _steered(tag: str, port: int, sniffing: Json) -> Json:
+def _steered(it: Engine, tag: str, port: int, sniffing: Json) -> Json:
     """TPROXY, both families: it listens on all addresses, and takes the address a packet was for as its destination."""
     return {
         "tag": tag,
@@ -97,7 +97,7 @@ def _steered(tag: str, port: int, sniffing: Json) -> Json:
         "port": port,
         "protocol": "dokodemo-door",
         "settings": {"network": "tcp,udp", "followRedirect": True},
-        "streamSettings": {"sockopt": {"tproxy": "tproxy", "mark": ENGINE_MARK}},
+        "streamSettings": {"sockopt": {"tproxy": "tproxy", "mark": engine_mark(it.generation)}},
         "sniffing": sniffing,
     }
 
@@ -123,7 +123,7 @@ def _outbound(it: Engine, i: int) -> Json:
     """The upstream's, with our tag and mark, and its server's name looked up by our own DNS servers."""
     upstream = it.upstreams[i]
     stream = dict(upstream.outbound.get("streamSettings") or {})
-    sockopt = {"domainStrategy": _strategy(it), **(stream.get("sockopt") or {}), "mark": ENGINE_MARK}
+    sockopt = {"domainStrategy": _strategy(it), **(stream.get("sockopt") or {}), "mark": engine_mark(it.generation)}
     return {**upstream.outbound, "tag": f"to-{i}", "streamSettings": {**stream, "sockopt": sockopt}}
 
 
@@ -137,7 +137,8 @@ def _again(i: int) -> Json:
 
 
 def _other_outbounds(it: Engine) -> Iterator[Json]:
-    yield {"tag": _STRAIGHT, "protocol": "freedom", "streamSettings": {"sockopt": {"mark": ENGINE_MARK}}}
+    sockopt = {"mark": engine_mark(it.generation)}
+    yield {"tag": _STRAIGHT, "protocol": "freedom", "streamSettings": {"sockopt": sockopt}}
     yield {"tag": _REFUSED, "protocol": "blackhole"}
     for i in range(len(it.upstreams)):
         yield from (_dns_outbound(i, k, server) for k, server in enumerate(it.proxied_dns))

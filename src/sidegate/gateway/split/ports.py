@@ -12,7 +12,7 @@ MARK_MASK = 0xFF000000
 STEERED_MARK = 0x5D000000
 """On a packet for the engine: routed to this box itself."""
 ENGINE_MARK = 0x5E000000
-"""On the engine's own packets: never steered."""
+"""On the engine's own packets, beside the number of its generation: never steered."""
 TABLE = 5093
 """The routing table that delivers steered packets, and the priority of the rule that leads there."""
 MOST_UPSTREAMS = 64
@@ -37,6 +37,11 @@ def ports(generation: int, upstream: int) -> Ports:
     """generation: 0 or 1. upstream: its index, below MOST_UPSTREAMS."""
     first = _FIRST + _GENERATION * generation + _PER_UPSTREAM * upstream
     return Ports(first, first + 1, first + 2)
+
+
+def engine_mark(generation: int) -> int:
+    """What this generation's own packets and sockets bear; of its connections with clients too (inet_csk_accept)."""
+    return ENGINE_MARK | generation
 
 
 def dns_port(generation: int) -> int:

@@ -22,14 +22,6 @@ class Gathered:
     def __len__(self) -> int:
         return len(self.names) + len(self.suffixes) + len(self.networks4) + len(self.networks6)
 
-    def add(self, more: Destination) -> None:
-        self.names.update(more.names)
-        self.suffixes.update(more.suffixes)
-        for network4 in more.networks4:
-            self.add_network(network4)
-        for network6 in more.networks6:
-            self.add_network(network6)
-
     def add_network(self, network: IPv4Network | IPv6Network) -> None:
         found = self.networks4 if network.version == 4 else self.networks6
         found.append((int(network.network_address), network.prefixlen))
@@ -46,13 +38,31 @@ class Gathered:
 
 
 def merged(parts: Iterable[Destination]) -> Destination:
-    """All of them as one; a single one as it is."""
+    """All of them as one. What only one of them has is taken as it is: thousands of networks take their time."""
     parts = list(parts)
-    if len(parts) == 1:
-        return parts[0]
+    named = [it for it in parts if it.has_names]
+    nets4, nets6 = [it.networks4 for it in parts if it.networks4], [it.networks6 for it in parts if it.networks6]
+    return Destination(
+        *((named[0].names, named[0].suffixes) if len(named) == 1 else _names_of(named)),
+        nets4[0] if len(nets4) == 1 else _gathered(parts, 4).networks4,
+        nets6[0] if len(nets6) == 1 else _gathered(parts, 6).networks6,
+    )
+
+
+def _names_of(parts: Iterable[Destination]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     gathered = Gathered()
     for part in parts:
-        gathered.add(part)
+        gathered.names.update(part.names)
+        gathered.suffixes.update(part.suffixes)
+    found = gathered.destination()
+    return found.names, found.suffixes
+
+
+def _gathered(parts: Iterable[Destination], version: int) -> Destination:
+    gathered = Gathered()
+    for part in parts:
+        for network in part.networks4 if version == 4 else part.networks6:
+            gathered.add_network(network)
     return gathered.destination()
 
 
@@ -76,6 +86,8 @@ def holds_name(destination: Destination, name: str) -> bool:
 
 def covers(wide: Destination, narrow: Destination) -> bool:
     """Whether everything of the narrow one is in the wide one."""
+    if wide is narrow:
+        return True
     names, suffixes = set(wide.names), set(wide.suffixes)
     return (
         all(n in names or n in suffixes or is_below(n, suffixes) for n in narrow.names)

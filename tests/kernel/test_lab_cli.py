@@ -20,7 +20,6 @@ import pytest
 
 from sidegate.demo.result import Result
 from sidegate.home import load_home, shipped_homes
-from sidegate.lab.proxying import links
 from tests.kernel.lab_traces import assert_nothing_left, marked, traces, wait_until
 
 pytestmark = pytest.mark.kernel
@@ -123,10 +122,18 @@ class TestUpAndDown:
         assert run("up", "simple", "--dhcp").returncode == 0
         assert "--dhcp-range" in run("exec", "simple", "router", "pgrep", "-a", "dnsmasq").stdout
 
-    def test_up_tells_of_proxies_and_where_their_links_are(self, run: Run) -> None:
-        assert run("up", "split").stdout.splitlines()[1] == "Its proxies: sidegate lab show split"
-        shown = json.loads(run("show", "split", "--json").stdout)["links"]
-        assert shown == links(load_home("split"))
+    def test_proxies_are_shown_with_their_links(self, run: Run) -> None:
+        up = run("up", "split", "--name", "mine")
+        assert up.stdout.splitlines()[1] == "Its proxies: sidegate lab show mine"
+        links = json.loads(run("show", "mine", "--json").stdout)["links"]
+        shown = run("show", "mine").stdout
+        assert list(links) == [f"proxy-{s}" for s in ("socks", "http-proxy", "shadowsocks", "vmess", "vless", "trojan")]
+        assert shown.splitlines()[-6:] == [f"{name}: {link}" for name, link in links.items()]
+        assert "It says, whatever DNS server is asked, that foreign.example is 123.100.96.66, 2a05:100::66." in shown
+
+    def test_a_lab_without_proxies_is_shown(self, run: Run) -> None:
+        run("up", "simple")
+        assert run("show", "simple").stdout.endswith("\nThe ISP drops what is sent to 203.0.113.66.\n")
 
     def test_up_with_a_home_file(self, run: Run, tmp_path: Path) -> None:
         text = Path(sys.modules["sidegate"].__file__ or "").parent.joinpath("homes/simple.toml").read_text()

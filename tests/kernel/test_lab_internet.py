@@ -13,7 +13,7 @@ from sidegate.lab.asking import http_get, stun
 from sidegate.lab.init import TRUSTED
 from sidegate.lab.internet import proxies
 from sidegate.lab.lab import Lab
-from sidegate.lab.proxying import links, password
+from sidegate.lab.proxying import password
 from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import http3_get, https_get, proxy_get, socks_get, visit
 from sidegate.lab.wiretap import Wiretap
@@ -104,11 +104,6 @@ def test_the_wiretap_sees_what_leaves_the_home(lab: Lab) -> None:
         lab.call("nas", https_get, "5.1.2.3", BLOCKED, lab.ca)
         assert {packet.dst for packet in tap.leaks(BLOCKED)} == {"5.1.2.3"}
         assert ("tcp", "5.6.7.8", 443) in tap.reached()
-
-
-def test_a_link_for_each_proxy() -> None:
-    assert list(links(HOME)) == [proxy.name for proxy in PROXIES.values()]
-    assert all("@proxy.example:" in it for name, it in links(HOME, by_name=True).items() if name != "proxy-vmess")
 
 
 def test_a_resolver_answers_over_tls_and_https(lab: Lab) -> None:

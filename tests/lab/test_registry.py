@@ -44,7 +44,10 @@ def a_lab(pid: int, name: str = "here", home: str = "velop-mesh") -> Lab:
     plan = blueprint(loaded, load_router(loaded.router.profile))
     machines = {"router": Holder(outside=pid, inside=2)}
     return cast(
-        Lab, SimpleNamespace(name=name, home=loaded, plan=plan, pid=pid, machines=machines, user_namespace=True, ca="")
+        Lab,
+        SimpleNamespace(
+            name=name, home=loaded, plan=plan, pid=pid, machines=machines, user_namespace=True, papers=None
+        ),
     )
 
 

@@ -79,7 +79,6 @@ def up(home: str, name: str | None, gateway: str, dhcp: bool, no_user_namespace:
     from sidegate.lab import registry
     from sidegate.lab.check import set_gateway
     from sidegate.lab.lab import Lab
-    from sidegate.lab.proxying import links
 
     loaded = load_home(home)
     start = time.monotonic()
@@ -94,11 +93,11 @@ def up(home: str, name: str | None, gateway: str, dhcp: bool, no_user_namespace:
         raise
     if as_json:
         told = {"name": built.name, "pid": built.pid, "ms": took_ms, "machines": built.machines}
-        print_json({"schema": 1, **told, "links": links(loaded)})
+        print_json({"schema": 1, **told, "links": built.links()})
     else:
         click.echo(f"{built.name} is up: {len(built.machines)} machines in {took_ms} ms.")
-        if links(loaded):
-            click.echo(f"Its proxies: sidegate lab show {home}")
+        if built.links():
+            click.echo(f"Its proxies: sidegate lab show {built.name}")
         click.echo(f"Try: sidegate lab shell {built.name} {loaded.client[0].name if loaded.client else 'router'}")
 
 
@@ -147,19 +146,20 @@ def list_labs(as_json: bool) -> None:
 
 
 @lab.command()
-@home_argument
+@lab_argument
 @json_option
-def show(home: str, as_json: bool) -> None:
-    """What is on a home's internet, and how its proxies are reached."""
-    from sidegate.lab.proxying import links
+def show(lab_name: str, as_json: bool) -> None:
+    """What is on a lab's internet, and how its proxies are reached."""
+    from sidegate.lab import registry
 
-    loaded = load_home(home)
+    found = registry.find(lab_name)
+    home, links = found.home, found.links()
     if as_json:
-        print_json({"schema": 1, "home": loaded.name, "internet": loaded.internet, "links": links(loaded)})
+        print_json({"schema": 1, "name": lab_name, "home": home.name, "internet": home.internet, "links": links})
         return
-    servers = [(s.name, s.domain or "", _addresses(s.v4, s.v6), ", ".join(s.serves)) for s in loaded.internet.server]
+    servers = [(s.name, s.domain or "", _addresses(s.v4, s.v6), ", ".join(s.serves)) for s in home.internet.server]
     click.echo(table(("SERVER", "NAME", "ADDRESSES", "SERVES"), servers))
-    for section in (_isp_lines(loaded), [f"{name}: {link}" for name, link in links(loaded).items()]):
+    for section in (_isp_lines(home), [f"{name}: {link}" for name, link in links.items()]):
         if section:
             click.echo("\n" + "\n".join(section))
 

@@ -18,6 +18,7 @@ import msgspec
 
 from sidegate.home import Home, Medium, load_router
 from sidegate.lab import namespaces as ns
+from sidegate.lab import proxying
 from sidegate.lab.blueprint import LAN_PORT, Blueprint, blueprint, place
 from sidegate.lab.init import Failed, Holder, Outcome, Ready, main_environment, run_init
 from sidegate.lab.papers import Papers, papers
@@ -37,13 +38,13 @@ _UNPRIVILEGED_REMEDY = (
 class Lab:
     """A running lab. `run`, `start` and `call` work on one machine as if one sat at it.
 
-    ca: the certificate (PEM) by which its servers' certificates are checked; empty where none shows any.
+    papers: the certificates of its servers; None where none shows any.
     """
 
     def __init__(
-        self, name: str, home: Home, plan: Blueprint, ready: Ready, user_namespace: bool, ca: str = ""
+        self, name: str, home: Home, plan: Blueprint, ready: Ready, user_namespace: bool, papers: Papers | None
     ) -> None:
-        self.name, self.home, self.plan, self.ca = name, home, plan, ca
+        self.name, self.home, self.plan, self.papers = name, home, plan, papers
         self.pid, self.machines = ready.pid, ready.machines
         self.user_namespace = user_namespace
         self._pidfd: int | None = os.pidfd_open(ready.pid)
@@ -68,7 +69,7 @@ class Lab:
                 ready = _launch(plan, issued, read_alive, write_alive, user_namespace)
             finally:
                 os.close(read_alive)
-            lab = cls(name or home.name, home, plan, ready, user_namespace, issued.ca if issued else "")
+            lab = cls(name or home.name, home, plan, ready, user_namespace, issued)
             lab._alive_fd = write_alive
             until_built.pop_all()
         return lab
@@ -77,6 +78,15 @@ class Lab:
         """From now on the lab outlives this process; `down` or a kill of its PID 1 ends it."""
         if self._alive_fd is not None:
             os.write(self._alive_fd, b"released")
+
+    @property
+    def ca(self) -> str:
+        """The certificate (PEM) by which its servers' own are checked; empty where none shows any."""
+        return self.papers.ca if self.papers else ""
+
+    def links(self, *, by_name: bool = False) -> dict[str, str]:
+        """A share link for each proxy of its internet, see `proxying.links`."""
+        return proxying.links(self.home, self.papers.pins if self.papers else {}, by_name=by_name)
 
     def holder(self, machine: str) -> Holder:
         """The process that holds a machine. Raises Problems for a name that is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from sidegate.problems import Exit, Problem, Problems
 if TYPE_CHECKING:
     import trustme
 
+_END = "-----END CERTIFICATE-----"
 _REMEDY = 'install the lab\'s libraries: pip install "sidegate[lab]"'
 
 
@@ -32,6 +34,12 @@ class Papers(Struct, frozen=True):
 
     ca: str
     certificates: tuple[Certificate, ...]
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """By domain the SHA-256 of its certificate, in hexadecimal."""
+        firsts = ((c.domain, c.chain.partition(_END)) for c in self.certificates)
+        return {domain: sha256(ssl.PEM_cert_to_DER_cert(pem + end)).hexdigest() for domain, (pem, end, _) in firsts}
 
     def of(self, address: str) -> Certificate:
         """What the server at this address shows."""

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -29,19 +29,23 @@ _CIPHER = "2022-blake3-aes-128-gcm"
 _LISTENS_WITHIN_S = 15.0
 
 
-def links(home: Home, *, by_name: bool = False) -> dict[str, str]:
+def links(home: Home, pins: Mapping[str, str], *, by_name: bool = False) -> dict[str, str]:
     """A share link for each proxy of a home, by the proxy's name, as in "proxy-vless".
 
-    by_name: the link names the server by its domain instead of its IPv4 address, where it has one.
+    pins: what `Papers.pins` says. by_name: the link names the server by its domain instead of its IPv4 address, where
+    it has one.
     """
-    found = (proxy for server in home.internet.server for proxy in proxies(server))
-    return {proxy.name: link(proxy, (by_name and proxy.domain) or proxy.v4) for proxy in found}
+    found = [proxy for server in home.internet.server for proxy in proxies(server)]
+    return {it.name: link(it, (by_name and it.domain) or it.v4, pins.get(it.domain, "")) for it in found}
 
 
-def link(proxy: Proxy, host: str) -> str:
-    """Its share link, as the programs that speak the protocol write it."""
+def link(proxy: Proxy, host: str, pin: str) -> str:
+    """Its share link, as the programs that speak the protocol write it.
+
+    pin: of the certificate, for what shows one: Xray believes only authorities that it brings along.
+    """
     end, name = f"{host}:{proxy.port}", quote(proxy.name)
-    tls = urlencode({"security": "tls", "sni": proxy.domain, "type": "tcp"})
+    tls = urlencode({"security": "tls", "sni": proxy.domain, "pcs": pin, "type": "tcp"})
     if proxy.service in ("socks", "http-proxy"):
         scheme = "socks5" if proxy.service == "socks" else "http"
         return f"{scheme}://{USER}:{password(proxy)}@{end}#{name}"

@@ -15,6 +15,7 @@ from sidegate.home import Home
 from sidegate.lab.blueprint import Blueprint
 from sidegate.lab.init import Ready
 from sidegate.lab.lab import Lab
+from sidegate.lab.papers import Papers
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import encode_address, restore
 
@@ -33,7 +34,7 @@ class Record(msgspec.Struct, frozen=True):
     ready: Ready
     user_namespace: bool
     started: int
-    ca: str = ""
+    papers: Papers | None
 
 
 def folder() -> Path:
@@ -68,7 +69,7 @@ def remember(lab: Lab) -> None:
     if started is None:
         raise Problems(Problem(lab.name, "it ended before it could be used", exit_code=Exit.FAULT))
     home = msgspec.to_builtins(lab.home, enc_hook=encode_address)
-    record = Record(lab.name, home, lab.plan, Ready(lab.pid, lab.machines), lab.user_namespace, started, lab.ca)
+    record = Record(lab.name, home, lab.plan, Ready(lab.pid, lab.machines), lab.user_namespace, started, lab.papers)
     records()  # removes a dead one of this name
     _write(_path(lab.name), msgspec.json.encode(record))
 
@@ -121,7 +122,7 @@ def find(name: str) -> Lab:
         if record.name == name:
             home = restore(record.home, Home)
             with contextlib.suppress(ProcessLookupError):
-                return Lab(record.name, home, record.plan, record.ready, record.user_namespace, record.ca)
+                return Lab(record.name, home, record.plan, record.ready, record.user_namespace, record.papers)
     up = ", ".join(r.name for r in records()) or "none"
     raise Problems(Problem(name, "no lab of this name is up", f"sidegate lab up {name}; labs that are up: {up}"))
 

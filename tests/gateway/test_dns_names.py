@@ -137,6 +137,11 @@ def test_a_rule_for_everything_ends_the_rules() -> None:
     assert table == NameTable("proxied", (Asked("direct", ("cn",)),), (Learned((0,), ("cn",)),))
 
 
+def test_more_rules_than_a_line_holds_are_refused() -> None:
+    with pytest.raises(Problems, match=r"www\.example\.org is named by more than 12 rules"):
+        name_table(Policy((*(rule("proxy", "org", partial=True) for _ in range(12)), rule("proxy", "www.example.org"))))
+
+
 @pytest.mark.parametrize("name", ["a,b", "a/b", "a\nserver=1.2.3.4", "", "-a", "a" * 64, ".".join(["a" * 60] * 5), "ü"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(Problems) as raised:

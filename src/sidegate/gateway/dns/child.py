@@ -37,6 +37,7 @@ class Resolving:
         self._at = ResolverPlaces(at.runtime)
         self._tell = tell
         self._nursery = Nursery(self._at.directory, at.state, tell, self._prepare)
+        self._resolver: Resolver | None = None
         self._child: Child | None = None
         self._names = ""
         self._is_due = False
@@ -65,11 +66,12 @@ class Resolving:
         What that will change: nothing where just this is answered. Raises Problems where a file cannot be written.
         """
         if it is None:
-            self._child, self._is_due = None, False
+            self._resolver, self._child, self._is_due = None, None, False
             self._nursery.want(())
             return (Change(f"{NAME} ends", "this box answers no DNS"),) if self._nursery.runs(NAME) else ()
-        conf = dnsmasq_conf(it, self._at, dnsmasq_user())
-        self._child, self._names = resolver_child(conf, self._at), names
+        if self._child is None or it != self._resolver:
+            self._child = resolver_child(dnsmasq_conf(it, self._at, dnsmasq_user()), self._at)
+        self._resolver, self._names = it, names
         self._nursery.want((self._child,))
         if self._nursery.runs(NAME, self._child.digest):
             self._write()

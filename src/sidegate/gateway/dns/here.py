@@ -110,12 +110,20 @@ def _owners(proc: Path, inodes: Collection[int]) -> dict[int, tuple[int, str]]:
 
 
 def _sockets_of(process: Path) -> set[int]:
+    """Of what another user's process has open nothing is told."""
     try:
-        targets = [os.readlink(it) for it in (process / "fd").iterdir()]
+        opened = [_target(it) for it in (process / "fd").iterdir()]
     except OSError:
-        # It ended meanwhile, or is another user's.
         return set()
-    return {int(match[1]) for target in targets if (match := _SOCKET.match(target))}
+    return {int(match[1]) for target in opened if (match := _SOCKET.match(target))}
+
+
+def _target(link: Path) -> str:
+    """Empty where it was closed meanwhile."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def _ipv4(text: str) -> IPv4Address | None:

@@ -74,7 +74,7 @@ def carried(old: Policy, new: Policy, sets: Sets, versions: Sequence[int] = (4, 
     text = "".join(f"flush set inet {TABLE} {name}\n" for name in learned_sets(new, versions))
     for i, rule in enumerate(old.rules):
         for version in versions:
-            text += _carried_to(_heirs(rule, new), version, sets, i)
+            text += _carried_to(_heirs(rule, old, new), version, sets, i)
     return text
 
 
@@ -89,12 +89,21 @@ def _carried_to(heirs: tuple[int | None, int | None], version: int, sets: Sets, 
     return ""
 
 
-def _heirs(rule: Rule, policy: Policy) -> tuple[int | None, int | None]:
-    """The same rule, and one that took its place, by their index."""
-    named = [(i, it) for i, it in enumerate(policy.rules) if it.destination and it.destination.has_names]
-    same = (i for i, it in named if msgspec.structs.replace(it, origin=rule.origin) == rule)
-    like = (i for i, it in named if (it.origin, it.send) == (rule.origin, rule.send))
+def _heirs(rule: Rule, old: Policy, new: Policy) -> tuple[int | None, int | None]:
+    """The same rule, and one that took its place and is no other old one, by their index."""
+    named = [(i, it) for i, it in enumerate(new.rules) if it.destination and it.destination.has_names]
+    same = (i for i, it in named if _is_same(it, rule))
+    like = (
+        i
+        for i, it in named
+        if (it.origin, it.send) == (rule.origin, rule.send) and not any(_is_same(it, other) for other in old.rules)
+    )
     return next(same, None), next(like, None)
+
+
+def _is_same(one: Rule, other: Rule) -> bool:
+    """Wherever they stand."""
+    return msgspec.structs.replace(one, origin=other.origin) == other
 
 
 def _with_time_left(elements: Iterable[Element]) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from msgspec import Struct
@@ -27,6 +28,8 @@ from sidegate.problems import Problem, Problems
 T = TypeVar("T")
 _LONGEST = 253
 _SHOWN = 60
+MOST_RULES = 12
+"""That may decide about one name: their sets must fit into one line for dnsmasq."""
 
 
 class Verdict(Struct, frozen=True):
@@ -36,17 +39,24 @@ class Verdict(Struct, frozen=True):
     rules: tuple[int, ...] = ()
 
 
+@lru_cache(maxsize=2)
 def name_table(policy: Policy) -> NameTable:
-    """Raises Problems for what is no name, whoever let it pass: dnsmasq would read it as something else."""
+    """Raises Problems for what is no name, whoever let it pass: dnsmasq would read it as something else.
+
+    And where more than MOST_RULES rules may decide about one name.
+    """
     book = _Book(policy)
-    asked: dict[str, Answer] = {"": book.verdict(()).answer}
+    asked: dict[str, Answer] = {"": book.default.answer}
     learned: dict[str, tuple[int, ...]] = {"": ()}
     for name in sorted(book.named(), key=lambda n: (n.count("."), n)):
-        itself, below = book.verdict(book.rules_for(name)), book.verdict(book.rules_below(name))
+        itself, below = book.verdicts(name)
         if _nearest(asked, name) != itself.answer:
             asked[name] = itself.answer
         if itself.answer != below.answer:
             asked[f"*.{name}"] = below.answer
+        if len(itself.rules) > MOST_RULES:
+            what = f"{name} is named by more than {MOST_RULES} rules with further conditions"
+            raise Problems(Problem(policy.rules[itself.rules[MOST_RULES]].origin, what, "join some of them"))
         if itself.answer != "blocked" and _nearest(learned, name) != itself.rules:
             learned[name] = itself.rules
     default = asked.pop("")
@@ -69,6 +79,7 @@ class _Book:
     def __init__(self, policy: Policy) -> None:
         rules, self._default = _effective(policy)
         self._rules = rules
+        self._verdicts: dict[tuple[int, ...], Verdict] = {}
         self._exact: dict[str, list[int]] = defaultdict(list)
         self._suffix: dict[str, list[int]] = defaultdict(list)
         for i, rule in enumerate(rules):
@@ -80,14 +91,23 @@ class _Book:
     def named(self) -> set[str]:
         return {*self._exact, *self._suffix}
 
-    def rules_below(self, name: str) -> list[int]:
-        """For any name below this one that no rule names."""
-        return sorted(i for above in (name, *parents(name)) for i in self._suffix.get(above, ()))
+    @property
+    def default(self) -> Verdict:
+        return self._verdict(())
 
-    def rules_for(self, name: str) -> list[int]:
-        return sorted({*self.rules_below(name), *self._exact.get(name, ())})
+    def verdicts(self, name: str) -> tuple[Verdict, Verdict]:
+        """For a name, and for any name below it that no rule names."""
+        below = [i for above in (name, *parents(name)) for i in self._suffix.get(above, ())]
+        itself = self._verdict(tuple(sorted({*below, *self._exact.get(name, ())})))
+        return itself, self._verdict(tuple(sorted(below))) if name in self._exact else itself
 
-    def verdict(self, rules: Iterable[int]) -> Verdict:
+    def _verdict(self, rules: tuple[int, ...]) -> Verdict:
+        """rules: those that name it. Few combinations are met, each by many names."""
+        if rules not in self._verdicts:
+            self._verdicts[rules] = self._judge(rules)
+        return self._verdicts[rules]
+
+    def _judge(self, rules: Iterable[int]) -> Verdict:
         deciding: list[int] = []
         sends = set()
         for i in rules:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.health import TABLE, Check, Health, Turned
+from sidegate.gateway.health import TABLE, Check, Health, Name, Turned
 
 ROUTER = Check("router", "", "", every_s=10, failures=3, of=4, successes=2)
 INTERNET = Check("internet", "", "", every_s=10, failures=1, of=1, successes=1, needs="router")
@@ -57,6 +58,23 @@ def test_what_lies_behind_a_broken_router_is_unknown() -> None:
     assert health.due(20) == ["router", "internet"]
 
 
+def test_what_lies_behind_what_is_not_asked_is_not_asked_either() -> None:
+    behind = Check("forwarding", "", "", every_s=5, failures=1, of=1, successes=1, needs="internet")
+    health = Health(0, (ROUTER, INTERNET, behind))
+    for _ in range(3):
+        health.result("router", False, "silent", 1)
+    assert health.due(10) == ["router"]
+
+
+def test_only_some_rows_are_checked() -> None:
+    health = Health(0, (ROUTER, INTERNET))
+    health.result("router", True, "there", 1)
+    health.check_only([ROUTER.name], 2, (ROUTER, INTERNET))
+    assert ("internet" in health, health["router"].state, health.due(20)) == (False, "up", ["router"])
+    health.check_only([ROUTER.name, INTERNET.name], 30, (ROUTER, INTERNET))
+    assert health["internet"].state == "unknown"
+
+
 def test_nothing_is_asked_twice_at_once() -> None:
     health = Health(0, (ROUTER,))
     assert (health.next_due_s(), health.due(5), health.due(100), health.next_due_s()) == (0, ["router"], [], None)
@@ -72,10 +90,10 @@ def test_why_is_of_the_state_that_holds() -> None:
 
 
 def test_table_is_complete() -> None:
-    assert {c.name for c in TABLE} == {"router", "internet", "daemon"}
+    assert {c.name for c in TABLE} == set(get_args(Name))
     for check in TABLE:
         assert check.asks
-        assert check.on_failure.startswith("told")
+        assert check.on_failure.startswith("put right" if check.steps_aside else "told")
         assert 0 < check.failures <= check.of
 
 

@@ -14,6 +14,9 @@ from tests.kernel.test_confirm import box, set_config, status, until, up
 pytestmark = pytest.mark.kernel
 
 
+ALL_UP = {"router": "up", "internet": "up", "forwarding": "up", "daemon": "up"}
+
+
 def health(lab: Lab) -> dict[str, Any]:
     return {h["name"]: h for h in status(lab)["health"]}
 
@@ -26,7 +29,7 @@ def test_router_and_internet_go_and_come_back() -> None:
     with Lab.up(load_home("bypass")) as lab:
         set_config(lab, '[probe]\ntargets = ["1.1.1.1"]\n')
         up(lab)
-        until(lambda: states(lab) == {"router": "up", "internet": "up", "daemon": "up"})
+        until(lambda: states(lab) == ALL_UP)
         assert re.search(r"internet: up since \d+ s: 1\.1\.1\.1 answered an echo", box(lab, "status").stdout)
         lab.run("router", "ip", "link", "set", "wan", "down")
         until(lambda: states(lab)["internet"] == "down", 60)
@@ -39,4 +42,4 @@ def test_router_and_internet_go_and_come_back() -> None:
         lab.run(
             "router", "sh", "-c", "ip link set br-lan up; ip link set wan up; ip route add default via 123.100.101.1"
         )
-        until(lambda: states(lab) == {"router": "up", "internet": "up", "daemon": "up"}, 60)
+        until(lambda: states(lab) == ALL_UP, 60)

@@ -113,3 +113,26 @@ def test_box_that_nobody_uses_just_goes(lab: Lab) -> None:
     box(lab, "up")
     said = box(lab, "down")
     assert ("handed" in said.stdout, tables(lab)) == (False, "")
+
+
+NO_FORWARDING = """
+cd /proc/sys/net/ipv4/conf/eth0; echo 0 >forwarding; echo 0 >/run/zero
+mount --bind /run/zero forwarding; mount -o remount,bind,ro forwarding
+"""
+
+
+def test_box_that_cannot_forward_hands_clients_over_by_itself(lab: Lab) -> None:
+    """Something keeps forwarding off. The stream that was open goes on by the router, and back."""
+    set_gateway(lab, "sidegate")
+    lab.run("gateway", "sh", "-ec", NO_FORWARDING)
+    until(lambda: tables(lab) != "", 30)
+    assert "forwarding" in status(lab)["aside_why"]
+    before_s = time.monotonic()
+    asking = [lab.begin(WIRED, ask, 4.0) for ask in (open_connections, hold_connection)]
+    until(lambda: time.monotonic() > before_s + 1.0)
+    lab.run("gateway", "sh", "-ec", "umount /proc/sys/net/ipv4/conf/eth0/forwarding")
+    until(lambda: {h["name"]: h["state"] for h in status(lab)["health"]}["forwarding"] == "up", 30)
+    assert tables(lab) != "", "it does not flap"
+    box(lab, "up")
+    until(lambda: status(lab)["aside_why"] == "" and tables(lab) == "")
+    assert [seen.result().lost for seen in asking] == [0, 0]

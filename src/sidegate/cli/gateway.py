@@ -151,6 +151,7 @@ def _status_lines(found: StatusView) -> list[str]:
             + (f", {found.undecided} still to be decided" if found.undecided else ""),
             *_dhcp_lines(found.dhcp),
             *_ipv6_lines(found.ipv6),
+            *_aside_lines(found),
             *(f"{h.name}: {h.state} since {duration(h.since_s)}: {h.why}" for h in found.health),
         ]
     lines += [f"fault: {fault}" for fault in found.faults] + _confirm_lines(found)
@@ -177,6 +178,8 @@ def _ipv6_lines(ipv6: Ipv6View | None) -> list[str]:
 def _aside_lines(found: StatusView) -> list[str]:
     if found.aside_left_s is None:
         return []
+    if found.aside_why:
+        return [f"clients are handed to the router until this is up again: {found.aside_why}"]
     return [f"clients are handed to the router; answered for it for {duration(found.aside_left_s)} at most"]
 
 

@@ -7,9 +7,13 @@ import selectors
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
-from sidegate.gateway.health import Health, Name, Turned
+from msgspec import Struct
+
+from sidegate.gateway.health import Health, Name, State, Turned
+from sidegate.gateway.selfcheck import Answer, takes_questions, would_forward
 from sidegate.gateway.view import HealthView
 from sidegate.probe.arp import ArpResult, who_has
+from sidegate.probe.dns_servers import DnsQuestions
 from sidegate.probe.internet import InternetResult, internet
 from sidegate.probe.talk import Vantage
 from sidegate.probe.wire import Wire
@@ -19,14 +23,37 @@ LATE_S = 5.0
 """Behind the time it wanted to be asked: a daemon so late is no longer there when a client roams."""
 
 
-class Checkup:
-    """All times are `time.monotonic()`."""
+_ALWAYS: tuple[Name, ...] = ("router", "internet", "forwarding", "daemon")
 
-    def __init__(self, now_s: float, tell: Callable[[str], None]) -> None:
-        self._health, self._tell = Health(now_s), tell
+
+class Place(Struct, frozen=True):
+    """From where to ask, and whom.
+
+    dhcp, dns: whether this box serves the LAN so. is_aside: our address is at the router's MAC address for clients, and
+    no question of ours may tell them otherwise.
+    """
+
+    vantage: Vantage
+    targets: tuple[IPv4Address, ...]
+    dhcp: bool = False
+    dns: bool = False
+    is_aside: bool = False
+
+    @property
+    def checks(self) -> tuple[Name, ...]:
+        return (*_ALWAYS, *(("dhcp",) if self.dhcp else ()), *(("dns",) if self.dns else ()))
+
+
+class Checkup:
+    """All times are `time.monotonic()`. repair: called where this box itself was found wrong."""
+
+    def __init__(self, now_s: float, tell: Callable[[str], None], repair: Callable[[], None] = lambda: None) -> None:
+        self._health, self._tell, self._repair = Health(now_s), tell, repair
+        self._health.check_only(_ALWAYS, now_s)
         self._selector = selectors.EpollSelector()
         self._wire: Wire[ArpResult | InternetResult] | None = None
-        self._at: tuple[Vantage, tuple[IPv4Address, ...]] | None = None
+        self._at: Place | None = None
+        self._dns: DnsQuestions | None = None
         self._asked: dict[int, Name] = {}
         self._wanted_s = now_s
         self._trouble = "no router is known to ask by"
@@ -35,16 +62,16 @@ class Checkup:
     def fileno(self) -> int:
         return self._selector.fileno()
 
-    def stand_at(self, vantage: Vantage | None, targets: tuple[IPv4Address, ...]) -> None:
-        """From where to ask, and whom; None: nowhere. An interface that cannot be used is tried at the next call."""
-        at = (vantage, targets) if vantage is not None else None
+    def stand_at(self, at: Place | None, now: float) -> None:
+        """None: nowhere. An interface that cannot be used is tried at the next call."""
         if at == self._at and (self._wire is not None or at is None):
             return
         self._hang_up()
         self._at = at
-        if vantage is not None:
+        self._health.check_only(at.checks if at else _ALWAYS, now)
+        if at is not None:
             try:
-                self._wire = Wire(vantage.interface, vantage.ip)
+                self._wire = Wire(at.vantage.interface, at.vantage.ip)
             except Problems as error:
                 self._trouble = str(error)
                 return
@@ -52,12 +79,14 @@ class Checkup:
 
     def next_deadline(self) -> float | None:
         times = [self._health.next_due_s(), self._wire.next_deadline() if self._wire else None]
+        times.append(self._dns.until_s if self._dns else None)
         return min((t for t in times if t is not None), default=None)
 
     def turn(self, now: float) -> None:
         """Asks what is due, and takes what was answered."""
         for name in self._health.due(now):
             self._ask(name, now)
+        self._hear_resolver(now)
         if self._wire is None:
             return
         try:
@@ -75,6 +104,9 @@ class Checkup:
             HealthView(s.check.name, s.state, round(now - s.since_s, 1), s.why) for s in self._health.standings()
         )
 
+    def states(self) -> dict[Name, State]:
+        return {s.check.name: s.state for s in self._health.standings()}
+
     def faults(self) -> tuple[Problem, ...]:
         """What is down."""
         down = [s for s in self._health.standings() if s.state == "down"]
@@ -89,6 +121,7 @@ class Checkup:
             self._selector.unregister(self._wire)
             self._wire.close()
             self._wire = None
+        self._end_dns()
         self._asked.clear()
         self._health.unasked()
 
@@ -97,12 +130,44 @@ class Checkup:
             self._ask_ourselves(now)
         elif self._wire is None or self._at is None:
             self._note(self._health.result(name, False, self._trouble, now))
+        elif name in ("router", "internet"):
+            self._ask_around(name, self._wire, self._at)
+        elif name == "dns":
+            self._dns = DnsQuestions(self._at.vantage.interface, [self._at.vantage.ip])
+            self._selector.register(self._dns, selectors.EVENT_READ)
         else:
-            vantage, targets = self._at
-            if name == "router":
-                self._asked[self._wire.start(who_has(vantage.router_ip, vantage.mac, vantage.ip))] = name
-            else:
-                self._asked[self._wire.start(internet(vantage, targets, self._rng))] = name
+            self._ask_box(name, self._at, now)
+
+    def _ask_around(self, name: Name, wire: Wire[ArpResult | InternetResult], at: Place) -> None:
+        vantage = at.vantage
+        if name == "router":
+            sender = IPv4Address(0) if at.is_aside else vantage.ip
+            self._asked[wire.start(who_has(vantage.router_ip, vantage.mac, sender))] = name
+        else:
+            self._asked[wire.start(internet(vantage, at.targets, self._rng))] = name
+
+    def _ask_box(self, name: Name, at: Place, now: float) -> None:
+        try:
+            answer = takes_questions() if name == "dhcp" else would_forward(at.vantage, at.targets[0])
+        except Problems as error:
+            answer = Answer(False, str(error))
+        if name == "forwarding" and not answer.is_good:
+            self._repair()
+        self._note(self._health.result(name, answer.is_good, answer.why, now))
+
+    def _hear_resolver(self, now: float) -> None:
+        if self._dns is None or self._at is None or not self._dns.turn(now):
+            return
+        is_good = bool(self._dns.answered)
+        self._end_dns()
+        why = f"our resolver at {self._at.vantage.ip} {'answers' if is_good else 'does not answer'}"
+        self._note(self._health.result("dns", is_good, why, now))
+
+    def _end_dns(self) -> None:
+        if self._dns is not None:
+            self._selector.unregister(self._dns)
+            self._dns.close()
+            self._dns = None
 
     def _ask_ourselves(self, now: float) -> None:
         late_s = now - self._wanted_s

@@ -8,6 +8,7 @@ for our address. Both end when the stand-in ends. That this box is an IPv6 route
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 from msgspec import Struct, structs
 
@@ -20,6 +21,8 @@ from sidegate.gateway.dhcp import dnsmasq
 from sidegate.gateway.dhcp.advert import end_advertiser
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.dhcp.terms import dhcp_server
+from sidegate.gateway.dns.places import NAME as RESOLVER
+from sidegate.gateway.dns.standby import resolve_past_engine
 from sidegate.gateway.facts import Facts, observe, vantage_of
 from sidegate.gateway.journal import ChildStep
 from sidegate.gateway.nft import Client
@@ -29,16 +32,17 @@ from sidegate.gateway.view import client_of, elements
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problem, Problems
 
-KEPT = (dnsmasq.NAME, "resolver")
+KEPT = (dnsmasq.NAME, RESOLVER)
 """Children that go on while the router stands in."""
 
 
 class Plan(Struct, frozen=True):
-    """All that could be looked up before anything is changed."""
+    """All that could be looked up before anything is changed. dns: whom our resolver asks for all names meanwhile."""
 
     vantage: Vantage
     clients: tuple[Client, ...]
     dhcp: DhcpServer | None
+    dns: IPv4Address
     kept: tuple[ChildStep, ...]
     lasts_s: float
 
@@ -64,7 +68,8 @@ def make_plan(lasts_s: float, at: Places, *, always: bool) -> Plan | None:
     if vantage is None:
         raise Problems(Problem("stepping aside", "the router does not answer ARP", "sidegate down --now"))
     kept = tuple(c for c in journal.children if c.name in KEPT)
-    return Plan(vantage, clients(facts, used), pointed_to_router(config, facts), kept, lasts_s)
+    dns = (*config.dns.servers, vantage.router_ip)[0]
+    return Plan(vantage, clients(facts, used), pointed_to_router(config, facts), dns, kept, lasts_s)
 
 
 def clients(facts: Facts, used: list[Client]) -> tuple[Client, ...]:
@@ -84,6 +89,7 @@ def hand_over(plan: Plan, at: Places, tell: Callable[[str], None]) -> None:
     if plan.dhcp is not None:
         _hand_out(plan.dhcp, at, tell)
     end_advertiser(at.state)
+    resolve_past_engine(at, plan.dns)
     stepaside.begin(plan.vantage, plan.clients, plan.manner, at)
 
 

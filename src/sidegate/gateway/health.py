@@ -4,14 +4,16 @@ A check turns down when `failures` of its last `of` results were failures, and u
 row: one lost frame turns nothing, and what flaps stays down until it is steady. A check whose `needs` is down is not
 asked: what lies behind it is unknown, not broken. Unknown becomes up with the first good result.
 
-What the table does not contain: stepping aside by itself. A gateway whose router or internet is gone has nobody to hand
-its clients to, and a daemon that is late is no reason to move packets that the kernel forwards.
+Clients are handed to the router for one failure only: this box would not forward, although all beyond it works, and it
+could not be put right meanwhile (`asidechoice`). A gateway whose router or internet is gone has nobody to hand them to;
+a daemon that is late is no reason to move packets that the kernel forwards; and clients that ask this box for names or
+addresses go on asking it, by way of the router.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -20,7 +22,7 @@ AGAIN_S = 2.0
 """After a failure, and until what is down is up: the truth is wanted soon."""
 
 State = Literal["unknown", "up", "down"]
-Name = Literal["router", "internet", "daemon"]
+Name = Literal["router", "internet", "forwarding", "dhcp", "dns", "daemon"]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -32,13 +34,17 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Check(Limits, frozen=True):
-    """One row. every_s: between questions. asks: what is asked. on_failure: what follows, as a sentence."""
+    """One row. every_s: between questions. asks: what is asked. on_failure: what follows, as a sentence.
+
+    steps_aside: whether clients are handed to the router (see `asidechoice`).
+    """
 
     name: Name
     asks: str
     on_failure: str
     every_s: float
     needs: Name | None = None
+    steps_aside: bool = False
 
 
 TABLE: tuple[Check, ...] = (
@@ -60,6 +66,36 @@ TABLE: tuple[Check, ...] = (
         of=4,
         successes=2,
         needs="router",
+    ),
+    Check(
+        "forwarding",
+        "the kernel: where would it send a client's packet to the first probe target?",
+        "put right at once; if that fails, clients are handed to the router until it is up again, a minute at least",
+        every_s=5.0,
+        failures=3,
+        of=4,
+        successes=3,
+        needs="internet",
+        steps_aside=True,
+    ),
+    Check(
+        "dhcp",
+        "our DHCP server's socket: does it run, and does it read what comes in?",
+        "told; started anew if it ended: addresses last until their leases end",
+        every_s=10.0,
+        failures=3,
+        of=4,
+        successes=2,
+    ),
+    Check(
+        "dns",
+        "our resolver, by DNS over UDP: the root's name servers",
+        "told; started anew if it ended: clients that ask this box for names have none",
+        every_s=10.0,
+        failures=3,
+        of=4,
+        successes=2,
+        needs="internet",
     ),
     Check(
         "daemon",
@@ -97,9 +133,14 @@ class Health:
     """All checks' standings."""
 
     def __init__(self, now_s: float, table: Iterable[Check] = TABLE) -> None:
-        self._standings: dict[Name, Standing] = {
-            c.name: Standing(c, "unknown", now_s, now_s, deque(maxlen=max(c.of, c.successes))) for c in table
-        }
+        self._standings: dict[Name, Standing] = {c.name: _fresh(c, now_s) for c in table}
+
+    def check_only(self, names: Collection[Name], now_s: float, table: Iterable[Check] = TABLE) -> None:
+        """These rows of the table from now on; those that there are keep their standing."""
+        self._standings = {c.name: self._standings.get(c.name) or _fresh(c, now_s) for c in table if c.name in names}
+
+    def __contains__(self, name: Name) -> bool:
+        return name in self._standings
 
     def __getitem__(self, name: Name) -> Standing:
         return self._standings[name]
@@ -141,8 +182,8 @@ class Health:
             standing.is_asked = False
 
     def _is_blocked(self, standing: Standing) -> bool:
-        needs = standing.check.needs
-        return needs is not None and self._standings[needs].state == "down"
+        needs = self._standings.get(standing.check.needs) if standing.check.needs else None
+        return needs is not None and (needs.state == "down" or self._is_blocked(needs))
 
     def _block(self, standing: Standing, now_s: float) -> None:
         standing.results.clear()
@@ -152,6 +193,10 @@ class Health:
     def _turn(self, standing: Standing, state: State, why: str, now_s: float) -> Turned:
         standing.state, standing.since_s, standing.why = state, now_s, why
         return Turned(standing.check.name, state, why)
+
+
+def _fresh(check: Check, now_s: float) -> Standing:
+    return Standing(check, "unknown", now_s, now_s, deque(maxlen=max(check.of, check.successes)))
 
 
 def next_state(state: State, results: Sequence[bool], limits: Limits) -> State:

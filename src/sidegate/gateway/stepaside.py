@@ -98,6 +98,11 @@ def load(state_dir: Path) -> Aside | None:
     return found if found.boot_id == journals.boot_id() else None
 
 
+def is_begun(at: Places) -> bool:
+    """Whether it was begun and not taken back."""
+    return (at.state / _NAME).exists()
+
+
 def ruleset(at: Vantage) -> str:
     """The transaction that keeps our kernel from contradicting us (nf_tables, family arp)."""
     ours = f"arp operation request arp daddr ip {at.ip} arp saddr ether != {at.router_mac} drop"
@@ -130,6 +135,7 @@ def begin(vantage: Vantage, clients: Iterable[Client], manner: Manner, at: Place
     except OSError as error:
         raise Problems(Problem(str(path), f"cannot be written: {error.strerror}", "make room")) from None
     try:
+        _end_process(at)
         programs.run("nft", "--file", "-", text=ruleset(vantage))
         _start()
     except Problems:
@@ -185,7 +191,7 @@ def clear(at: Places, *, ends_children: bool = True) -> None:
 
     ends_children: those that went on as well.
     """
-    if not (at.state / _NAME).exists():
+    if not is_begun(at):
         return
     _end_process(at)
     status, _, err = programs.attempt("nft", "delete", "table", "arp", _TABLE)
@@ -210,7 +216,7 @@ def left_s(at: Places) -> float | None:
 
 def honour(at: Places) -> bool:
     """Clears up after a process that was killed; whether it had to. Raises Problems."""
-    if not (at.state / _NAME).exists() or running_pid(at.aside) is not None or os.geteuid() != 0:
+    if not is_begun(at) or running_pid(at.aside) is not None or os.geteuid() != 0:
         return False
     clear(at)
     return True

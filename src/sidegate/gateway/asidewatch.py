@@ -1,0 +1,100 @@
+"""The daemon's own stepping aside: begun and taken back as `asidechoice` says, and begun anew if its process dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec import structs
+
+from sidegate.gateway import handover, stepaside
+from sidegate.gateway.asidechoice import AsideChoice, Move
+from sidegate.gateway.desired import Desired
+from sidegate.gateway.facts import Facts, vantage_of
+from sidegate.gateway.health import Name, State
+from sidegate.gateway.places import Places, running_pid
+from sidegate.gateway.stepaside import Manner
+from sidegate.gateway.view import client_of, elements
+from sidegate.problems import Problems
+
+LASTS_S = 7 * 86400.0
+"""For a daemon that dies meanwhile and does not come back; one that lives takes the clients back by itself."""
+LOOK_S = 2.0
+"""Between looks at whether the process lives, and after a failure."""
+
+
+class StandingAside:
+    """All times are `time.monotonic()`. cause: the check for which the router stands in; empty while it does not."""
+
+    def __init__(self, at: Places, tell: Callable[[str], None]) -> None:
+        self._at, self._tell = at, tell
+        self._choice = AsideChoice()
+        self._look_at_s = 0.0
+        self.cause = ""
+
+    def resume(self, now: float) -> None:
+        """Goes on with what a daemon before us began. Raises Problems."""
+        aside = stepaside.load(self._at.state)
+        if aside is not None and aside.cause:
+            self.cause = aside.cause
+            self._choice.stepped(now)
+
+    def settle(self) -> None:
+        """What `down` began is taken back, now that this box forwards again."""
+        try:
+            if not self.cause and stepaside.take_back(self._at):
+                self._tell("clients were told that this box is their gateway again")
+        except Problems as error:
+            self._tell(f"fault: {error}")
+
+    def desired(self, desired: Desired) -> Desired:
+        """What is told to clients that ask, as it must be now."""
+        return pointed_to_router(desired) if self.cause else desired
+
+    def due(self, states: Mapping[Name, State], now: float) -> Move | None:
+        """What to do now: `decide` it, let `desired` be told, then `perform`."""
+        # `sidegate up` removes the record; it is made anew by `perform` while the check is down.
+        is_told_to = bool(self.cause) and not stepaside.is_begun(self._at)
+        return self._choice.move(states, now, is_aside=bool(self.cause), is_told_to=is_told_to)
+
+    def decide(self, move: Move, states: Mapping[Name, State], now: float) -> None:
+        """From now on `desired` is what it is to be."""
+        if move == "step aside":
+            self.cause = self._choice.cause(states) or ""
+            self._choice.stepped(now)
+            self._tell(f"{self.cause} is down although the router and the internet are up: clients go to the router")
+        else:
+            self._tell(f"{self.cause} is up again: clients are taken back")
+            self.cause = ""
+        self._look_at_s = now
+
+    def perform(self, facts: Facts, now: float) -> None:
+        """Clients are where they are to be, by ARP; looked after again and again, as the process may be killed."""
+        if now < self._look_at_s:
+            return
+        self._look_at_s = now + LOOK_S
+        try:
+            self._perform(facts)
+        except Problems as error:
+            self._tell(f"fault: stepping aside: {error}")
+
+    def left_s(self) -> float | None:
+        """How long the router stands in at most, should this daemon die; None while it does not. Raises Problems."""
+        return stepaside.left_s(self._at) if self.cause else None
+
+    def _perform(self, facts: Facts) -> None:
+        begun = stepaside.load(self._at.state)
+        if self.cause and (begun is None or running_pid(self._at.aside) is None):
+            vantage = vantage_of(facts)
+            if vantage is not None:
+                told = handover.clients(facts, [client_of(e) for e in elements("clients4")])
+                stepaside.begin(vantage, told, Manner(LASTS_S, cause=self.cause, is_steady=True), self._at)
+        elif not self.cause and begun is not None and stepaside.take_back(self._at):
+            self._tell("clients were told that this box is their gateway again")
+
+
+def pointed_to_router(desired: Desired) -> Desired:
+    """The router is named as the gateway, and this box advertises nothing."""
+    server = desired.dhcp
+    return structs.replace(
+        desired, dhcp=structs.replace(server, gateway=server.router) if server else None, advertiser=None
+    )

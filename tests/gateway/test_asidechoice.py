@@ -1,0 +1,82 @@
+"""When clients are handed to the router, and when not: conversations and properties; and what this box asks itself."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidegate.gateway.asidechoice import CAUSES, FIRST_STAY_S, LONGEST_STAY_S, AsideChoice
+from sidegate.gateway.asidewatch import pointed_to_router
+from sidegate.gateway.desired import Advertiser, Desired, DhcpServer
+from sidegate.gateway.health import Name, State
+from sidegate.gateway.selfcheck import takes_questions
+
+WELL: dict[Name, State] = {"router": "up", "internet": "up", "forwarding": "up", "daemon": "up"}
+BROKEN: dict[Name, State] = {**WELL, "forwarding": "down"}
+STATES = st.sampled_from(["unknown", "up", "down"])
+UDP = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
+
+
+def test_one_that_does_not_forward_steps_aside_and_comes_back() -> None:
+    choice = AsideChoice()
+    assert choice.move(WELL, 0, is_aside=False) is None
+    assert (choice.move(BROKEN, 1, is_aside=False), choice.cause(BROKEN)) == ("step aside", "forwarding")
+    choice.stepped(1)
+    assert choice.move(BROKEN, 1e6, is_aside=True) is None
+    assert choice.move(WELL, FIRST_STAY_S, is_aside=True) is None
+    assert choice.move(WELL, FIRST_STAY_S + 1, is_aside=True) == "take back"
+
+
+def test_person_need_not_wait_but_for_the_check() -> None:
+    choice = AsideChoice()
+    choice.stepped(1)
+    assert choice.move(WELL, 2, is_aside=True, is_told_to=True) == "take back"
+    assert choice.move(BROKEN, 2, is_aside=True, is_told_to=True) is None
+
+
+@given(STATES, STATES, STATES)
+def test_nobody_is_handed_to_a_dead_router(router: State, internet: State, forwarding: State) -> None:
+    states: dict[Name, State] = {"router": router, "internet": internet, "forwarding": forwarding}
+    moved = AsideChoice().move(states, 0, is_aside=False)
+    assert (moved is not None) == ((router, internet, forwarding) == ("up", "up", "down"))
+
+
+@given(st.lists(st.sampled_from([True, False]), min_size=200, max_size=2000))
+def test_nothing_flaps(is_broken: list[bool]) -> None:
+    """Whatever the check says, every ten seconds: each stay is four times the last one, up to an hour."""
+    choice, is_aside, stepped_s = AsideChoice(), False, 0.0
+    stays: list[float] = []
+    for i, broken in enumerate(is_broken):
+        now_s = i * 10.0
+        move = choice.move(BROKEN if broken else WELL, now_s, is_aside=is_aside)
+        if move == "step aside":
+            choice.stepped(now_s)
+            is_aside, stepped_s = True, now_s
+        elif move == "take back":
+            stays.append(now_s - stepped_s)
+            is_aside = False
+    for n, stay_s in enumerate(stays):
+        assert stay_s >= min(FIRST_STAY_S * 4.0**n, LONGEST_STAY_S)
+
+
+def test_clients_that_ask_hear_of_the_router() -> None:
+    ours, router = IPv4Address("192.168.1.2"), IPv4Address("192.168.1.1")
+    lan = IPv4Address("192.168.1.100"), IPv4Address("192.168.1.199")
+    server = DhcpServer("eth0", IPv4Network("192.168.1.0/24"), *lan, 600, ours, router, (router,))
+    desired = Desired((), (), "", "", dhcp=server, advertiser=Advertiser("eth0", True))
+    told = pointed_to_router(desired)
+    assert (told.dhcp and told.dhcp.gateway, told.advertiser) == (router, None)
+    assert pointed_to_router(Desired((), (), "", "")).dhcp is None
+
+
+def test_server_that_leaves_questions_unread_is_found() -> None:
+    line = "  1: 00000000:0043 00000000:0000 07 00000000:{} 00:00000000 00000000     0 0 1 2 0 0\n"
+    assert takes_questions(UDP + line.format("00000000")).is_good
+    assert takes_questions(UDP + line.format("00000300")).why.endswith("unread (768 bytes)")
+    assert not takes_questions(UDP).is_good
+
+
+def test_table_names_the_causes() -> None:
+    assert CAUSES == ("forwarding",)

@@ -13,10 +13,11 @@ from sidegate.gateway.dns.names import name_table
 from sidegate.gateway.dns.resolver import Resolver
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.lab.lab import Lab
-from sidegate.probe.dns import A, DnsAnswer, ask
+from sidegate.lab.resolving import resolve
 from sidegate.reading import encode_address
 
 ENGINE_PORT = 15499
+WE = "192.168.1.2"
 TRUTH, LIE = "5.1.2.3", "123.100.96.66"
 ISP = IPv4Address("123.100.96.53")
 WANT = """
@@ -32,6 +33,11 @@ for change in resolving.want(it, sys.argv[1]):
     print(change.what)
 resolving.settle()
 print(resolving.pid())
+"""
+ASK_FIRST = """
+from ipaddress import IPv4Address
+from sidegate.gateway.dns.here import port_problem
+print(port_problem(IPv4Address("192.168.1.2")) or "", end="")
 """
 TABLE = """
 table inet sidegate {
@@ -93,13 +99,13 @@ class DnsBox:
     def stop_engine(self) -> None:
         self.lab.run("gateway", "sh", "-c", "kill $(cat /run/engine.pid)")
 
-    def ask(self, name: str, kind: int = A, client: str = "phone", tcp: bool = False) -> DnsAnswer:
-        answer = self.lab.call(client, _ask, name, kind, "192.168.1.2", tcp)
-        assert answer is not None, f"no answer for {name}"
-        return answer
+    def ask(self, name: str, kind: str = "A", client: str = "phone", over: str = "udp") -> str:
+        """Addresses, or why there are none: see `resolve`."""
+        return self.lab.call(client, resolve, name, WE, kind, over, 3.0).detail
 
-    def addresses(self, name: str, kind: int = A, client: str = "phone") -> list[str]:
-        return list(self.ask(name, kind, client).addresses)
+    def ask_first(self) -> str:
+        """Who is in the way, in words; empty for nobody."""
+        return self.lab.run("gateway", sys.executable, "-c", ASK_FIRST).stdout
 
     def learned(self, name: str = "names0_4") -> dict[str, int]:
         """The addresses in a set, and the seconds that each has left."""
@@ -109,10 +115,6 @@ class DnsBox:
 
     def nft(self, text: str) -> None:
         self.lab.run("gateway", "nft", "-f", "-", text=text)
-
-
-def _ask(name: str, kind: int, server: str, tcp: bool) -> DnsAnswer | None:
-    return ask(server, name, kind, tcp=tcp, timeout_s=3.0)
 
 
 def within(look: Any, within_s: float = 10.0) -> Any:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from sidegate.gateway.dhcp.leases import Lease
+from sidegate.gateway.dns.hosts import hosts_file
+from sidegate.gateway.dns.learned import ageing
+from sidegate.gateway.nft import Element
+from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
-from sidegate.probe.dns import AAAA
-from tests.kernel.dns_box import LIE, TRUTH, DnsBox, proxied, resolver
+from sidegate.lab.resolving import TYPES, labels, read_reply
+from tests.kernel.dns_box import LIE, TRUTH, WE, DnsBox, proxied, resolver, within
 
 pytestmark = pytest.mark.kernel
+
+FOREIGN = proxied("foreign.example")
+FOREIGN6, LIE6 = "2a05:1:2::3", "2a05:100::66"
+CLOUD = "5.1.2.4"
 
 
 @pytest.fixture(scope="module")
@@ -23,19 +34,134 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def box(lab: Lab) -> DnsBox:
     box = DnsBox(lab)
-    box.start_engine()
+    box.start_engine(
+        f"--address=/foreign.example/{FOREIGN6}",
+        f"--address=/cloud.foreign.example/{CLOUD}",
+        "--address=/inside.foreign.example/192.168.1.127",
+    )
     return box
 
 
 def test_proxied_names_are_asked_through_the_engine_and_learned(box: DnsBox) -> None:
-    said = box.want(resolver(proxied("foreign.example")))
+    said = box.want(resolver(FOREIGN))
     assert said[0] == "resolver answers DNS on eth0"
-    assert box.addresses("www.foreign.example") == [TRUTH]
-    assert box.addresses("www.domestic.example") == ["36.1.2.3"]
+    for over in ("udp", "tcp"):
+        assert box.ask("www.foreign.example", over=over) == TRUTH
+        assert box.ask("WWW.Domestic.example", over=over) == "36.1.2.3"
     assert set(box.learned()) == {TRUTH}
+    assert box.ask("www.foreign.example", "AAAA") == "nothing"
+    assert box.want(resolver(FOREIGN)) == [f"resolver: process {said[-1]} goes on", said[-1]]
 
 
-def test_without_a_rule_the_provider_lies(box: DnsBox) -> None:
-    box.want(resolver(proxied("other.example")))
-    assert box.addresses("www.foreign.example") == [LIE]
-    assert box.addresses("www.foreign.example", AAAA) == []
+def test_no_answer_outlives_a_minute_at_a_client(box: DnsBox) -> None:
+    """The engine's stand-in gives ten."""
+    box.want(resolver(FOREIGN))
+    with box.lab.socket("phone", socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.connect((WE, 53))
+        asker.send(b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels("www.foreign.example") + b"\0\1\0\1")
+        _, records = read_reply(asker.recv(512))
+    assert [r.ttl_s for r in records if r.kind == TYPES["A"]] == [60]
+
+
+def test_a_name_that_an_earlier_rule_sends_direct_is_asked_and_learned_as_direct(box: DnsBox) -> None:
+    direct = Rule("rule[0]", "direct", Destination(suffixes=("foreign.example",)))
+    box.want(resolver(Policy((direct,), "proxy")))
+    assert box.ask("www.foreign.example") == LIE
+    assert set(box.learned()) >= {LIE}
+    assert box.ask("www.domestic.example") == "refused", "the engine's stand-in knows no other names"
+
+
+def test_when_the_engine_is_gone_names_fall_back_and_no_lie_stays(box: DnsBox) -> None:
+    box.want(resolver(FOREIGN))
+    assert box.ask("www.foreign.example") == TRUTH
+    box.want(resolver(FOREIGN, proxied="direct"))
+    assert box.ask("www.foreign.example") == LIE
+    box.want(resolver(FOREIGN))
+    assert box.ask("www.foreign.example") == TRUTH
+
+
+def test_or_they_are_refused_at_once(box: DnsBox) -> None:
+    box.want(resolver(FOREIGN, proxied="refused"))
+    began_s = time.monotonic()
+    assert box.ask("www.foreign.example") == "refused"
+    assert time.monotonic() - began_s < 3.0, "dnsmasq waits for nobody"
+    assert box.ask("www.domestic.example") == "36.1.2.3"
+
+
+def test_ipv6_left_to_the_router_is_told_for_direct_names_only(box: DnsBox) -> None:
+    box.want(resolver(FOREIGN, ipv6="router"))
+    assert box.ask("www.domestic.example", "AAAA") == "2408:1:2::3"
+    box.want(resolver(FOREIGN, ipv6="router", proxied="direct"))
+    assert box.ask("www.foreign.example", "AAAA") == "nothing", "it would lead round this box"
+
+
+def test_ipv6_through_this_box_is_told_and_learned(box: DnsBox) -> None:
+    box.nft("add set inet sidegate names0_6 { type ipv6_addr; flags timeout; timeout 2h; }")
+    box.want(resolver(FOREIGN, ipv6="gateway"))
+    assert box.ask("www.foreign.example", "AAAA") == FOREIGN6
+    assert set(box.learned("names0_6")) == {FOREIGN6}
+
+
+def test_what_is_blocked_does_not_exist(box: DnsBox) -> None:
+    block = Rule("rule[0]", "block", Destination(names=("foreign.example",), suffixes=("domestic.example",)))
+    box.want(resolver(Policy((block, *FOREIGN.rules))))
+    assert box.ask("foreign.example") == "no such name"
+    assert box.ask("www.foreign.example") == TRUTH, "of `full:` names only that one"
+    assert box.ask("www.domestic.example") == "no such name"
+    assert box.ask("use-application-dns.net") == "no such name"
+
+
+def test_no_public_name_leads_into_the_home(box: DnsBox) -> None:
+    box.want(resolver(FOREIGN))
+    assert box.ask("inside.foreign.example") == "nothing"
+    box.want(resolver(FOREIGN, rebinding=("inside.foreign.example",)))
+    assert box.ask("inside.foreign.example") == "192.168.1.127"
+
+
+def test_the_lans_own_names_change_while_it_runs(box: DnsBox) -> None:
+    names = hosts_file([], [Lease(0, "02:00:00:00:01:07", load_home("split").client[4].v4, "NAS")], "home.arpa")
+    before = box.want(resolver(FOREIGN), names)[-1]
+    assert box.ask("nas") == box.ask("nas.home.arpa") == "192.168.1.127"
+    assert box.ask("127.1.168.192.in-addr.arpa", "PTR") == "nas"
+    assert box.want(resolver(FOREIGN), "192.168.1.9 tv\n")[-1] == before, "no new process"
+    within(lambda: box.ask("tv") == "192.168.1.9")
+    assert box.ask("nas") == "no such name"
+
+
+def test_what_was_learned_long_ago_is_moved_and_learned_again(box: DnsBox) -> None:
+    """dnsmasq's answer alone keeps nothing alive; moved, an address is in one of the two sets at any time."""
+    box.want(resolver(FOREIGN))
+    box.nft("flush set inet sidegate names0_4")
+    box.nft(f"add element inet sidegate names0_4 {{ {CLOUD} timeout 1h }}")
+    before = box.learned()[CLOUD]
+    assert box.ask("cloud.foreign.example") == CLOUD
+    found = box.learned()[CLOUD]
+    assert found <= before or found > 7000, "left alone, or renewed by a newer kernel"
+    box.nft(ageing({"names0_4": [Element((CLOUD,), expires_s=1), Element(("9.9.9.9",), expires_s=1)]}))
+    assert box.learned() == {}
+    assert set(box.learned("kept0_4")) == {CLOUD, "9.9.9.9"}
+    box.want(None)
+    box.want(resolver(FOREIGN))
+    assert box.ask("cloud.foreign.example") == CLOUD
+    assert box.learned()[CLOUD] > 7000
+
+
+def test_a_server_that_asks_us_is_asked_no_more(box: DnsBox, lab: Lab) -> None:
+    """This box as its own DNS, by way of another machine."""
+    options = ("--listen-address=192.168.1.127", "--bind-interfaces", "--no-resolv", f"--server={WE}", "--cache-size=0")
+    lab.run("nas", "dnsmasq", "--conf-file=/dev/null", "--user=root", "--group=", "--pid-file=/run/loop.pid", *options)
+    nas = next(c.v4 for c in lab.home.client if c.name == "nas")
+    box.want(resolver(FOREIGN, direct=(nas,)))
+    within(lambda: box.ask("www.domestic.example") == "refused")
+    assert box.ask("www.foreign.example") == TRUTH
+
+
+def test_another_resolver_on_port_53_is_named_before_ours_starts(box: DnsBox, lab: Lab) -> None:
+    box.want(None)
+    with lab.socket("gateway", socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.53", 53))
+        assert box.ask_first() == ""
+    with lab.socket("gateway", socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", 53))
+        assert "answers DNS at port 53 of every address already" in box.ask_first()
+    assert box.ask_first() == ""

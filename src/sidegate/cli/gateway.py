@@ -8,6 +8,7 @@ import click
 
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import duration, json_option, print_json, size, table
+from sidegate.cli.status_split import split_lines
 from sidegate.gateway import lifecycle
 from sidegate.gateway.change import pending, rollback
 from sidegate.gateway.places import places
@@ -151,6 +152,7 @@ def _status_lines(found: StatusView) -> list[str]:
             + (f", {found.undecided} still to be decided" if found.undecided else ""),
             *_dhcp_lines(found.dhcp),
             *_ipv6_lines(found.ipv6),
+            *split_lines(found.split),
             *_aside_lines(found),
             *(f"{h.name}: {h.state} since {duration(h.since_s)}: {h.why}" for h in found.health),
         ]

@@ -11,26 +11,30 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway import stepaside, telling, view
-from sidegate.gateway.apply import Changes, LiveBox, apply, undo
+from sidegate.gateway import telling, view
+from sidegate.gateway.apply import Change, Changes, LiveBox, apply, undo
+from sidegate.gateway.asidewatch import StandingAside
 from sidegate.gateway.change import history, timer
 from sidegate.gateway.change.history import Chosen
-from sidegate.gateway.checkup import Checkup
+from sidegate.gateway.checkup import Checkup, Place
 from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.control import ControlSocket, Reply, Request
 from sidegate.gateway.decide import decide
+from sidegate.gateway.desired import Desired
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe, vantage_of
 from sidegate.gateway.places import Places
+from sidegate.gateway.split import lookup
+from sidegate.gateway.splitter import Splitter
 from sidegate.problems import Problem, Problems
 
 OBSERVE_S = 30.0
@@ -44,27 +48,66 @@ TIMER_S = 5.0
 """Between looks at the timer of a change that waits to be confirmed."""
 
 
+class Part(Protocol):
+    """What the loop waits for, until it is time."""
+
+    def fileno(self) -> int: ...
+
+    def next_deadline(self) -> float | None: ...
+
+    def close(self) -> None: ...
+
+
+class CarryingBox(LiveBox):
+    """The transaction that changes our rules takes along what the sets are to hold on to."""
+
+    def __init__(self, carried: str) -> None:
+        self._carried = carried
+
+    def nft(self, text: str) -> None:
+        if "\tchain upstream {" in text:
+            text, self._carried = text + self._carried, ""
+        super().nft(text)
+
+
 class Daemon:
     """Made by `begin`, which has done all that can fail before anybody relies on it."""
 
-    def __init__(self, chosen: Chosen, path: Path | None, at: Places) -> None:
-        """path: where the configuration is to be read again; None: the default place."""
-        self._chosen, self._path, self._places = chosen, path, at
+    def __init__(self, chosen: Chosen, path: Path | None, at: Places, *, is_attended: bool = True) -> None:
+        """path: where the configuration is to be read again; None: the default place.
+
+        is_attended: whether a person sees what is wrong; else list files that cannot be used are done without.
+        """
+        self._chosen, self._path, self._places, self._is_attended = chosen, path, at, is_attended
         self._kept_badly: tuple[Problem, ...] = ()
         self._log = EventLog(at.log)
         self._began_s = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._facts: Facts | None = None
         self._clientele = Clientele(chosen.config, self._log, self._observe_soon)
-        self._checkup = Checkup(time.monotonic(), self._log.tell)
+        self._checkup = Checkup(time.monotonic(), self._log.tell, self._observe_soon)
         self._handout = Handout(at, self._log.tell)
         self._advertising = Advertising(at, self._log.tell)
+        self._aside = StandingAside(at, self._log.tell)
+        self._desired: Desired | None = None
+        self._splitter = Splitter(at, self._log.tell, self._handout.own_leases)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
         self._stopping = self._is_reload_asked = False
 
     @property
     def _config(self) -> Config:
         return self._chosen.config
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return (
+            self._control,
+            self._clientele,
+            self._checkup,
+            self._handout,
+            self._advertising,
+            self._splitter,
+        )
 
     def begin(self) -> Changes:
         """Opens everything, observes and applies. Raises Problems; nothing is changed then."""
@@ -73,16 +116,16 @@ class Daemon:
         self._kernel = KernelEvents()
         self._control = ControlSocket(self._places.control, self._answer)
         try:
+            self._aside.resume(time.monotonic())
             self._stand_at(facts)
             proofs = view.elements("direct4")
             changes = self._apply_first(facts)
         except Problems:
-            self._control.close()
-            self._handout.close()
-            self._advertising.close()
+            for part in self._parts:
+                part.close()
             raise
         self._selector.register(self._kernel, selectors.EVENT_READ, self._on_kernel)
-        for part in (self._control, self._clientele, self._checkup, self._handout, self._advertising):
+        for part in self._parts:
             self._selector.register(part, selectors.EVENT_READ, lambda: None)
         self._observed_s = time.monotonic()
         self._observe_at_s = self._observed_s + OBSERVE_S
@@ -90,33 +133,33 @@ class Daemon:
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
-        self._take_back()
+        self._aside.settle()
         return changes
-
-    def _take_back(self) -> None:
-        """Clients that an earlier `down` handed to the router."""
-        try:
-            if stepaside.take_back(self._places):
-                self._log.tell("clients were told that this box is their gateway again")
-        except Problems as error:
-            self._log.tell(f"fault: {error}")
 
     def _apply_first(self, facts: Facts) -> Changes:
         """On a box of which nothing is ours yet, all of it or nothing. Raises Problems."""
         is_fresh = journals.load(self._places.state) is None
-        desired = decide(self._config, facts)
-        if is_fresh:
-            self._handout.ask_first(desired.dhcp)
-        changes = apply(desired, facts, LiveBox(), self._places.state)
-        handed = (*self._handout.want(desired.dhcp), *self._advertising.want(desired.advertiser))
-        if is_fresh:
-            try:
-                self._handout.settle()
-                self._advertising.settle()
-            except Problems:
+        try:
+            return self._bring_up(facts, is_fresh=is_fresh)
+        except Problems:
+            if is_fresh:
                 undo(LiveBox(), self._places.state)
-                raise
-        return Changes((*changes.changes, *handed))
+            raise
+
+    def _bring_up(self, facts: Facts, *, is_fresh: bool) -> Changes:
+        """What packets are led to serves before they are led there. Raises Problems."""
+        plan = self._splitter.plan(self._config, is_tolerant=not self._is_attended)
+        if is_fresh:
+            self._handout.ask_first(decide(self._config, facts).dhcp)
+            self._splitter.ask_first(plan, facts)
+        split = self._splitter.begin(plan, facts)
+        desired = decide(self._config, facts, self._splitter.situation(plan))
+        changes = apply(desired, facts, LiveBox(), self._places.state)
+        handed = self._hand_out(desired)
+        if is_fresh:
+            self._handout.settle()
+            self._advertising.settle()
+        return Changes((*split, *changes.changes, *handed))
 
     def run(self) -> None:
         """Until a signal says to stop."""
@@ -124,7 +167,7 @@ class Daemon:
             for key, _ in self._selector.select(max(0.0, self._next_time() - time.monotonic())):
                 key.data()
             self._turn()
-        for part in (self._control, self._clientele, self._checkup, self._handout, self._advertising):
+        for part in self._parts:
             part.close()
 
     # What happens
@@ -148,41 +191,78 @@ class Daemon:
         if self._is_reload_asked:
             self._is_reload_asked = False
             self._reload_for_signal()
-        if now >= self._observe_at_s:
-            self._reconcile(now)
         if now >= self._timer_at_s:
             self._keep_timer(now)
         self._clientele.turn(now)
         self._checkup.turn(now)
+        self._mind_aside(now)
         self._handout.turn(now)
         self._advertising.turn(now)
+        if self._turn_splitter(now):
+            self._reconcile(now, "the split")
+        elif now >= self._observe_at_s:
+            self._reconcile(now, "put right")
+
+    def _turn_splitter(self, now: float) -> bool:
+        try:
+            return self._splitter.turn(now)
+        except Problems as error:
+            self._log.note_faults(error.problems)
+            return True
 
     def _next_time(self) -> float:
-        parts = (self._control, self._clientele, self._checkup, self._handout, self._advertising)
-        times = (part.next_deadline() for part in parts)
+        times = (part.next_deadline() for part in self._parts)
         return min([self._observe_at_s, self._timer_at_s, *(t for t in times if t is not None)])
 
     # The box
 
-    def _reconcile(self, now: float) -> None:
+    def _reconcile(self, now: float, occasion: str) -> None:
         """The box as it should be, whatever was done to it meanwhile."""
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
-            desired = decide(self._config, facts)
+            plan = self._splitter.plan_in_force
+            desired = decide(self._config, facts, self._splitter.situation(plan))
+            is_lost = self._is_table_lost(facts)
             changes = apply(desired, facts, LiveBox(), self._places.state)
+            if is_lost:
+                self._splitter.forget()
+            self._splitter.want(plan, facts, now)
         except Problems as error:
             self._log.note_faults(error.problems)
             self._observe_at_s = now + RETRY_S
             return
         self._log.note_faults(())
-        self._handout.want(desired.dhcp)
-        self._advertising.want(desired.advertiser)
+        self._hand_out(desired)
         for change in changes.changes:
-            self._log.tell(f"put right: {change.what}: {change.why}")
+            self._log.tell(f"{occasion}: {change.what}: {change.why}")
         self._stand_at(facts)
         if _is_table_new(changes):
             self._clientele.prove_again()
+
+    def _is_table_lost(self, facts: Facts) -> bool:
+        """Whether our table is not as we left it, so that it is made anew and its sets are empty. Raises Problems."""
+        journal = journals.load(self._places.state)
+        return journal is None or journal.table is None or journal.table.listing != facts.table
+
+    def _hand_out(self, desired: Desired) -> tuple[Change, ...]:
+        """What clients are told when they ask: that the router is their gateway, while it stands in for us."""
+        self._desired = desired
+        told = self._aside.desired(desired)
+        return (*self._handout.want(told.dhcp), *self._advertising.want(told.advertiser))
+
+    def _mind_aside(self, now: float) -> None:
+        """DHCP and router advertisements first, then ARP."""
+        states = self._checkup.states()
+        move = self._aside.due(states, now)
+        if move is not None and self._desired is not None:
+            self._aside.decide(move, states, now)
+            self._hand_out(self._desired)
+            self._handout.turn(now)
+            self._advertising.turn(now)
+            self._stand_asking()
+        if self._facts is not None:
+            self._aside.perform(self._facts, now)
 
     def _keep_timer(self, now: float) -> None:
         self._timer_at_s = now + TIMER_S
@@ -198,17 +278,21 @@ class Daemon:
         """Takes it, and touches only what it changes. Raises Problems; what was in force stays so then."""
         now = time.monotonic()
         try:
+            plan = self._splitter.plan(chosen.config)
             facts = observe(chosen.config, self._places.state)
-            desired = decide(chosen.config, facts)
+            desired = decide(chosen.config, facts, self._splitter.situation(plan))
             self._handout.ask_first(desired.dhcp)
-            changes = apply(desired, facts, LiveBox(), self._places.state)
+            self._splitter.ask_first(plan, facts)
+            box = CarryingBox(self._splitter.carried(plan))
+            changes = apply(desired, facts, box, self._places.state)
+            split = self._splitter.want(plan, facts, now)
         except Problems:
             # What was begun is put right at once.
             self._observe_at_s = now
             raise
         self._chosen = chosen
-        handed = (*self._handout.want(desired.dhcp), *self._advertising.want(desired.advertiser))
-        changes = Changes((*changes.changes, *handed))
+        handed = self._hand_out(desired)
+        changes = Changes((*changes.changes, *split, *handed))
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
@@ -242,18 +326,29 @@ class Daemon:
         self._facts = facts
         vantage = vantage_of(facts)
         self._clientele.stand_at(facts)
-        self._checkup.stand_at(vantage, self._config.probe.targets)
+        self._stand_asking()
         self._handout.stand_at(vantage, self._config.dhcp.mode)
         self._advertising.stand_at(vantage, self._config.ipv6.mode, resolves=self._config.resolves)
+
+    def _stand_asking(self) -> None:
+        """Whom our health is asked of, and how."""
+        vantage, config = vantage_of(self._facts), self._config
+        dhcp, is_aside = config.dhcp.mode != "off", bool(self._aside.cause)
+        place = Place(vantage, config.probe.targets, dhcp, config.resolves, is_aside) if vantage else None
+        self._checkup.stand_at(place, time.monotonic())
 
     # Telling
 
     def _answer(self, request: Request) -> Reply:
         if request.method == "GET" and request.path == "/v1/status":
-            return Reply(200, telling.status(self._parts(), self._places.state, time.monotonic() - self._began_s))
+            return Reply(200, telling.status(self._told(), self._places.state, time.monotonic() - self._began_s))
         if request.method == "GET" and request.path == "/v1/clients":
             ip, with_evidence = request.query.get("ip"), "evidence" in request.query
-            return Reply(200, telling.clients(self._parts(), ip, with_evidence=with_evidence))
+            return Reply(200, telling.clients(self._told(), ip, with_evidence=with_evidence))
+        if request.method == "GET" and request.path == "/v1/explain":
+            plan = self._splitter.plan_in_force
+            told = lookup.answer(request.query, plan.policy, self._splitter.via, plan.config.proxy.on_failure)
+            return Reply(200, told)
         if request.method == "POST" and request.path == "/v1/probe":
             return self._probe_again(request)
         if request.method == "POST" and request.path == "/v1/reload":
@@ -263,6 +358,7 @@ class Daemon:
     def _probe_again(self, request: Request) -> Reply:
         if request.uid != 0:
             return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
+        self._splitter.try_all(time.monotonic())
         return Reply(200, {"probing": self._clientele.probe_again()})
 
     def _answer_reload(self, request: Request) -> Reply:
@@ -278,7 +374,7 @@ class Daemon:
         self._path = path
         return Reply(200, changes)
 
-    def _parts(self) -> telling.Parts:
+    def _told(self) -> telling.Parts:
         return telling.Parts(
             self._chosen,
             self._facts,
@@ -286,6 +382,8 @@ class Daemon:
             self._checkup,
             self._handout,
             self._advertising,
+            self._aside,
+            self._splitter,
             self._log,
             self._kept_badly,
         )

@@ -51,7 +51,7 @@ def become_daemon(config: Path | None, at: Places) -> NoReturn:
     waiting = pending.load(at.state)
     if waiting is not None and waiting.state == "rolled-back" and waiting.back_to is None:
         remedy = "sidegate up starts it all the same, sidegate down forgets it"
-        raise Problems(Problem("sidegate", f"the last start was rolled back: {waiting.told}", remedy))
+        raise Problems(Problem("sidegate", f"the last start was rolled back: {waiting.told}", remedy, Exit.SETTINGS))
     damage = journals.set_damaged_aside(at.state) if list_table() is None else None
     if damage is not None:
         print(f"{damage.where}: {damage.what}", file=sys.stderr, flush=True)
@@ -260,6 +260,7 @@ def end_alone(at: Places, kept: Collection[str] = ()) -> applying.Report:
         report = applying.undo(LiveBox(), at.state, kept)
         at.control.unlink(missing_ok=True)
         at.log.unlink(missing_ok=True)
+        at.chosen.unlink(missing_ok=True)
     finally:
         lock.release()
     return report

@@ -12,7 +12,7 @@ import select
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
 import msgspec
@@ -27,10 +27,12 @@ from sidegate.gateway.dns import here, learned, terms
 from sidegate.gateway.dns.child import Resolving
 from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.resolver import Proxied, Resolver
+from sidegate.gateway.engine.choice import Standing
 from sidegate.gateway.engine.foreign import Foreign
 from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.supervision import Supervision, Wanted
 from sidegate.gateway.engine.trial import Question, question
+from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.upstreams import Upstreams, upstreams
 from sidegate.gateway.engine.xray import Engine, has_ipv6
 from sidegate.gateway.facts import Facts
@@ -41,6 +43,7 @@ from sidegate.gateway.split.ports import Ports
 from sidegate.gateway.split.shelf import Material, Shelf
 from sidegate.gateway.split.times import local_now
 from sidegate.gateway.steer import learned_sets
+from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
 from sidegate.problems import Problem
 
 SETTLE_S = 2.0
@@ -174,6 +177,10 @@ class Splitter:
         sets = {name: view.elements(name) for name in learned_sets(old, families)}
         return learned.carried(old, new, sets, families)
 
+    def try_all(self, now: float) -> None:
+        """Somebody asks: each upstream is tried as soon as may be."""
+        self._engine.try_all(now)
+
     def forget(self) -> None:
         """The kernel's sets were lost: what names have for addresses is to be learned again."""
         self._resolving.forget()
@@ -209,6 +216,48 @@ class Splitter:
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
         return (*self._engine.faults(), *self._foreign.faults(), *self._resolving.faults())
+
+    def hints(self) -> tuple[str, ...]:
+        """What somebody should know of the configuration's files."""
+        return tuple(f"{p.where}: {p.what}" for p in self._plan.problems)
+
+    def via(self, send: str) -> str | None:
+        """The upstream that carries what a rule sends there; None: none works."""
+        if self._plan.is_foreign:
+            return "another program" if self._foreign.listens else None
+        name = self._engine.state.chosen if send == PROXY else send
+        return name if self._engine.state.serves and self._engine.place(name) is not None else None
+
+    def view(self, now: float) -> SplitView | None:
+        """For `status`; None where nothing is split and no name is answered."""
+        plan = self._plan
+        if not rules.is_split(plan.policy) and not plan.aims and not plan.config.resolves:
+            return None
+        return SplitView(
+            rules=len(plan.policy.rules),
+            default=plan.policy.default,
+            next_turn=plan.until.astimezone().isoformat(timespec="seconds") if plan.until else "",
+            proxy=self._proxy_view(now) if plan.aims else None,
+            resolves=self._resolving.serves() if plan.config.resolves else None,
+            resolver_pid=self._resolving.pid(),
+            proxied_names=self._resolver.proxied if self._resolver else "",
+        )
+
+    def _proxy_view(self, now: float) -> ProxyView:
+        proxy, state = self._plan.config.proxy, self._engine.state
+        known = {it.name: it for it in self._plan.upstreams.found}
+        standings = [s for s in self._engine.standings() if s.name in known]
+        return ProxyView(
+            engine=proxy.engine,
+            serves=self._foreign.listens if self._plan.is_foreign else state.serves,
+            mode=proxy.mode,
+            on_failure=proxy.on_failure,
+            chosen=state.chosen or "",
+            why=self._engine.why,
+            pid=self._engine.pid(),
+            ending=len(state.leaving),
+            upstreams=tuple(_upstream_view(s, known[s.name], state.chosen, now) for s in standings),
+        )
 
     # How it is done
 
@@ -249,7 +298,7 @@ class Splitter:
 
     def _lasting(self, generation: int) -> int:
         """Connections that it still carries. Raises Problems."""
-        lan = [*self._facts.lan, *self._facts.lan6] if self._facts else []
+        lan: list[IPv4Network | IPv6Network] = [*self._facts.lan, *self._facts.lan6] if self._facts else []
         return lasting(generation, self._engine.places(generation), lan)
 
     def _proxied(self) -> Proxied:
@@ -311,6 +360,20 @@ def _named(policy: Policy) -> list[tuple[int, Destination | None]]:
 
 def _families(plan: Plan) -> tuple[int, ...]:
     return (4, 6) if plan.config.ipv6.mode == "gateway" else (4,)
+
+
+def _upstream_view(standing: Standing, it: Upstream, chosen: str | None, now: float) -> UpstreamView:
+    latency_ms = standing.latency_ms
+    return UpstreamView(
+        name=it.name,
+        kind=it.kind,
+        server=it.where,
+        state=standing.state,
+        since_s=round(now - standing.since_s, 1),
+        why=standing.why,
+        latency_ms=None if latency_ms is None else round(latency_ms, 1),
+        is_chosen=it.name == chosen,
+    )
 
 
 def _text_of(path: str) -> str:

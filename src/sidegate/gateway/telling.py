@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from sidegate.gateway import view
+from sidegate.gateway.asidewatch import StandingAside
 from sidegate.gateway.change import pending
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.checkup import Checkup
@@ -20,6 +21,7 @@ from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.returnpath import Standing
+from sidegate.gateway.splitter import Splitter
 from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView
 from sidegate.probe.bridge import BridgeResult
 from sidegate.problems import Problem, Problems
@@ -38,6 +40,8 @@ class Parts(msgspec.Struct, frozen=True):
     checkup: Checkup
     handout: Handout
     advertising: Advertising
+    aside: StandingAside
+    splitter: Splitter
     log: EventLog
     faults: tuple[Problem, ...]
 
@@ -67,6 +71,9 @@ def status(of: Parts, state: Path, up_s: float) -> StatusView:
         health=of.checkup.views(time.monotonic()),
         dhcp=of.handout.view(),
         ipv6=of.advertising.view(),
+        split=of.splitter.view(time.monotonic()),
+        aside_left_s=of.aside.left_s(),
+        aside_why=of.aside.cause,
         faults=tuple(f"{p.where}: {p.what}" for p in _faults(of)),
         hints=_hints(of, up_s),
         events=of.log.events,
@@ -81,7 +88,7 @@ def _confirm(state: Path) -> ConfirmView | None:
 
 
 def _faults(of: Parts) -> tuple[Problem, ...]:
-    parts = (of.checkup, of.handout, of.advertising)
+    parts = (of.checkup, of.handout, of.advertising, of.splitter)
     return (*of.chosen.faults, *of.faults, *of.log.faults, *(fault for part in parts for fault in part.faults()))
 
 
@@ -92,7 +99,7 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     silent = [of.clientele.named(s.client) for s in of.clientele if s.active_s is None and s.client.mac not in keep]
     ours = [a.ip for a in of.facts.interface.addresses]
     told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
-    return (*told, *of.advertising.hints())
+    return (*told, *of.advertising.hints(), *of.splitter.hints())
 
 
 def clients(of: Parts, ip: str | None, *, with_evidence: bool) -> ClientsView:

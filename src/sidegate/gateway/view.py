@@ -113,9 +113,59 @@ class HealthView(Struct, frozen=True):
     why: str
 
 
+class UpstreamView(Struct, frozen=True, kw_only=True):
+    """One upstream. server: where it is. latency_ms: of a whole request through it; None while it is not known."""
+
+    name: str
+    kind: str
+    server: str
+    state: Literal["unknown", "up", "down"]
+    since_s: float
+    why: str
+    latency_ms: float | None = None
+    is_chosen: bool = False
+
+
+class ProxyView(Struct, frozen=True, kw_only=True):
+    """engine: `xray`, our own, or `tproxy`, another program. serves: whether it takes traffic now; pid: of our own.
+
+    chosen: the upstream that is used; empty: none works. why: the reason. ending: engines of an earlier configuration
+    that only end their connections.
+    """
+
+    engine: str
+    serves: bool
+    mode: str
+    on_failure: str
+    chosen: str
+    why: str
+    pid: int | None = None
+    ending: int = 0
+    upstreams: tuple[UpstreamView, ...] = ()
+
+
+class SplitView(Struct, frozen=True, kw_only=True):
+    """What goes where. rules: how many hold now. next_turn: when the clock turns one on or off; RFC 3339, or empty.
+
+    proxy: None where nothing is proxied. resolves: whether this box answers names now; None: it is not to.
+    proxied_names: whom names that are proxied are asked: the engine (`asked`), the servers of the others (`direct`), or
+    nobody (`refused`).
+    """
+
+    rules: int
+    default: str
+    next_turn: str = ""
+    proxy: ProxyView | None = None
+    resolves: bool | None = None
+    resolver_pid: int | None = None
+    proxied_names: str = ""
+
+
 class StatusView(Struct, frozen=True, kw_only=True):
     """up: our table is in the kernel. config: the file in force, or empty.
 
+    aside_left_s: how long the router stands in for this box at most; None: it does not. aside_why: the check that is
+    down, where the daemon did it by itself.
     faults: what is wrong now, as sentences. hints: what somebody should know although nothing is wrong with this box.
     """
 
@@ -134,9 +184,11 @@ class StatusView(Struct, frozen=True, kw_only=True):
     undecided: int = 0
     confirm: ConfirmView | None = None
     aside_left_s: float | None = None
+    aside_why: str = ""
     health: tuple[HealthView, ...] = ()
     dhcp: DhcpView | None = None
     ipv6: Ipv6View | None = None
+    split: SplitView | None = None
     faults: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     events: tuple[EventView, ...] = ()

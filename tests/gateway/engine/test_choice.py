@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.engine.choice import AGAIN_S, EVERY_S, FASTER, ROUNDS, Choice, Way
+from sidegate.gateway.engine.choice import AGAIN_S, FASTER, OTHERS_EVERY_S, ROUNDS, Choice, Way
 from sidegate.gateway.engine.trial import Outcome
 
 NAMES = ("first", "second", "third")
@@ -167,7 +167,7 @@ def test_whatever_happens(events: list[tuple[object, ...]], way: Way) -> None:
         chosen = choice.chosen.name
         assert (chosen is None) == all(s.state == "down" for s in standings.values())
         assert chosen is None or standings[chosen].state != "down"
-        assert all(s.is_asked or s.due_s <= now_s + 2 * EVERY_S for s in standings.values())
+        assert all(s.is_asked or s.due_s <= now_s + OTHERS_EVERY_S for s in standings.values())
         if way == "first" and chosen is not None:
             up = [s.name for s in standings.values() if s.state == "up"]
             assert not up or list(standings).index(chosen) <= list(standings).index(up[0])
@@ -202,4 +202,4 @@ def test_one_that_is_down_is_asked_less_and_less() -> None:
     while world.now_s < begun + 600:
         world.step()
         asked += 1
-    assert 600 / EVERY_S <= asked < 600 / AGAIN_S / 3
+    assert 600 / OTHERS_EVERY_S <= asked < 600 / AGAIN_S / 3

@@ -18,13 +18,15 @@ from msgspec import Struct
 from sidegate.gateway.engine.trial import Outcome
 from sidegate.gateway.health import Limits, State, next_state
 
-LIMITS = Limits(failures=3, of=4, successes=2)
-EVERY_S = 30.0
-"""Between trials of the one that is used; each of the others is tried half as often."""
-AGAIN_S = 2.0
+LIMITS = Limits(failures=2, of=3, successes=2)
+EVERY_S = 10.0
+"""Between trials of the one that is used."""
+OTHERS_EVERY_S = 60.0
+AGAIN_S = 1.0
 """After a failure, and until enough is known of an upstream."""
 SPARING = 10
-"""One that is down is tried again after a part of the time it has been down, up to EVERY_S: this is the part."""
+"""One that is down is tried again after a part of the time it has been down, up to
+OTHERS_EVERY_S: this is the part."""
 KNOWN_AFTER = 3
 """Trials after which an upstream's latency is told apart from chance."""
 FASTER = 0.8
@@ -109,12 +111,17 @@ class Choice:
         due = [s for s in self._standings.values() if not s.is_asked and s.due_s <= now_s]
         for standing in due:
             standing.is_asked = True
-            standing.due_s = now_s + (EVERY_S if standing.name == self.chosen.name else 2 * EVERY_S)
+            standing.due_s = now_s + (EVERY_S if standing.name == self.chosen.name else OTHERS_EVERY_S)
         return [s.name for s in due]
 
     def next_due_s(self) -> float | None:
         """When `due` has something to do; None while all are being tried."""
         return min((s.due_s for s in self._standings.values() if not s.is_asked), default=None)
+
+    def try_all(self, now_s: float) -> None:
+        """Somebody asks: each is tried as soon as may be."""
+        for standing in self._standings.values():
+            standing.due_s = min(standing.due_s, now_s)
 
     def untried(self, now_s: float) -> None:
         """No outcome will come of what is being tried: it is tried again at once."""
@@ -204,9 +211,9 @@ def _turn(standing: Standing, outcome: Outcome, now_s: float) -> Turned | None:
 
 def _rest_s(standing: Standing, is_good: bool, now_s: float) -> float:
     if standing.state == "down" and not is_good:
-        return min(max(AGAIN_S, (now_s - standing.since_s) / SPARING), EVERY_S)
+        return min(max(AGAIN_S, (now_s - standing.since_s) / SPARING), OTHERS_EVERY_S)
     is_steady = is_good and standing.state == "up" and len(standing.results) >= KNOWN_AFTER
-    return 2 * EVERY_S if is_steady else AGAIN_S
+    return OTHERS_EVERY_S if is_steady else AGAIN_S
 
 
 def _is_faster(one: Standing, other: Standing) -> bool:

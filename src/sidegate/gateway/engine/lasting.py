@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from sidegate.gateway import programs
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.split.ports import Ports, engine_mark
 
-Networks = Sequence[IPv4Network | IPv6Network]
+Networks = Iterable[IPv4Network | IPv6Network]
 
 
 def lasting(generation: int, places: Iterable[Ports], lan: Networks) -> int:
@@ -27,7 +27,8 @@ def with_clients(sockets: str, lan: Networks) -> int:
     """How many of the sockets that `ss -Htn` lists have their other end on the LAN."""
     peers = (line.split()[-1].rpartition(":")[0] for line in sockets.splitlines() if line.strip())
     addresses = (ip_address(peer.strip("[]").partition("%")[0].removeprefix("::ffff:")) for peer in peers)
-    return sum(any(it in network for network in lan) for it in addresses)
+    networks = tuple(lan)
+    return sum(any(it in network for network in networks) for it in addresses)
 
 
 def _datagram_flows(port: int) -> int:

@@ -95,6 +95,10 @@ class Supervision:
         if self._generations.current in (None, self._generations.target):
             self._take(wanted, now)
 
+    def try_all(self, now: float) -> None:
+        """Somebody asks: each upstream is tried as soon as may be."""
+        self._choice.try_all(now)
+
     def turn(self, now: float) -> bool:
         """Whether what others go by is another now."""
         before = self._state

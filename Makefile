@@ -21,6 +21,7 @@ demo: setup  ## the article's home on the real kernel, broken and healed, in und
 	@.venv/bin/sidegate demo $(ARGS)
 
 test: setup  ## run all tests (ARGS="-k name" picks some, WORKERS=n sets how many at once)
+	@tools/unpack
 	@.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: setup  ## ruff check, ruff format --check, mypy --strict

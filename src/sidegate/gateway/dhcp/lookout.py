@@ -15,8 +15,12 @@ from sidegate.probe.dhcp import DhcpResult, Offer, Plan, discover, throwaway_mac
 from sidegate.probe.talk import Vantage
 from sidegate.probe.wire import Wire, run
 
-PLAN = Plan(asks_at_s=(0.0,), until_s=3.5, settle_s=0.5)
-"""Long enough for a server that first looks for 3 s whether the address is free."""
+WHOLE = Plan(asks_at_s=(0.0,), until_s=3.5)
+"""Long enough for a server that first looks whether the address is free: dnsmasq for 3 s, ISC dhcpd for 1 s."""
+QUICK = Plan(asks_at_s=(0.0,), until_s=3.5, settle_s=0.5)
+"""Where one offer is news enough."""
+REFUSING = Plan(asks_at_s=(0.0,), until_s=3.5, settle_s=1.5)
+"""Where one offer is reason enough, and a person who waits would like to hear of the others as well."""
 ALONE_S, KNOWN_S, WATCH_S = 4.0, 15.0, 60.0
 """From one look to the next: while we are alone, while somebody else is there, and where somebody else may be."""
 
@@ -56,7 +60,8 @@ class Lookout:
     def turn(self, now: float) -> bool:
         """Whether a look ended. Raises Problems when the interface is gone or down; close it then."""
         if not self._is_looking and now >= self._look_at_s:
-            self._wire.start(discover(self.at.mac, self.mac, PLAN))
+            # A quick server must not hide a slow one for good: only the first look at it is short.
+            self._wire.start(discover(self.at.mac, self.mac, WHOLE if self.offers else QUICK))
             self._is_looking, self._look_at_s = True, now
         self._wire.turn(now)
         ended = self._wire.finished()
@@ -67,8 +72,9 @@ class Lookout:
 
     def look(self) -> tuple[Offer, ...]:
         """Looks now and waits for the end: up to 3.5 s. Raises Problems."""
+        plan = REFUSING if self._mode == "server" else WHOLE
         with Wire[DhcpResult](self.at.interface, self.at.ip) as wire:
-            (result,) = run(wire, discover(self.at.mac, self.mac, PLAN))
+            (result,) = run(wire, discover(self.at.mac, self.mac, plan))
         self.offers = result.offers
         if not self._is_looking:
             self._look_at_s = time.monotonic() + look_every_s(self._mode, bool(result.offers))

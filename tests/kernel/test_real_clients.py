@@ -1,0 +1,121 @@
+"""What most Linux desktops and servers are DHCP clients by, against our server: systemd-networkd, NetworkManager."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidegate.lab.lab import Lab
+from tests.kernel.test_dhcp import home, mac, sidegate, status, until, up
+
+pytestmark = pytest.mark.kernel
+
+UNPACKED = Path(sys.prefix) / "unpacked"
+"""Where `tools/unpack` puts programs that would come with a service of their own."""
+SYS_READ_ONLY = "mount --rbind /sys /sys; mount -o remount,bind,ro,nosuid,nodev,noexec /sys"
+"""Both wait for udev to have seen a link, but where /sys is read-only, as in a container (path_is_read_only_fs)."""
+NETWORKD = f"""
+mkdir -p /run/systemd/network /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
+printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=ipv4\\nIPv6AcceptRA=yes\\n' >/run/systemd/network/10-eth0.network
+printf 'root:x:0:0::/run:/bin/sh\\nsystemd-network:x:0:0::/:/bin/false\\n' >/run/passwd
+printf 'root:x:0:\\nsystemd-network:x:0:\\n' >/run/group
+mount --bind /run/passwd /etc/passwd; mount --bind /run/group /etc/group
+{SYS_READ_ONLY}
+"""
+"""It drops to a user that a lab without root does not have: here that user is root."""
+BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+<allow user="*"/></policy></busconfig>
+"""
+MANAGER = """\
+[main]
+plugins=keyfile
+dhcp=internal
+dns=none
+rc-manager=unmanaged
+auth-polkit=false
+systemd-resolved=false
+[keyfile]
+path=/run/nm/connections
+[device-eth]
+match-device=interface-name:eth0
+managed=1
+"""
+
+
+def program(name: str, *folders: str) -> str:
+    """Its path; skips the test where it is not there."""
+    places = [shutil.which(name), *(f"{folder}/{name}" for folder in folders), str(UNPACKED / "usr/sbin" / name)]
+    found = [place for place in places if place is not None and os.access(place, os.X_OK)]
+    if not found:
+        pytest.skip(f"not installed: {name}")
+    return found[0]
+
+
+def unpacked_libraries() -> str:
+    return ":".join(str(it) for it in sorted((UNPACKED / "usr/lib").glob("*-linux-gnu*")))
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab.up(home()) as lab:
+        for client in ("computer", "phone", "tablet"):
+            lab.run(client, "ip", "address", "flush", "dev", "eth0")
+        assert up(lab, '[dhcp]\nmode = "server"\nlease_s = 600')[0] == 0
+        yield lab
+
+
+def default_route(lab: Lab, client: str) -> str:
+    routes = json.loads(lab.run(client, "ip", "-json", "-4", "route", "show", "default").stdout)
+    return " ".join(r["gateway"] for r in routes)
+
+
+def address(lab: Lab, client: str) -> str:
+    (link,) = json.loads(lab.run(client, "ip", "-json", "-4", "address", "show", "dev", "eth0").stdout)
+    return " ".join(a["local"] for a in link["addr_info"])
+
+
+def start_networkd(lab: Lab, client: str) -> None:
+    path = program("systemd-networkd", "/usr/lib/systemd", "/lib/systemd")
+    lab.run(client, "sh", "-c", NETWORKD)
+    lab.start(client, "sh", "-c", f"exec {path} 2>/run/networkd.log")
+
+
+def start_network_manager(lab: Lab, client: str) -> None:
+    path, bus = program("NetworkManager"), program("dbus-daemon")
+    lab.run(client, "sh", "-c", "mkdir -p /run/dbus /run/nm/connections; cat >/run/bus.conf", text=BUS)
+    lab.run(client, "sh", "-c", "cat >/run/nm.conf", text=MANAGER)
+    lab.run(client, "sh", "-c", f"{SYS_READ_ONLY}; mount -t tmpfs tmpfs /var/lib; mkdir /var/lib/NetworkManager")
+    lab.run(client, bus, "--config-file=/run/bus.conf", "--fork")
+    files = "--config=/run/nm.conf --config-dir=/run/nm --system-config-dir=/run/nm --intern-config=/run/nm/intern"
+    options = f"--debug {files} --state-file=/run/nm/state --pid-file=/run/nm/pid"
+    lab.start(client, "sh", "-c", f"LD_LIBRARY_PATH={unpacked_libraries()} exec {path} {options} >/run/nm.log 2>&1")
+
+
+STARTED_BY = {"computer": start_networkd, "phone": start_network_manager}
+
+
+def test_they_use_us_as_their_gateway_and_are_known_by_their_leases(lab: Lab) -> None:
+    for client, start in STARTED_BY.items():
+        start(lab, client)
+    until(lambda: all(default_route(lab, client) == "192.168.1.2" for client in STARTED_BY), within_s=20)
+    held = lab.run("gateway", "cat", "/run/state/dhcp/leases").stdout
+    for client in STARTED_BY:
+        assert 100 <= int(address(lab, client).rpartition(".")[2]) < 200
+        assert f"{mac(lab, client)} {address(lab, client)} " in held
+        lab.run(client, "busybox", "ping", "-c", "1", "-W", "2", "1.1.1.1")
+    known = {c["mac"]: c for c in json.loads(sidegate(lab, "clients", "--json")[1])["clients"]}
+    told = {
+        client: (known[mac(lab, client)]["ip"], known[mac(lab, client)]["lease"]["holder"]) for client in STARTED_BY
+    }
+    assert told == {client: (address(lab, client), "ours") for client in STARTED_BY}
+    assert status(lab)["faults"] == []

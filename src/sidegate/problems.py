@@ -22,6 +22,8 @@ class Exit(IntEnum):
     """The command line, a configuration file or the surroundings are not as they must be."""
     MISSING = 3
     """A privilege or a program is missing."""
+    SETTINGS = 78
+    """A start without a person found no configuration that can be used: EX_CONFIG of sysexits.h."""
 
 
 class Problem(msgspec.Struct, frozen=True):

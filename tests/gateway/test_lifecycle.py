@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidegate.gateway import lifecycle
+from sidegate.gateway import lifecycle, service
 from sidegate.gateway.apply import Changes
 from sidegate.gateway.clientele import transaction
 from sidegate.gateway.config import Config, digest
@@ -20,7 +20,8 @@ from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Lock, Places
 from sidegate.gateway.returnpath import Prove, Withdraw
-from sidegate.gateway.service import NotStarted, Started
+from sidegate.gateway.service import NotStarted, Started, Use
+from sidegate.install.plan import shipped
 from sidegate.problems import Exit, Problem, Problems
 
 
@@ -43,6 +44,17 @@ def test_daemon_that_is_starting_is_waited_for(at: Places) -> None:
     server.close()
     lock.release()
     assert answers == [{"asked": "/v1/status"}]
+
+
+@pytest.mark.parametrize(("use", "code"), [("file", Exit.USAGE), ("file-or-last-good", Exit.SETTINGS)])
+def test_configuration_that_cannot_be_used_is_not_tried_again(at: Places, tmp_path: Path, use: Use, code: Exit) -> None:
+    """By nobody but a person; the unit says so too."""
+    config = tmp_path / "bad.toml"
+    config.write_text("[nonsense]\n")
+    told: list[object] = []
+    assert service.start(config, at, told.append, use) == code
+    assert isinstance(told[0], NotStarted)
+    assert f"RestartPreventExitStatus={int(Exit.SETTINGS)}\n" in shipped("sidegate.service")
 
 
 def test_without_a_daemon_nobody_is_asked(at: Places) -> None:

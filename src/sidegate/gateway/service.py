@@ -20,7 +20,7 @@ from sidegate.gateway.apply import Changes
 from sidegate.gateway.change import history
 from sidegate.gateway.daemon import Daemon
 from sidegate.gateway.places import Lock, Places, places, running_pid
-from sidegate.problems import Problem, Problems
+from sidegate.problems import Exit, Problem, Problems
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
@@ -51,6 +51,10 @@ def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], 
     lock = Lock(at.lock)
     try:
         chosen = _chosen(config_path, at, use)
+    except Problems as error:
+        tell(NotStarted(error.problems))
+        return int(Exit.SETTINGS if use == "file-or-last-good" else error.exit_code)
+    try:
         if not lock.take():
             what = f"a daemon is running already (process {running_pid(at.lock)})"
             raise Problems(Problem("sidegate", what, "see: sidegate status"))

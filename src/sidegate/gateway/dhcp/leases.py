@@ -107,7 +107,8 @@ def is_clock_kept() -> bool:
     """Whether somebody keeps this box's clock right, as NTP does (adjtimex(2), STA_UNSYNC)."""
     # struct timex, all zero: nothing is set. It has 208 bytes on 64 bit machines.
     answer = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(256))
-    return bool(answer != _TIME_ERROR)
+    # -1: it may not be asked, as where a service has ProtectClock=yes; then the clock is not believed.
+    return answer not in (_TIME_ERROR, -1)
 
 
 def recover(live: Path, copy: Path, now_s: float, keep_s: float = 0.0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
@@ -14,7 +15,7 @@ import pytest
 from sidegate.gateway.config import Lists
 from sidegate.gateway.split.countries import Countries
 from sidegate.gateway.split.lists import ListFile, ListReader
-from sidegate.gateway.split.mmdb import country_of, networks_of
+from sidegate.gateway.split.mmdb import country_of, networks_of, node_reader
 from sidegate.problems import Problem, Problems
 from tests.gateway.split.mmdb_writer import Network, mmdb
 
@@ -100,6 +101,24 @@ def test_a_tree_that_is_none_ends(tmp_path: Path, database: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(Problems, match=r"is damaged, or no MMDB file\n.*is no tree"):
         networks_of(path, ["CN"])
+
+
+def test_a_tree_whose_branches_meet_again_ends(tmp_path: Path, database: Path) -> None:
+    """60 nodes, each of which leads to the next one twice: 2^60 ways."""
+    content = bytearray(database.read_bytes())
+    for node in range(60):
+        content[6 * node : 6 * node + 6] = (node + 1).to_bytes(3, "big") * 2
+    path = tmp_path / "braid.mmdb"
+    path.write_bytes(content)
+    with pytest.raises(Problems, match=r"is damaged, or no MMDB file\n.*is no tree"):
+        networks_of(path, ["CN"])
+
+
+def test_records_of_28_bits_share_a_byte() -> None:
+    """The high four bits of both lie in the middle one."""
+    with mmap.mmap(-1, 7) as data:
+        data[:] = bytes.fromhex("234567" + "18" + "9abcde")
+        assert node_reader(data, 28)(0) == (0x1234567, 0x89ABCDE)
 
 
 def test_what_was_found_is_kept_until_the_database_changes(tmp_path: Path, database: Path) -> None:

@@ -48,10 +48,16 @@ POLICY = Policy(
         (packet(protocol="udp"), Judgement(None, "proxy.mode", "direct", "default", is_quic=True)),
         (packet("2001:db8::1", protocol="udp"), Judgement(2, "rule[2]", "direct", "network")),
         (packet("203.0.113.9", protocol="icmp"), Judgement(1, "rule[1]", "tokyo", "network")),
+        (packet(mac=PHONE, port=2525), Judgement(None, "proxy.mode", "proxy", "default")),
     ],
 )
 def test_the_first_rule_that_matches(given: Packet, wanted: Judgement) -> None:
     assert judge(POLICY, given) == wanted
+
+
+def test_what_has_no_ports_matches_no_rule_for_ports() -> None:
+    policy = Policy((Rule("rule[0]", "block", ports=((1, 65535),)),))
+    assert [judge(policy, packet(protocol=p)).send for p in ("tcp", "udp", "icmp")] == ["block", "block", "direct"]
 
 
 def test_the_kernel_knows_names_as_learned_addresses() -> None:

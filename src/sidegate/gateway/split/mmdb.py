@@ -82,7 +82,7 @@ class _Tree:
         """Raises ValueError."""
         self._count: int = metadata.node_count
         self._bits = 128 if metadata.ip_version == 6 else 32
-        self._read = _node_reader(data, metadata.record_size)
+        self._read = node_reader(data, metadata.record_size)
         self._left = 2 * self._count + _IPV4_DEPTH
         self._start4 = self._count if self._bits == 128 else 0
         if self._bits == 128:
@@ -121,7 +121,7 @@ class _Tree:
                 waiting.append((left, address << 1, depth + 1))
 
 
-def _node_reader(data: mmap.mmap, record_bits: int) -> Callable[[int], tuple[int, int]]:
+def node_reader(data: mmap.mmap, record_bits: int) -> Callable[[int], tuple[int, int]]:
     """Node -> what lies left and right of it ("Node Layout"). Raises ValueError for a size that does not exist."""
     number = int.from_bytes
 

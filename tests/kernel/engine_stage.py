@@ -1,12 +1,12 @@
 """A stage for the engine: real servers of every kind in a network namespace of their own, and the engine beside them.
 
-Run as `unshare -Urn python -m tests.kernel.engine_stage`: it says on its standard output, as one line of JSON, what
-came through each upstream.
+Who goes on it: see engine_plays.
 """
 
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import json
 import os
@@ -19,9 +19,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any
 
 import msgspec
@@ -32,16 +33,19 @@ from sidegate.gateway.engine.child import engine_child
 from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine
-from sidegate.gateway.split.policy import Policy
-from sidegate.gateway.split.ports import ports
 
 Json = dict[str, Any]
 
-SERVER, TARGET = "192.0.2.1", "198.51.100.1"
-ID = "11111111-2222-4333-8444-555555555555"
-KEY16 = base64.b64encode(bytes(range(16))).decode()
+SERVER, TARGET, OTHER, RESOLVER = "192.0.2.1", "198.51.100.1", "198.51.100.2", "198.51.100.53"
+DIRECT_RESOLVER = "192.0.2.53"
+CLIENT, BOX, BOX_OUTSIDE = "10.0.0.2", "10.0.0.1", "172.16.0.2"
 NAME = "proxy.example"
 """Of the servers that speak TLS, and of the target."""
+HOSTS = {"listed.example": OTHER, "www.listed.example": OTHER, "other.example": TARGET, NAME: RESOLVER}
+"""Names that the upstream knows otherwise than the client."""
+ID = "11111111-2222-4333-8444-555555555555"
+KEY16 = base64.b64encode(bytes(range(16))).decode()
+_CLONE_NEWNET = 0x40000000
 _SERVE_XRAY = "import sys, xray; xray.startFromJSON(sys.stdin.read())"
 
 
@@ -62,7 +66,7 @@ def url64(data: bytes) -> str:
 
 
 class Certificate:
-    """Of NAME, signed by nobody that is known. pin: its SHA-256."""
+    """Of NAME, signed by an authority that nobody knows. pin: its SHA-256."""
 
     def __init__(self, directory: Path) -> None:
         made = trustme.CA().issue_cert(NAME)
@@ -179,7 +183,8 @@ def link_of(template: str, port: int) -> str:
 
 class _Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = f"{self.client_address[0]} {self.headers['Host']}\n".encode()
+        here: tuple[str, int] = self.connection.getsockname()
+        body = f"{self.client_address[0]} at {here[0]}\n".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -189,15 +194,24 @@ class _Page(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _Web(ThreadingHTTPServer):
+    def server_bind(self) -> None:
+        """Without looking for its own name, which takes seconds where there is no DNS."""
+        TCPServer.server_bind(self)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who breaks off is none of its business."""
+
+
 def serve_target(certificate: Certificate) -> None:
-    """HTTP on port 80, TLS on 443, UDP echo on 7."""
-    for port in (80, 443):
-        server = ThreadingHTTPServer((TARGET, port), _Page)
+    """HTTP on port 80, TLS on 443, UDP echo on 7, DNS over TCP and over TLS."""
+    for address, port in ((TARGET, 80), (OTHER, 80), (TARGET, 443)):
+        server = _Web((address, port), _Page)
         if port == 443:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(certificate.chain, certificate.key)
             context.set_alpn_protocols(["h2", "http/1.1"])
-            server.socket = context.wrap_socket(server.socket, server_side=True)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
     echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     echo.bind((TARGET, 7))
@@ -205,9 +219,56 @@ def serve_target(certificate: Certificate) -> None:
 
 
 def _echo(it: socket.socket) -> None:
+    """Asked for it, another port answers: it gets through to a full cone alone."""
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other.bind((TARGET, 9))
     while True:
         data, peer = it.recvfrom(2048)
-        it.sendto(data + b" from " + str(peer[1]).encode(), peer)
+        (other if data == b"other port" else it).sendto(data + b" from " + peer[0].encode(), peer)
+
+
+class Resolver:
+    """DNS over TCP, over TLS where there is a certificate, and over UDP. asked: the names, in order."""
+
+    def __init__(self, address: str, answer: str, certificate: Certificate | None = None) -> None:
+        self.asked: list[str] = []
+        self._answer = socket.inet_aton(answer)
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        if certificate:
+            self._context.load_cert_chain(certificate.chain, certificate.key)
+            self._serve(self._accept, socket.create_server((address, 853)), True)
+        self._serve(self._accept, socket.create_server((address, 53)), False)
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind((address, 53))
+        self._serve(self._datagrams, datagrams)
+
+    def _serve(self, function: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+
+    def _accept(self, server: socket.socket, is_tls: bool) -> None:
+        while True:
+            it = server.accept()[0]
+            with suppress(OSError), self._context.wrap_socket(it, server_side=True) if is_tls else it as stream:
+                with stream.makefile("rb") as words:
+                    reply = self.reply(words.read(struct.unpack("!H", words.read(2))[0]))
+                stream.sendall(struct.pack("!H", len(reply)) + reply)
+
+    def _datagrams(self, it: socket.socket) -> None:
+        while True:
+            question, peer = it.recvfrom(2048)
+            it.sendto(self.reply(question), peer)
+
+    def reply(self, question: bytes) -> bytes:
+        """An A record for whatever is asked (RFC 1035 section 4)."""
+        end = question.index(b"\0", 12)
+        labels, at = [], 12
+        while question[at]:
+            labels.append(question[at + 1 : at + 1 + question[at]].decode())
+            at += 1 + question[at]
+        self.asked.append(".".join(labels))
+        head = question[:2] + struct.pack("!HHHHH", 0x8180, 1, 1, 0, 0)
+        record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + self._answer
+        return head + question[12 : end + 5] + record
 
 
 @contextmanager
@@ -224,18 +285,20 @@ def running(*command: str, text: str = "", **options: Any) -> Iterator[subproces
 
 
 def serving(inbounds: list[Json]) -> Any:
-    """A server that lets its clients reach what it would take for a private network."""
-    freedom = {"protocol": "freedom", "settings": {"finalRules": [{"action": "allow"}]}}
-    config = {"log": {"loglevel": os.environ.get("STAGE_LOG", "none")}, "inbounds": inbounds, "outbounds": [freedom]}
+    """A server that lets its clients reach what it would take for a private network, and knows HOSTS."""
+    settings = {"finalRules": [{"action": "allow"}], "domainStrategy": "UseIP"}
+    freedom = {"protocol": "freedom", "settings": settings, "sendThrough": SERVER}
+    config = {"log": {"loglevel": "none"}, "inbounds": inbounds, "outbounds": [freedom], "dns": {"hosts": HOSTS}}
     return running(sys.executable, "-c", _SERVE_XRAY, text=json.dumps(config))
 
 
 @contextmanager
-def engine(it: Engine, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Until it says that it is ready, or ends."""
+def engine(it: Engine, directory: Path, old: str = "", new: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """Once it says that it is ready, or has ended. old, new: words to exchange in its configuration."""
     child = engine_child(it, directory)
     for file in child.files:
-        Path(file.path).write_text(file.text)
+        assert old in child.files[0].text
+        Path(file.path).write_text(file.text.replace(old, new) if old else file.text)
     with running(*child.command) as program:
         wait_until(lambda: program.poll() is not None or _is_ready(child.ready, program.pid))
         yield program
@@ -269,26 +332,39 @@ def over_socks(port: int, host: str, to_port: int) -> socket.socket:
     return it
 
 
+def dns_answer(at: tuple[str, int], name: str, kind: int = 1) -> str:
+    """The address, or why there is none."""
+    question = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0)
+    question += b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+        it.settimeout(3)
+        it.sendto(question + struct.pack("!HH", kind, 1), at)
+        try:
+            reply = it.recv(2048)
+        except OSError as error:
+            return type(error).__name__
+    return socket.inet_ntoa(reply[-4:]) if reply[6:8] != b"\0\0" else "nothing"
+
+
 def web_answer(port: int, host: str = TARGET) -> str:
     """What the page says, or why there is none."""
     try:
         with over_socks(port, host, 80) as it:
             it.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-            answer = _read_line(it)
+            return read_page(it)
     except OSError as error:
         return f"{type(error).__name__}"
-    return answer.rpartition(b"\r\n\r\n")[2].decode().strip() or "closed"
 
 
-def _read_line(it: socket.socket) -> bytes:
-    """Up to the end of the page, or of the connection: Xray tells the end of a server's words a second late."""
+def read_page(it: socket.socket) -> str:
+    """Up to its end, or that of the connection: Xray tells the end of a server's words a second late."""
     answer = b""
     while not answer.rpartition(b"\r\n\r\n")[2].endswith(b"\n"):
         more = it.recv(4096)
         if not more:
             break
         answer += more
-    return answer
+    return answer.rpartition(b"\r\n\r\n")[2].decode().strip() or "closed"
 
 
 def udp_answer(port: int) -> str:
@@ -310,43 +386,87 @@ def udp_answer(port: int) -> str:
         return "refused"
 
 
-# The play
+# Networks
 
 
-def set_up_network() -> None:
-    for command in ("link set lo up", f"addr add {SERVER}/32 dev lo", f"addr add {TARGET}/32 dev lo"):
-        subprocess.run(["ip", *command.split()], check=True)
+Inside = Callable[[Callable[[], Any]], Any]
+"""Does something in another network: sockets that are made there stay there, and so do programs."""
+
+
+@contextmanager
+def network(interface: str, box: str, other: str) -> Iterator[Inside]:
+    """A network of its own with the address `other`, at the end of a wire to this one, which is `box` there."""
+    child = subprocess.Popen(["unshare", "-n", "sleep", "120"])
+    try:
+        wait_until(lambda: os.readlink(f"/proc/{child.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
+        here = os.open("/proc/self/ns/net", os.O_RDONLY)
+        there = os.open(f"/proc/{child.pid}/ns/net", os.O_RDONLY)
+
+        def inside(action: Callable[[], Any]) -> Any:
+            _enter(there)
+            try:
+                return action()
+            finally:
+                _enter(here)
+
+        sh(f"ip link add {interface} type veth peer name eth0 netns {child.pid}")
+        sh(f"ip addr add {box}/24 dev {interface}; ip link set {interface} up; ip link set lo up")
+        inside(lambda: sh(f"ip link set lo up; ip addr add {other}/24 dev eth0; ip link set eth0 up"))
+        inside(lambda: sh(f"ip route add default via {box}"))
+        yield inside
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _enter(namespace: int) -> None:
+    """This thread (setns(2))."""
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def sh(script: str) -> None:
+    subprocess.run(["sh", "-ec", script], check=True)
 
 
 def upstreams_of(links: dict[str, str]) -> tuple[Upstream, ...]:
     return tuple(msgspec.structs.replace(upstream_of_link(link, name), name=name) for name, link in links.items())
 
 
-def main() -> None:
-    set_up_network()
-    with tempfile.TemporaryDirectory() as path:
-        directory = Path(path)
-        certificate = Certificate(directory)
-        serve_target(certificate)
-        made = kinds(certificate)
-        inbounds = [
+class Stage:
+    """The internet, made in the network in which this is called."""
+
+    def __init__(self, directory: Path) -> None:
+        for address in (SERVER, TARGET, OTHER, RESOLVER, DIRECT_RESOLVER):
+            sh(f"ip addr add {address}/32 dev lo")
+        self.directory = directory
+        self.certificate = Certificate(directory)
+        self.resolver = Resolver(RESOLVER, "203.0.113.5", self.certificate)
+        self.direct_resolver = Resolver(DIRECT_RESOLVER, SERVER)
+        serve_target(self.certificate)
+        made = kinds(self.certificate)
+        self.inbounds = [
             {**inbound, "listen": SERVER, "port": 2000 + i, "tag": name}
             for i, (name, (inbound, _)) in enumerate(made.items())
         ]
-        links = {name: link_of(link, 2000 + i) for i, (name, (_, link)) in enumerate(made.items())}
-        upstreams = upstreams_of(links)
-        with serving(inbounds), engine(Engine(Policy(), upstreams), directory) as program:
-            told = {name: _told(ports(0, i).socks, upstreams[i]) for i, name in enumerate(links)}
-            told["ended"] = {"code": program.poll()}
-    print(json.dumps(told))
+        self.links = {name: link_of(link, 2000 + i) for i, (name, (_, link)) in enumerate(made.items())}
 
 
-def _told(port: int, it: Upstream) -> Json:
-    with suppress(TimeoutError):
-        # The servers may still be starting.
-        wait_until(lambda: " " in web_answer(port), 3)
-    return {"web": web_answer(port), "udp": udp_answer(port) if it.udp else "none"}
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Servers behind this box, which has no more than a way to them."""
+    with (
+        tempfile.TemporaryDirectory() as path,
+        network("wan", BOX_OUTSIDE, "172.16.0.1") as inside,
+        ExitStack() as stack,
+    ):
+        sh("ip route add default via 172.16.0.1")
+        it = inside(lambda: Stage(Path(path)))
+        inside(lambda: stack.enter_context(serving(it.inbounds)))
+        wait_until(lambda: inside(lambda: _is_listening(2000 + len(it.inbounds) - 2)))
+        yield it
 
 
-if __name__ == "__main__":
-    main()
+def _is_listening(port: int) -> bool:
+    with socket.socket() as it:
+        return it.connect_ex((SERVER, port)) == 0

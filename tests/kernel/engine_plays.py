@@ -1,0 +1,208 @@
+"""What is played on the engine's stage: `unshare -Urn python -m tests.kernel.engine_plays PLAY`; its result is JSON."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from ipaddress import IPv4Address
+
+import msgspec
+
+from sidegate.gateway.engine.upstream import Upstream
+from sidegate.gateway.engine.xray import Engine, dns_endpoints
+from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy, Rule
+from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, STEERED_MARK, TABLE, dns_port, ports
+from tests.kernel.engine_stage import (
+    BOX,
+    CLIENT,
+    RESOLVER,
+    TARGET,
+    Inside,
+    Json,
+    dns_answer,
+    engine,
+    network,
+    read_page,
+    sh,
+    stage,
+    udp_answer,
+    upstreams_of,
+    web_answer,
+)
+
+
+def every_kind() -> Json:
+    """Web and UDP through an upstream of each kind; nothing leaves without the engine's mark."""
+    with stage() as it:
+        watch_marks()
+        upstreams = upstreams_of(it.links)
+        with engine(Engine(Policy(), upstreams), it.directory):
+            told = {u.name: _through(ports(0, i).socks, u) for i, u in enumerate(upstreams)}
+        return {**told, "unmarked": unmarked_packets()}
+
+
+def _through(port: int, it: Upstream) -> Json:
+    return {"web": web_answer(port), "udp": udp_answer(port) if it.udp else "none"}
+
+
+def mistakes() -> Json:
+    """Wrong secrets, a server that is not there, an upstream that Xray refuses: the others work all the same."""
+    with stage() as it:
+        wrong = {name: _with_another_secret(it.links[name]) for name in ("socks", "http", "ss2022", "trojan")}
+        refused = Upstream("refused", "other", "", 0, {"protocol": "vless", "settings": {"address": "x"}})
+        links = {**wrong, "dead": "socks5://192.0.2.1:9", "good": it.links["ss"]}
+        upstreams = (refused, *upstreams_of(links))
+        with engine(Engine(Policy(), upstreams), it.directory):
+            told: Json = {u.name: web_answer(ports(0, i).socks) for i, u in enumerate(upstreams)}
+        return {**told, "left out": (it.directory / "engine-0.refused").read_text().split()}
+
+
+def _with_another_secret(link: str) -> str:
+    for old, new in (
+        ("pass%3Aword", "other"),
+        ("YWVzLTEyOC1nY206cHc", "YWVzLTEyOC1nY206b3RoZXI"),
+        ("AAECAw", "AAECAA"),
+    ):
+        link = link.replace(old, new)
+    return link.replace("pw@", "other@")
+
+
+def port_taken() -> Json:
+    with stage() as it, socket.create_server(("127.0.0.1", ports(0, 0).socks)):
+        engine_ = Engine(Policy(), upstreams_of({"ss": it.links["ss"]}))
+        with engine(engine_, it.directory) as program:
+            return {"code": program.wait(10)}
+
+
+def names() -> Json:
+    """Who is asked for which name, and by which way."""
+    with stage() as it:
+        link = it.links["socks"].replace("192.0.2.1", "server.example")
+        servers = (RESOLVER, "tls://proxy.example")
+        engine_ = Engine(Policy(), upstreams_of({"socks": link}), 0, servers, (IPv4Address("192.0.2.53"),))
+        # No engine takes the certificate of an authority that was made up here.
+        known = '"serverName": "proxy.example"'
+        with engine(engine_, it.directory, known, f'{known}, "pinnedPeerCertSha256": "{it.certificate.pin}"'):
+            plain, over_tls = dns_endpoints(0, 0, servers)
+            told: Json = {
+                "plain": dns_answer(plain, "a.example"),
+                "tls": dns_answer(over_tls, "b.example"),
+                "dns_port": dns_answer(("127.0.0.1", dns_port(0)), "c.example"),
+                "text": dns_answer(plain, "d.example", 16),
+                "https": dns_answer(plain, "e.example", 65),
+                "web": web_answer(ports(0, 0).socks),
+            }
+        return {**told, "proxied": it.resolver.asked, "direct": it.direct_resolver.asked}
+
+
+# With a client behind it
+
+
+def steered() -> Json:
+    """A client's traffic as the kernel hands it over: decided, and by the name that it shows."""
+    listed = Destination(suffixes=("listed.example",))
+    blocked = Destination(names=("blocked.example",))
+    networks = Destination(networks4=())
+    policy = Policy((Rule("0", BLOCK, blocked), Rule("1", PROXY, listed), Rule("2", DIRECT, networks)), DIRECT)
+    with stage() as it, lan() as inside:
+        with engine(Engine(policy, upstreams_of({"ss": it.links["ss"]})), it.directory):
+            steer_to(ports(0, 0).decided)
+            told: Json = {
+                "decided": inside(lambda: page("other.example")),
+                "decided, listed": inside(lambda: page("listed.example")),
+                "udp": inside(lambda: datagram(b"hello")),
+                "udp, other port": inside(lambda: datagram(b"other port")),
+            }
+            steer_to(ports(0, 0).named)
+            hosts = ("other.example", "www.listed.example", "listed.example", "blocked.example", "cloudflare-ech.com")
+            told |= {f"named, {host}": inside(partial(page, host)) for host in hosts}
+            told["named, none"] = inside(lambda: page(""))
+            told["named, udp"] = inside(lambda: datagram(b"hello"))
+        return told
+
+
+@contextmanager
+def lan() -> Iterator[Inside]:
+    """A client behind this box."""
+    with network("lan", BOX, CLIENT) as inside:
+        sh(f"ip rule add fwmark {STEERED_MARK}/{MARK_MASK} lookup {TABLE}")
+        sh(f"ip route add local default dev lo table {TABLE}")
+        yield inside
+
+
+def steer_to(port: int) -> None:
+    _nft(f"""\
+table inet steer
+delete table inet steer
+table inet steer {{
+    chain p {{
+        type filter hook prerouting priority raw
+        iifname != lan accept
+        meta l4proto {{ tcp, udp }} tproxy ip to :{port} meta mark set {STEERED_MARK} accept
+    }}
+}}
+""")
+
+
+def _nft(text: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=text.encode(), check=True)
+
+
+def page(host: str) -> str:
+    """host: empty: words that are no HTTP, which the server takes for a broken request."""
+    with socket.create_connection((TARGET, 80), 5) as it:
+        it.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() if host else b"GET /\r\n\r\n")
+        with suppress(OSError):
+            return read_page(it)
+    return "closed"
+
+
+def datagram(words: bytes) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+        it.settimeout(4)
+        it.sendto(words, (TARGET, 7))
+        try:
+            data, peer = it.recvfrom(2048)
+        except OSError as error:
+            return type(error).__name__
+    return f"{data.decode()} by {peer[0]}:{peer[1]}"
+
+
+# Marks
+
+
+def watch_marks() -> None:
+    """Counts what leaves without the engine's mark: nobody but the engine talks to anybody out there.
+
+    A reset may come from the kernel, when no socket is left: it begins nothing.
+    """
+    _nft(f"""\
+table inet marks {{
+    counter unmarked {{
+    }}
+    chain o {{
+        type filter hook output priority 0
+        oifname wan meta l4proto udp meta mark != {ENGINE_MARK} counter name unmarked
+        oifname wan tcp flags & rst == 0 meta mark != {ENGINE_MARK} counter name unmarked
+    }}
+}}
+""")
+
+
+def unmarked_packets() -> int:
+    text = subprocess.run(
+        ["nft", "-j", "list", "counter", "inet", "marks", "unmarked"], check=True, capture_output=True
+    ).stdout
+    found = msgspec.json.decode(text, type=dict[str, list[dict[str, Json]]])
+    return int(next(it["counter"]["packets"] for it in found["nftables"] if "counter" in it))
+
+
+PLAYS: dict[str, Callable[[], Json]] = {it.__name__: it for it in (every_kind, mistakes, port_taken, names, steered)}
+
+if __name__ == "__main__":
+    print(json.dumps(PLAYS[sys.argv[1]]()))

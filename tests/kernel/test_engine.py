@@ -1,0 +1,75 @@
+"""The engine with real servers: every kind of link, TPROXY, names, and what goes wrong. The plays are engine_plays'."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+ROOT = Path(__file__).parents[2]
+PROXIED, DIRECT = "192.0.2.1", "172.16.0.2"
+"""Whom the target sees: the upstream's server, or this box."""
+TARGET, OTHER = "198.51.100.1", "198.51.100.2"
+NO_UDP = ("http", "https")
+
+
+def play(name: str) -> Any:
+    command = ("unshare", "-Urn", sys.executable, "-m", "tests.kernel.engine_plays", name)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_kind_of_link_carries_web_and_udp() -> None:
+    told = play("every_kind")
+    assert told.pop("unmarked") == 0, "packets without the engine's mark would be steered again"
+    assert set(told) >= {"socks", "http", "ss", "ss2022", "vmess", "vless-tls", "vless-reality", "trojan", "wireguard"}
+    expected = {"web": f"{PROXIED} at {TARGET}", "udp": "hello"}
+    assert told == {name: {**expected, "udp": "none"} if name in NO_UDP else expected for name in told}
+
+
+def test_what_is_steered() -> None:
+    """An upstream looks names up itself: `listed.example` is elsewhere for it than the client was told."""
+    told = play("steered")
+    decided = {key: told.pop(key) for key in list(told) if not key.startswith("named")}
+    assert decided == {
+        "decided": f"{PROXIED} at {TARGET}",
+        "decided, listed": f"{PROXIED} at {OTHER}",
+        "udp": f"hello from {PROXIED} by {TARGET}:7",
+        "udp, other port": f"other port from {PROXIED} by {TARGET}:9",
+    }
+    assert told == {
+        "named, other.example": f"{DIRECT} at {TARGET}",
+        "named, listed.example": f"{PROXIED} at {OTHER}",
+        "named, www.listed.example": f"{PROXIED} at {OTHER}",
+        "named, blocked.example": "closed",
+        "named, cloudflare-ech.com": f"{PROXIED} at {TARGET}",
+        "named, none": f"{PROXIED} at {TARGET}",
+        "named, udp": f"hello from {PROXIED} by {TARGET}:7",
+    }
+
+
+def test_who_is_asked_for_names() -> None:
+    told = play("names")
+    assert told.pop("direct") == ["server.example"], "the upstream's own server, and nothing else"
+    assert told.pop("proxied") == ["a.example", "b.example", "c.example", "d.example"]
+    assert told.pop("https") == "nothing", "a record that would hide names from the rules"
+    assert told.pop("web") == f"{PROXIED} at {TARGET}"
+    assert set(told.values()) == {"203.0.113.5"}
+
+
+def test_mistakes_do_not_spread() -> None:
+    told = play("mistakes")
+    assert told.pop("good") == f"{PROXIED} at {TARGET}"
+    assert told.pop("left out") == ["refused"], "Xray refuses its settings"
+    assert not [name for name, page in told.items() if PROXIED in page]
+
+
+def test_a_port_that_is_taken() -> None:
+    assert play("port_taken") == {"code": 1}

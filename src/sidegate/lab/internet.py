@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from sidegate.home import CERTIFIED_SERVICES, PROXY_SERVICES, SERVICE_PORTS, Home, Isp, Lie, Server
 from sidegate.lab.parts import INTERNET, Machine, Proxy, Rules, dnsmasq, other_end, settings
 
-_NOTHING_ELSE = "--local=/#/"
-"""dnsmasq is to say that no other name exists; without it, it would say that it cannot tell (REFUSED)."""
+_AS_IN_LIFE = ("--local=/#/", "--max-tcp-connections=1000")
+"""dnsmasq is to say that no other name exists, instead of that it cannot tell (REFUSED), and to serve more than the 20
+TCP connections at a time that it thinks enough for a home."""
 
 
 def internet(home: Home) -> Machine:
@@ -79,12 +80,12 @@ def _resolvers(home: Home) -> Iterator[tuple[str, ...]]:
     records = [f"--host-record={domain},{','.join(addresses)}" for domain, addresses in named]
     honest = [a for server in home.internet.server if "dns" in server.serves for a in _addresses(server)]
     if honest:
-        yield dnsmasq("internet", *(f"--listen-address={a}" for a in honest), *records, _NOTHING_ELSE)
+        yield dnsmasq("internet", *(f"--listen-address={a}" for a in honest), *records, *_AS_IN_LIFE)
     if isp := home.internet.isp:
         lies = [option for lie in isp.lie for option in _lie_options(lie)]
         truths = [r for r, (domain, _) in zip(records, named, strict=True) if not _is_lied_about(domain, isp)]
         at = (f"--listen-address={a}" for a in _isp_resolvers(home, isp))
-        yield dnsmasq("isp", *at, *truths, *lies, _NOTHING_ELSE)
+        yield dnsmasq("isp", *at, *truths, *lies, *_AS_IN_LIFE)
 
 
 def _isp_resolvers(home: Home, isp: Isp) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import msgspec
 
 from sidegate.gateway.dns.names import name_table
 from sidegate.gateway.dns.resolver import Resolver
+from sidegate.gateway.nft import Shape, ruleset
+from sidegate.gateway.services import Services
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import resolve
@@ -112,6 +114,12 @@ class DnsBox:
         text = self.lab.run("gateway", "nft", "-j", "list", "set", "inet", "sidegate", name).stdout
         found = next(o["set"] for o in msgspec.json.decode(text)["nftables"] if "set" in o)
         return {e["elem"]["val"]: e["elem"]["expires"] for e in found.get("elem", ())}
+
+    def guard(self) -> None:
+        """The gateway's own rules, with our resolver as the only service."""
+        mac = self.lab.plan.wire_of("gateway").near.mac
+        shape = Shape("eth0", mac, (IPv4Network("192.168.1.0/24"),), "never", services=Services(names=True))
+        self.nft(ruleset(shape))
 
     def nft(self, text: str) -> None:
         self.lab.run("gateway", "nft", "-f", "-", text=text)

@@ -15,7 +15,8 @@ from sidegate.gateway.nft import Element
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
-from sidegate.lab.resolving import TYPES, labels, read_reply
+from sidegate.lab.resolving import TYPES, labels, read_reply, resolve
+from sidegate.lab.wiretap import Wiretap
 from tests.kernel.dns_box import LIE, TRUTH, WE, DnsBox, proxied, resolver, within
 
 pytestmark = pytest.mark.kernel
@@ -38,6 +39,7 @@ def box(lab: Lab) -> DnsBox:
         f"--address=/foreign.example/{FOREIGN6}",
         f"--address=/cloud.foreign.example/{CLOUD}",
         "--address=/inside.foreign.example/192.168.1.127",
+        f"--address=/use-application-dns.net/{CLOUD}",
     )
     return box
 
@@ -88,6 +90,18 @@ def test_or_they_are_refused_at_once(box: DnsBox) -> None:
     assert box.ask("www.domestic.example") == "36.1.2.3"
 
 
+def test_of_a_proxied_name_the_provider_hears_nothing(box: DnsBox, lab: Lab) -> None:
+    for state in ("asked", "refused"):
+        box.want(resolver(FOREIGN, proxied=state))
+        with Wiretap(lab) as tap:
+            for kind in ("A", "AAAA", "HTTPS", "TXT"):
+                box.ask("www.foreign.example", kind)
+            box.ask("www.foreign.example", over="tcp")
+            box.ask("www.domestic.example", "TXT")
+            within(lambda: tap.leaks("domestic.example"))
+            assert tap.leaks("foreign.example") == []
+
+
 def test_ipv6_left_to_the_router_is_told_for_direct_names_only(box: DnsBox) -> None:
     box.want(resolver(FOREIGN, ipv6="router"))
     assert box.ask("www.domestic.example", "AAAA") == "2408:1:2::3"
@@ -104,7 +118,7 @@ def test_ipv6_through_this_box_is_told_and_learned(box: DnsBox) -> None:
 
 def test_what_is_blocked_does_not_exist(box: DnsBox) -> None:
     block = Rule("rule[0]", "block", Destination(names=("foreign.example",), suffixes=("domestic.example",)))
-    box.want(resolver(Policy((block, *FOREIGN.rules))))
+    box.want(resolver(Policy((block, *proxied("foreign.example", "net").rules))))
     assert box.ask("foreign.example") == "no such name"
     assert box.ask("www.foreign.example") == TRUTH, "of `full:` names only that one"
     assert box.ask("www.domestic.example") == "no such name"
@@ -165,3 +179,15 @@ def test_another_resolver_on_port_53_is_named_before_ours_starts(box: DnsBox, la
         other.bind(("", 53))
         assert "answers DNS at port 53 of every address already" in box.ask_first()
     assert box.ask_first() == ""
+
+
+def test_the_internet_gets_no_answer(box: DnsBox, lab: Lab) -> None:
+    """Not even by a port forward of the router's, which leads to an open resolver without our guard."""
+    wan = str(lab.home.router.wan.ip)
+    rules = f"type nat hook prerouting priority -101\nip daddr {wan} udp dport 53 dnat to {WE}\n"
+    lab.run("router", "nft", "-f", "-", text=f"table ip forward53 {{\nchain pre {{\n{rules}}}\n}}\n")
+    box.want(resolver(FOREIGN))
+    assert lab.call("internet", resolve, "www.domestic.example", wan, "A", "udp", 3.0).detail == "36.1.2.3"
+    box.guard()
+    assert not lab.call("internet", resolve, "www.domestic.example", wan, "A", "udp", 0.5).ok
+    assert box.ask("www.domestic.example") == "36.1.2.3"

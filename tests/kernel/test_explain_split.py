@@ -1,0 +1,138 @@
+"""What `sidegate explain` says of a split home, held against whom the servers see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sidegate.home import load_home
+from sidegate.lab.asking import http_get, ping
+from sidegate.lab.visiting import visit
+from tests.kernel.gateway_lab import Box, gateway_in, wait_for
+
+pytestmark = pytest.mark.kernel
+
+HOME = load_home("split")
+SERVERS = {server.name: str(server.v4) for server in HOME.internet.server}
+GATEWAY = HOME.gateway
+assert GATEWAY is not None
+OURS, WIRED = str(GATEWAY.v4), "192.168.1.123"
+FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
+CONF = "/run/explain.toml"
+RULES = """
+[proxy]
+upstream = "{link}#lab"
+check = "http://{foreign}/who"
+[[rule]]
+domain = ["full:www.domestic.example"]
+client = ["192.168.1.127"]
+send = "block"
+[[rule]]
+cidr = ["{server}/32"]
+port = [80]
+send = "block"
+[[rule]]
+domain = ["foreign.example"]
+cidr = ["{blocked}/32"]
+send = "lab"
+"""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    with gateway_in(HOME) as box:
+        link = box.lab.links()["proxy-socks"].partition("#")[0]
+        blocked, server = SERVERS["blocked-site"], SERVERS["server"]
+        box.write(CONF, RULES.format(link=link, foreign=FOREIGN, blocked=blocked, server=server))
+        box.up("--config", CONF)
+        wait_for(lambda: box.status()["split"]["proxy"]["chosen"] == "lab")
+        box.settled()
+        yield box
+        box.sidegate("down")
+
+
+def explained(box: Box, *words: str, client: str = WIRED) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(box.sidegate("explain", client, *words, "--json", check=False).stdout)
+    return found
+
+
+def seen_as(box: Box, name: str, who: str = "my-computer") -> str:
+    """The address from which the server sees the client."""
+    return box.lab.call(who, visit, "http", name, OURS, "/who", box.lab.ca).detail.split()[0]
+
+
+def test_a_proxied_name(box: Box) -> None:
+    said = explained(box, FOREIGN, "--port", "80")
+    assert seen_as(box, FOREIGN) == SERVERS["proxy"]
+    split = said["split"]
+    assert (split["goes"], split["upstream"], split["rule"]) == ("proxied", "lab", 'rule[2]: "lab"')
+    assert (split["decides"], split["dns"]) == ("engine", "proxied")
+    assert said["walk"] is None
+    assert f"destination: {SERVERS['foreign']}, as this box answers clients for {FOREIGN}" in said["told"]
+
+
+def test_a_proxied_address(box: Box) -> None:
+    said = explained(box, SERVERS["blocked-site"], "--port", "80")
+    assert (said["split"]["goes"], said["split"]["decides"]) == ("proxied", "kernel")
+    assert box.lab.call("my-computer", http_get, SERVERS["blocked-site"]).ok
+
+
+def test_what_goes_straight_is_walked(box: Box) -> None:
+    said = explained(box, DOMESTIC, "--port", "80")
+    assert (said["split"]["goes"], said["split"]["rule"]) == ("straight", "the mode: direct")
+    assert said["walk"]["verdict"]["code"] == "delivered"
+    assert seen_as(box, DOMESTIC) not in (SERVERS["proxy"], "")
+
+
+def forget(box: Box, rule: int) -> None:
+    """What was learned for a rule, as if nobody had asked."""
+    for kind in ("names", "kept"):
+        box.lab.run("gateway", "nft", "flush", "set", "inet", "sidegate", f"{kind}{rule}_4")
+
+
+def test_a_rule_for_one_client(box: Box) -> None:
+    forget(box, 0)
+    assert box.lab.call("nas", http_get, SERVERS["domestic"]).ok
+    before = explained(box, SERVERS["domestic"], "--port", "80", client="192.168.1.127")
+    assert before["split"]["goes"] == "straight"
+    said = explained(box, DOMESTIC, "--port", "80", client="192.168.1.127")
+    assert (said["split"]["goes"], said["split"]["rule"]) == ("refused", "rule[0]: block")
+    assert not box.lab.call("nas", http_get, SERVERS["domestic"]).ok
+    assert explained(box, DOMESTIC, "--port", "80")["split"]["goes"] == "straight"
+
+
+def test_a_rule_for_one_port(box: Box) -> None:
+    done = box.sidegate("explain", WIRED, SERVERS["server"], "--port", "80", check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "the walk: none; this box answers with a reset, or with ICMP"
+    assert not box.lab.call("my-computer", http_get, SERVERS["server"]).ok
+    assert explained(box, SERVERS["server"], "--port", "8080")["split"]["goes"] == "straight"
+
+
+def test_a_ping_goes_straight_to_what_is_proxied(box: Box) -> None:
+    said = explained(box, SERVERS["foreign"], "--proto", "icmp")
+    assert said["split"]["goes"] == "straight"
+    assert said["walk"]["verdict"]["code"] == "delivered"
+    assert box.lab.call("my-computer", ping, SERVERS["foreign"]).ok
+
+
+def test_a_name_that_no_client_asked_for_is_not_known(box: Box) -> None:
+    """As of a client that asked by HTTPS: the name is known to `explain` alone."""
+    forget(box, 2)
+    question = f"client={WIRED}&mac=02:00:00:00:00:01&destination={SERVERS['foreign']}&name={FOREIGN}&port=80"
+    told = json.loads(box.lab.run("gateway", "python3", "-c", _ASK, f"/v1/explain?{question}").stdout)
+    assert (told["goes"], told["decides"]) == ("straight", "kernel")
+    assert "the client has to ask this box for it" in told["notes"][-1]
+
+
+_ASK = """
+import http.client, socket, sys
+connection = http.client.HTTPConnection("sidegate")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/sidegate/control.sock")
+connection.request("GET", sys.argv[1])
+print(connection.getresponse().read().decode())
+"""

@@ -42,6 +42,7 @@ class Clientele:
         self._paths = ReturnPaths()
         self._counted: dict[Client, int] = {}
         self._probes: dict[int, Client] = {}
+        self._gateways: set[Client] = set()
         self._prober: Prober | None = None
         self._poll_at_s = self._count_at_s = 0.0
         self._poll = select.epoll()
@@ -106,6 +107,10 @@ class Clientele:
         for client in changed:
             self._meet(client, time.monotonic(), active=False)
 
+    def meet(self, client: Client, now: float) -> None:
+        """Somebody who has shown itself on the LAN."""
+        self._meet(client, now, active=False)
+
     def meet_neighbour(self, met: Met, now: float) -> None:
         """The kernel announces it."""
         if self._facts is None or met.index != _index_of(self._facts.interface.name):
@@ -163,7 +168,18 @@ class Clientele:
         after = self._paths.get(client)
         if after is not None and after.path != was:
             self._log.tell(f"{self.named(client)}: {after.path} ({result.confidence}): {result.reason}")
+        self._note_gateway(client, is_one=result.is_gateway)
         return commands
+
+    def _note_gateway(self, client: Client, *, is_one: bool) -> None:
+        if is_one and client not in self._gateways:
+            self._log.tell(f"{self.named(client)} forwards packets itself: another gateway, or a router")
+        (self._gateways.add if is_one else self._gateways.discard)(client)
+
+    def gateways(self) -> list[str]:
+        """Clients that pass on what is sent through them, by the latest probe of each."""
+        self._gateways = {client for client in self._gateways if self._paths.get(client) is not None}
+        return [self.named(client) for client in sorted(self._gateways)]
 
     def _perform(self, commands: Iterable[Command]) -> None:
         text = transaction(commands)

@@ -32,6 +32,7 @@ from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe, vantage_of
+from sidegate.gateway.ownaddress import OwnAddress
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import lookup
 from sidegate.gateway.splitter import Splitter
@@ -89,6 +90,7 @@ class Daemon:
         self._handout = Handout(at, self._log.tell)
         self._advertising = Advertising(at, self._log.tell)
         self._aside = StandingAside(at, self._log.tell)
+        self._own_address = OwnAddress(self._log.tell, lambda: not self._aside.cause, self._clientele.meet)
         self._desired: Desired | None = None
         self._splitter = Splitter(at, self._log.tell, self._handout.own_leases)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
@@ -107,6 +109,7 @@ class Daemon:
             self._handout,
             self._advertising,
             self._splitter,
+            self._own_address,
         )
 
     def begin(self) -> Changes:
@@ -198,6 +201,7 @@ class Daemon:
         self._mind_aside(now)
         self._handout.turn(now)
         self._advertising.turn(now)
+        self._own_address.turn(now)
         if self._turn_splitter(now):
             self._reconcile(now, "the split")
         elif now >= self._observe_at_s:
@@ -328,6 +332,7 @@ class Daemon:
         self._clientele.stand_at(facts)
         self._stand_asking()
         self._handout.stand_at(vantage, self._config.dhcp.mode)
+        self._own_address.stand_at(vantage)
         self._advertising.stand_at(vantage, self._config.ipv6.mode, resolves=self._config.resolves)
 
     def _stand_asking(self) -> None:
@@ -385,7 +390,7 @@ class Daemon:
             self._aside,
             self._splitter,
             self._log,
-            self._kept_badly,
+            (*self._kept_badly, *self._own_address.faults()),
         )
 
     def _wake_on_signals(self) -> None:

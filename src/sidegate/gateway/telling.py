@@ -29,6 +29,7 @@ from sidegate.reading import decode_address
 
 EARLY_S = 60.0
 """After the start: clients that have sent nothing through this box may just have had nothing to send."""
+_SECOND = "another gateway on this LAN, or a router; whoever uses it does not come through this box"
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -99,7 +100,8 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     silent = [of.clientele.named(s.client) for s in of.clientele if s.active_s is None and s.client.mac not in keep]
     ours = [a.ip for a in of.facts.interface.addresses]
     told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
-    return (*told, *of.advertising.hints(), *of.splitter.hints())
+    others = [f"{name} forwards packets itself: {_SECOND}" for name in of.clientele.gateways()]
+    return (*told, *others, *of.advertising.hints(), *of.splitter.hints())
 
 
 def clients(of: Parts, ip: str | None, *, with_evidence: bool) -> ClientsView:

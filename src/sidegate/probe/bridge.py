@@ -72,6 +72,7 @@ _EVIDENCE_MOST = 256
 """Frames told of one probe; one without strangers has at most 4 attempts of 21 questions, an answer to each."""
 _NOTES_MOST = 16
 _MORE = "more was heard than is told here"
+_FORWARDS = "the client forwards packets itself"
 
 
 class Plan(Struct, frozen=True):
@@ -128,6 +129,11 @@ class BridgeResult(Struct, frozen=True):
     took_s: float
     evidence: tuple[Observation, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether the client itself passes on what is sent through it: it answered a packet whose TTL had ended."""
+        return any(note.startswith(_FORWARDS) for note in self.notes)
 
     def text(self) -> str:
         """The verdict, its reason and notes, and every frame of the evidence, a line each."""
@@ -364,7 +370,7 @@ class BridgeProbe:
 
     def _take_error(self, attempt: _Attempt, sent: _Sent, packet: Ipv4) -> None:
         if packet.src == self._client_ip:
-            self._note(f"the client forwards packets itself: it answered the frame sent to it with {_words(packet)}")
+            self._note(f"{_FORWARDS}: it answered the frame sent to it with {_words(packet)}")
         elif isinstance(packet.body, Redirect):
             self._note(f"{packet.src} sent a redirect to {packet.body.gateway}")
         elif sent.step == "poison":

@@ -13,8 +13,6 @@ from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.problems import Problem, Problems
 
-LARGEST = 1 << 20
-"""Bytes of a subscription: some 5,000 links."""
 _CLASH = re.compile(r"^(proxies|proxy-groups|mixed-port|port):", re.MULTILINE)
 
 
@@ -43,7 +41,7 @@ class _Sip008(Struct):
 def read_entries(text: str, where: str) -> Read:
     """where: begins the messages. Names are as the entries give them. Raises nothing: what is wrong is a problem."""
     try:
-        links = _links(text.strip().removeprefix("\ufeff"))
+        links = _links(_plain(text))
     except Wrong as error:
         return Read(problems=(Problem(where, error.what, error.remedy),))
     found: list[Upstream] = []
@@ -65,9 +63,13 @@ def _links(text: str) -> list[str]:
         remedy = "ask for its list of share links (often called v2ray or base64)"
         raise Wrong("", "it is in the format of Clash, which is not read", remedy)
     if text and "://" not in text:
-        text = _of_base64(text)
+        text = _plain(_of_base64(text))
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _plain(text: str) -> str:
+    return text.strip().removeprefix("\ufeff").strip()
 
 
 def _of_base64(text: str) -> str:

@@ -58,15 +58,15 @@ def url(link: str) -> Url:
 
 
 def split_link(link: str) -> tuple[str, str, str]:
-    """The scheme in lower case, what follows it, and the name. Raises Wrong."""
+    """The scheme in lower case, what follows it, and the name, which may have blanks in it. Raises Wrong."""
     if len(link) > LONGEST_LINK:
         raise Wrong("link", f"longer than {LONGEST_LINK} characters")
-    if any(ord(c) <= 32 or ord(c) == 127 for c in link):
+    address, _, name = link.partition("#")
+    if any(ord(c) <= 32 or ord(c) == 127 for c in address):
         raise Wrong("link", "a blank or a control character in it", "write %20 for a blank")
-    scheme, sep, rest = link.partition("://")
+    scheme, sep, body = address.partition("://")
     if not sep or not scheme:
         raise Wrong("link", "it does not begin with a scheme", "such as socks5:// or ss://")
-    body, _, name = rest.partition("#")
     return scheme.lower(), body, unquote(name, errors="replace")
 
 

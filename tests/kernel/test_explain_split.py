@@ -119,6 +119,17 @@ def test_a_ping_goes_straight_to_what_is_proxied(box: Box) -> None:
     assert box.lab.call("my-computer", ping, SERVERS["foreign"]).ok
 
 
+def test_what_another_rule_would_change_is_that_rule_alone(box: Box) -> None:
+    same = "settings: as in force\nthis box: nothing to change\n"
+    assert box.sidegate("config", "diff", CONF).stdout == same
+    text = box.lab.run("gateway", "cat", CONF).stdout
+    box.write("/run/other.toml", text.replace("port = [80]", "port = [81]"))
+    assert box.sidegate("config", "diff", "/run/other.toml").stdout.splitlines()[-2:-1] == [
+        "    nft table inet sidegate: chain rules4"
+    ]
+    assert box.sidegate("config", "diff", CONF).stdout == same
+
+
 def test_a_name_that_no_client_asked_for_is_not_known(box: Box) -> None:
     """As of a client that asked by HTTPS: the name is known to `explain` alone."""
     forget(box, 2)

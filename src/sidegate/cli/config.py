@@ -9,8 +9,9 @@ import click
 
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import json_option, print_json, table
+from sidegate.gateway import lifecycle
 from sidegate.gateway.change import history
-from sidegate.gateway.change.diff import on_this_box, settings
+from sidegate.gateway.change.diff import settings
 from sidegate.gateway.change.history import History, Version
 from sidegate.gateway.config import DEFAULT_PATH, load_config
 from sidegate.gateway.files import replace_file
@@ -51,7 +52,7 @@ def diff(file: Path | None, as_json: bool) -> None:
     at = places()
     wanted = load_config(file)
     changed = settings(history.in_force(at.state), wanted)
-    changes = on_this_box(wanted, at.state).changes
+    changes = lifecycle.rehearsed(at, file).changes
     if as_json:
         print_json({"schema": 1, "settings": changed, "changes": changes})
         return

@@ -20,12 +20,14 @@ from sidegate.gateway import control, handover, stepaside
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Changes, LiveBox
 from sidegate.gateway.change import history, pending, timer
+from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.config import digest, load_config
 from sidegate.gateway.dhcp.advert import end_advertiser
 from sidegate.gateway.facts import list_table, missing_capabilities
 from sidegate.gateway.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.service import NotStarted, Report, Started, Use
 from sidegate.gateway.split.explaining import ExplainView
+from sidegate.gateway.split.review import foreseen
 from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address
@@ -358,3 +360,13 @@ def explain(at: Places, question: Mapping[str, str]) -> ExplainView | None:
     except control.Unknown:
         return None
     return None if told is None else msgspec.convert(told, ExplainView)
+
+
+def rehearsed(at: Places, config: Path | None) -> Changes:
+    """What taking this configuration would change on the box: nothing is changed. Raises Problems: why it cannot be."""
+    query = {"config": str(config.absolute())} if config else {}
+    told = _ask_daemon(at, f"/v1/diff?{urlencode(query)}")
+    if told is not None:
+        return msgspec.convert(told, Changes)
+    wanted = load_config(config)
+    return on_this_box(wanted, foreseen(wanted), at.state)

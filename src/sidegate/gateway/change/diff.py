@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from sidegate.gateway.apply import Changes, LiveBox, rehearse
 from sidegate.gateway.config import Config
-from sidegate.gateway.decide import decide
+from sidegate.gateway.decide import Situation, decide
 from sidegate.gateway.facts import observe
 from sidegate.reading import encode_address
 
@@ -80,11 +80,14 @@ def _rules(old: Sequence[str], new: Sequence[str]) -> Iterator[Setting]:
             come += range(k, m)
     for i in come:
         origin = next((o for o in gone if old[o] == new[i]), None)
-        if origin is None:
-            yield Setting(f"rule[{i}]", "", new[i])
-        else:
+        if origin is not None:
             gone.remove(origin)
             yield Setting(f"rule[{i}]", f"rule[{origin}]", new[i])
+        elif i in gone:
+            gone.remove(i)
+            yield Setting(f"rule[{i}]", old[i], new[i])
+        else:
+            yield Setting(f"rule[{i}]", "", new[i])
     for i in gone:
         yield Setting(f"rule[{i}]", old[i], "")
 
@@ -108,7 +111,7 @@ def _flatten(data: Any, path: str, found: dict[str, str]) -> None:
         found[path] = msgspec.json.encode(data).decode()
 
 
-def on_this_box(config: Config, state_dir: Path) -> Changes:
+def on_this_box(config: Config, situation: Situation, state_dir: Path) -> Changes:
     """What taking it would change here, each with its reason. Raises Problems: why it could not be taken."""
     facts = observe(config, state_dir)
-    return rehearse(decide(config, facts), facts, LiveBox(), state_dir)
+    return rehearse(decide(config, facts, situation), facts, LiveBox(), state_dir)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidegate.gateway.config import Config
+from sidegate.gateway.config.split import TARGETS
+from sidegate.gateway.decide import Situation
 from sidegate.gateway.engine.upstreams import upstreams
-from sidegate.gateway.split.rules import hints, policy
+from sidegate.gateway.split.policy import PROXY
+from sidegate.gateway.split.ports import Ports, ports
+from sidegate.gateway.split.rules import hints, is_proxied, is_split, policy
 from sidegate.gateway.split.shelf import Shelf
 from sidegate.gateway.split.times import local_now
 from sidegate.problems import Problem, Problems
@@ -32,6 +36,27 @@ def review(config: Config) -> tuple[Problem, ...]:
     if errors:
         raise Problems(*errors)
     return (*material.warnings, *hints(config, material, names or ()))
+
+
+def foreseen(config: Config) -> Situation:
+    """What the kernel's rules will be decided for, once engine and resolver serve on a box that was down.
+
+    Raises Problems with all that is wrong with the files that the configuration names.
+    """
+    names = upstreams(config, _text).names
+    held = policy(config, Shelf().read(config), names, local_now())
+    if not is_split(held) and not config.resolves:
+        return Situation()
+    aims = [PROXY, *dict.fromkeys(r.send for r in held.rules if r.send not in TARGETS)] if is_proxied(held) else []
+    targets = tuple((aim, _place(config, names, aim)) for aim in aims)
+    return Situation(held, targets, answers_names=config.resolves)
+
+
+def _place(config: Config, names: tuple[str, ...], aim: str) -> Ports | None:
+    if config.proxy.engine == "tproxy":
+        return Ports(*[config.proxy.tproxy_port] * 3)
+    number = 0 if aim == PROXY else names.index(aim) if aim in names else None
+    return None if number is None or not names else ports(0, number)
 
 
 def _text(path: str) -> str:

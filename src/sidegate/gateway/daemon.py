@@ -20,6 +20,7 @@ from sidegate.gateway import telling, view
 from sidegate.gateway.apply import Change, Changes, LiveBox, apply, undo
 from sidegate.gateway.asidewatch import StandingAside
 from sidegate.gateway.change import history, timer
+from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.checkup import Checkup, Place
 from sidegate.gateway.clientele import Clientele
@@ -354,6 +355,8 @@ class Daemon:
             plan = self._splitter.plan_in_force
             told = lookup.answer(request.query, plan.policy, self._splitter.via, plan.config.proxy.on_failure)
             return Reply(200, told)
+        if request.method == "GET" and request.path == "/v1/diff":
+            return self._answer_diff(request)
         if request.method == "POST" and request.path == "/v1/probe":
             return self._probe_again(request)
         if request.method == "POST" and request.path == "/v1/reload":
@@ -365,6 +368,18 @@ class Daemon:
             return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
         self._splitter.try_all(time.monotonic())
         return Reply(200, {"probing": self._clientele.probe_again()})
+
+    def _answer_diff(self, request: Request) -> Reply:
+        """As a reload, but that nothing is done."""
+        if request.uid != 0:
+            return Reply(403, {"error": "only root may have a file read", "remedy": "use sudo"})
+        path = Path(request.query["config"]) if "config" in request.query else None
+        try:
+            config = history.read(path).config
+            situation = self._splitter.situation(self._splitter.plan(config))
+            return Reply(200, on_this_box(config, situation, self._places.state))
+        except Problems as error:
+            return Reply(409, {"error": str(error)})
 
     def _answer_reload(self, request: Request) -> Reply:
         if request.uid != 0:

@@ -44,8 +44,8 @@ DATAGRAMS_S = 180
 ENGAGED_S = 7440
 """How long a proxied TCP connection may pause and is still known as one; RFC 5382 REQ-5 asks this of a NAT."""
 LEARNED_SIZE = 65536
-LEARNED_S = 7200
-"""How long an address stays in a learned set. Whoever learns must enter it again, or into `kept`, before."""
+LEARNED_S = 30 * 86_400
+"""How long an address stays in `names` while nobody looks, as without a daemon; see `dns.learned`."""
 
 PRIVATE4 = (
     "0.0.0.0/8",

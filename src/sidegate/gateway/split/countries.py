@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sidegate.gateway.config import Lists
 from sidegate.gateway.files import replace_file
+from sidegate.gateway.split.destinations import Gathered
 from sidegate.gateway.split.lists import ListFile, ListReader
-from sidegate.gateway.split.mmdb import networks_of
 from sidegate.gateway.split.policy import Destination
 from sidegate.problems import Problem, Problems
 
@@ -68,7 +68,7 @@ class Countries:
         head = _head(path)
         found = {c: kept for c in countries if (kept := self._kept_file(c, head)) is not None}
         missing = [c for c in countries if c not in found]
-        for country, gathered in (networks_of(path, missing) if missing else {}).items():
+        for country, gathered in (_networks_of(path, missing) if missing else {}).items():
             if gathered:
                 found[country] = ListFile(path, gathered.destination())
                 self._keep(country, head, found[country].entries)
@@ -98,6 +98,13 @@ class Countries:
             replace_file(path, "\n".join([head, *map(str, networks), ""]).encode(), 0o644)
         except OSError as error:
             raise Problems(Problem(str(path), f"cannot be written: {error.strerror}")) from None
+
+
+def _networks_of(path: Path, countries: list[str]) -> dict[str, Gathered]:
+    """The library costs 2.6 MB of memory, which most homes and most starts do without. Raises Problems."""
+    from sidegate.gateway.split.mmdb import networks_of
+
+    return networks_of(path, countries)
 
 
 def _head(path: Path) -> str:

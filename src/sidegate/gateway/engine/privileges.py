@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
-from pathlib import Path
 
 CAP_NET_BIND_SERVICE, CAP_NET_ADMIN = 10, 12
 """include/uapi/linux/capability.h"""
@@ -33,7 +32,7 @@ def keep_only(capabilities: tuple[int, ...], user: str) -> None:
     The process cannot be looked into by others of the same user, and leaves no core with secrets (PR_SET_DUMPABLE).
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    most = int(Path("/proc/sys/kernel/cap_last_cap").read_text("ascii"))
+    most = int(_read("/proc/sys/kernel/cap_last_cap"))
     for number in set(range(most + 1)) - set(capabilities):
         _call(libc.prctl, _PR_CAPBSET_DROP, number, 0, 0, 0)
     _call(libc.prctl, _PR_SET_KEEPCAPS, 1, 0, 0, 0)
@@ -64,5 +63,10 @@ def _become(user: str) -> None:
 
 def _is_known(kind: str, number: int) -> bool:
     """To this process' user namespace."""
-    lines = Path(f"/proc/self/{kind}_map").read_text("ascii").splitlines()
+    lines = _read(f"/proc/self/{kind}_map").splitlines()
     return any(int(first) <= number < int(first) + int(count) for first, _, count in map(str.split, lines))
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

@@ -5,11 +5,12 @@ not say: it ends the process with exit code 23, or 255 if a port is taken (Xray-
 each upstream is tried first, in a process of its own; one that Xray refuses is named in REFUSED and left out, and the
 others work.
 
-It imports as little as it can: all of Sidegate is to fit into a small box.
+It imports as little as it can: all of Sidegate is to fit into a small box. msgspec alone would take 4 MB, pathlib 1.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
@@ -18,8 +19,6 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import Any
-
-import msgspec
 
 from sidegate.gateway.engine import geodata
 from sidegate.gateway.engine.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_only
@@ -42,7 +41,7 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for path in (ready_path, refused_path)
     )
     with open(config_path, "rb") as file:
-        config = msgspec.json.decode(file.read(), type=Json)
+        config = json.load(file)
     _load_sets(sets_path)
     _allow_many_files()
     keep_only(_CAPABILITIES, USER)
@@ -129,7 +128,7 @@ def _run(config: Json) -> None:
     """Not imported before: Go's threads would not survive a fork, and would have had more capabilities."""
     import xray  # type: ignore[import-untyped]
 
-    xray.startFromJSON(msgspec.json.encode(config).decode())
+    xray.startFromJSON(json.dumps(config))
 
 
 # Ready

@@ -50,7 +50,8 @@ def test_proxied_names_are_asked_through_the_engine_and_learned(box: DnsBox) -> 
     for over in ("udp", "tcp"):
         assert box.ask("www.foreign.example", over=over) == TRUTH
         assert box.ask("WWW.Domestic.example", over=over) == "36.1.2.3"
-    assert set(box.learned()) == {TRUTH}
+    assert box.ask("cloud.foreign.example", over="tcp") == CLOUD, "asked by a process of its own"
+    assert set(box.learned()) == {TRUTH, CLOUD}
     assert box.ask("www.foreign.example", "AAAA") == "nothing"
     assert box.want(resolver(FOREIGN)) == [f"resolver: process {said[-1]} goes on", said[-1]]
 

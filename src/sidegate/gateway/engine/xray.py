@@ -141,7 +141,7 @@ def _other_outbounds(it: Engine) -> Iterator[Json]:
     yield {"tag": _STRAIGHT, "protocol": "freedom", "streamSettings": {"sockopt": sockopt}}
     yield {"tag": _REFUSED, "protocol": "blackhole"}
     for i in range(len(it.upstreams)):
-        yield from (_dns_outbound(i, k, server) for k, server in enumerate(it.proxied_dns))
+        yield from (_dns_outbound(it, i, k) for k in range(len(it.proxied_dns)))
 
 
 # DNS
@@ -152,13 +152,15 @@ def dns_endpoints(generation: int, upstream: int, proxied_dns: Sequence[str]) ->
     return tuple((f"127.0.0.{1 + k}", ports(generation, upstream).socks + 1) for k in range(len(proxied_dns)))
 
 
-def _dns_outbound(i: int, k: int, server: str) -> Json:
+def _dns_outbound(it: Engine, i: int, k: int) -> Json:
     """Questions pass as they are, over TCP: not every upstream carries UDP. With DNS over TLS (RFC 7858) inside of TLS.
 
     DNS over HTTPS is spoken by Xray's dns module alone, which knows addresses only. Records that would hide the name
-    of a connection from the rules (RFC 9460, types 64 and 65) are not passed.
+    of a connection from the rules (RFC 9460, types 64 and 65) are not passed, nor IPv6 addresses (28) that would lead
+    round this box.
     """
-    hides = {"action": "return", "qType": "64-65"}
+    server = it.proxied_dns[k]
+    hides = {"action": "return", "qType": "64-65" if it.has_ipv6 else "28,64-65"}
     sockopt: Json = {"dialerProxy": f"to-{i}"}
     if urlsplit(server).scheme == "https":
         rules: list[Json] = [{"action": "hijack", "qType": "1,28"}, {"action": "return"}]

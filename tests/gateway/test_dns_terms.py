@@ -13,6 +13,8 @@ from msgspec import structs
 
 from sidegate.gateway import programs
 from sidegate.gateway.config import Config, parse_config
+from sidegate.gateway.dhcp.dnsmasq import LeasePlaces
+from sidegate.gateway.dhcp.dnsmasq import dnsmasq_conf as dhcp_conf
 from sidegate.gateway.dhcp.terms import dhcp_server
 from sidegate.gateway.dns.dnsmasq import dnsmasq_conf
 from sidegate.gateway.dns.names import MOST_RULES
@@ -125,6 +127,20 @@ def test_devices_are_told_to_ask_whoever_answers(text: str, expected: IPv4Addres
     server = dhcp_server(parse_config(text + '[dhcp]\nmode = "server"', "config"), facts())
     assert server is not None
     assert server.dns == (expected,)
+
+
+def test_who_keeps_the_router_is_told_to_ask_it() -> None:
+    server = dhcp_server(parse_config(SPLIT + '[dhcp]\nmode = "server"', "config"), facts())
+    assert server is not None
+    told = [
+        line
+        for line in dhcp_conf(server, LeasePlaces(AT.directory, AT.directory), "root").splitlines()
+        if "dns-server" in line
+    ]
+    assert told == [
+        "dhcp-option=tag:!router,option:dns-server,192.168.1.2",
+        "dhcp-option=tag:router,option:dns-server,192.168.1.1",
+    ]
 
 
 def test_while_the_router_stands_in_nobody_asks_the_engine_or_fills_sets() -> None:

@@ -55,12 +55,22 @@ def dnsmasq_conf(server: DhcpServer, at: LeasePlaces, user: str) -> str:
         f"dhcp-range={server.first},{server.last},{server.lan.netmask},{server.lan.broadcast_address},{server.lease_s}",
         f"dhcp-option=tag:!router,option:router,{server.gateway}",
         f"dhcp-option=tag:router,option:router,{server.router}",
-        f"dhcp-option=option:dns-server,{','.join(map(str, server.dns))}",
+        *_dns(server),
         *([f"domain={server.domain}"] if server.domain else []),
         *_manner(server),
         *hosts,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _dns(server: DhcpServer) -> list[str]:
+    """Who keeps the router asks it for names too: what this box answers is made for its own way to the internet."""
+    if server.dns != (server.gateway,):
+        return [f"dhcp-option=option:dns-server,{','.join(map(str, server.dns))}"]
+    return [
+        f"dhcp-option=tag:!router,option:dns-server,{server.gateway}",
+        f"dhcp-option=tag:router,option:dns-server,{server.router}",
+    ]
 
 
 def _manner(server: DhcpServer) -> list[str]:

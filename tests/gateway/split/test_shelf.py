@@ -75,3 +75,13 @@ def test_nothing_is_read_twice(config: Config, monkeypatch: pytest.MonkeyPatch) 
     before = shelf.read(config)
     monkeypatch.setattr("sidegate.gateway.split.lists._content", lambda path: pytest.fail(f"{path} was read again"))
     assert shelf.read(config) == before
+
+
+def test_what_is_named_together_is_put_together_once(tmp_path: Path, config: Config) -> None:
+    shelf = Shelf()
+    both = tuple(f"{tmp_path}/{name}" for name in ("good", "some"))
+    before = shelf.read(config).whole(both)
+    assert before.suffixes == ("a.example", "b.example")
+    assert shelf.read(config).whole(both) is before
+    (tmp_path / "good").write_text("c.example\n")
+    assert shelf.read(config).whole(both).suffixes == ("b.example", "c.example")

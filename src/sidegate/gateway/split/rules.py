@@ -84,8 +84,7 @@ def _rule(origin: str, it: RuleConfig, config: Config, material: Material) -> Ru
 
 def _destination(it: RuleConfig, material: Material) -> Destination | None:
     """None where the rule does not ask for one; _NOTHING for that of empty lists."""
-    parts = [material.lists[path] for path in it.list]
-    parts += [material.countries[code.upper()] for code in it.country]
+    parts = [material.whole(it.list, it.country)] if it.list or it.country else []
     if it.domain or it.cidr:
         own = Gathered()
         own.names.update(ascii_name(name[len(_FULL) :]) for name in it.domain if name.startswith(_FULL))
@@ -131,11 +130,10 @@ def _of_mode(config: Config, material: Material) -> Iterator[Rule]:
     if proxy.mode == "all":
         return
     send = PROXY if proxy.mode == "listed" else DIRECT
-    lists = [material.lists[path] for path in proxy.list]
-    countries = [material.countries[code.upper()] for code in proxy.country]
-    for origin, parts in (("proxy.list", lists), ("proxy.country", countries)):
-        if parts:
-            yield Rule(origin, send, merged(parts), quic=proxy.quic)
+    if proxy.list:
+        yield Rule("proxy.list", send, material.whole(proxy.list), quic=proxy.quic)
+    if proxy.country:
+        yield Rule("proxy.country", send, material.whole((), proxy.country), quic=proxy.quic)
 
 
 def _default(config: Config) -> str:

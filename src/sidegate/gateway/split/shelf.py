@@ -5,24 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from sidegate.gateway.config import Config
 from sidegate.gateway.split.countries import Countries
+from sidegate.gateway.split.destinations import merged
 from sidegate.gateway.split.lists import ListFile, ListReader
 from sidegate.gateway.split.policy import Destination
 from sidegate.problems import Problem, Problems
+
+Together = tuple[tuple[str, ...], tuple[str, ...]]
+"""Lists and countries that a setting names together."""
 
 
 class Material(Struct, frozen=True):
     """lists: by path, as the configuration writes it. countries: by two letters, upper case.
 
-    warnings: lines that could not be read, and, where reading was to be tolerant, what else could not.
+    warnings: lines that could not be read, and, where reading was to be tolerant, what else could not. merged: what
+    was put together already.
     """
 
     lists: dict[str, Destination] = {}
     countries: dict[str, Destination] = {}
     warnings: tuple[Problem, ...] = ()
+    merged: dict[Together, Destination] = {}
+
+    def parts(self, together: Together) -> list[Destination]:
+        paths, codes = together
+        return [*(self.lists[path] for path in paths), *(self.countries[code.upper()] for code in codes)]
+
+    def whole(self, paths: tuple[str, ...], codes: tuple[str, ...] = ()) -> Destination:
+        """All that these lists and countries name."""
+        found = self.merged.get((paths, codes))
+        return found if found is not None else merged(self.parts((paths, codes)))
 
 
 class Shelf:
@@ -32,6 +47,7 @@ class Shelf:
         """state: the state directory; None: nothing is kept beyond this process."""
         self._reader = ListReader()
         self._countries = Countries(self._reader, state)
+        self._merged: dict[Together, tuple[list[Destination], Destination]] = {}
 
     def read(self, config: Config, *, is_tolerant: bool = False) -> Material:
         """Raises Problems with all that is wrong with the files; lists.bad_lines says whether bad lines are.
@@ -50,7 +66,18 @@ class Shelf:
             bad = []
         if errors and not is_tolerant:
             raise Problems(*errors)
-        return Material(_entries(lists, paths), _entries(countries, codes), (*errors, *bad))
+        material = Material(_entries(lists, paths), _entries(countries, codes), (*errors, *bad))
+        return structs.replace(material, merged=self._together(config, material))
+
+    def _together(self, config: Config, material: Material) -> dict[Together, Destination]:
+        """What is of the same files as before is not put together again."""
+        before, self._merged = self._merged, {}
+        for key in _named_together(config):
+            parts = material.parts(key)
+            known = before.get(key)
+            is_same = known is not None and all(a is b for a, b in zip(known[0], parts, strict=True))
+            self._merged[key] = known if known is not None and is_same else (parts, merged(parts))
+        return {key: whole for key, (_, whole) in self._merged.items()}
 
     def _list(self, path: str, errors: list[Problem]) -> ListFile | None:
         try:
@@ -69,6 +96,11 @@ def country_codes(config: Config) -> tuple[str, ...]:
     """Of every country that the configuration names, each once, in upper case."""
     named = (*config.proxy.country, *(code for rule in config.rule for code in rule.country))
     return tuple(dict.fromkeys(code.upper() for code in named))
+
+
+def _named_together(config: Config) -> set[Together]:
+    settings = {(config.proxy.list, ()), ((), config.proxy.country), *((it.list, it.country) for it in config.rule)}
+    return {it for it in settings if it != ((), ())}
 
 
 def _bad_lines(files: Iterable[ListFile]) -> list[Problem]:

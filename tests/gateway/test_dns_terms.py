@@ -22,6 +22,7 @@ from sidegate.gateway.dns.places import ResolverPlaces
 from sidegate.gateway.dns.resolver import Asked, Learned, NameTable, Proxied, Resolver
 from sidegate.gateway.dns.standby import past_engine
 from sidegate.gateway.dns.terms import direct_servers, resolver
+from sidegate.gateway.handover import pointed_to_router
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from tests.conftest import Golden
 from tests.gateway.test_decide import facts
@@ -141,6 +142,13 @@ def test_who_keeps_the_router_is_told_to_ask_it() -> None:
         "dhcp-option=tag:!router,option:dns-server,192.168.1.2",
         "dhcp-option=tag:router,option:dns-server,192.168.1.1",
     ]
+
+
+def test_while_the_router_stands_in_devices_are_told_to_ask_it() -> None:
+    config = parse_config(SPLIT + '[dhcp]\nmode = "server"', "config")
+    pointed = pointed_to_router(config, facts())
+    assert pointed is not None
+    assert (pointed.gateway, pointed.dns) == (ROUTER, (ROUTER,))
 
 
 def test_while_the_router_stands_in_nobody_asks_the_engine_or_fills_sets() -> None:

@@ -81,7 +81,10 @@ def clients(facts: Facts, used: list[Client]) -> tuple[Client, ...]:
 def pointed_to_router(config: Config, facts: Facts) -> DhcpServer | None:
     """What our DHCP server hands out while the router stands in. Raises Problems."""
     server = dhcp_server(config, facts)
-    return structs.replace(server, gateway=server.router) if server else None
+    if server is None:
+        return None
+    dns = tuple(server.router if it == server.gateway else it for it in server.dns)
+    return structs.replace(server, gateway=server.router, dns=dns)
 
 
 def hand_over(plan: Plan, at: Places, tell: Callable[[str], None]) -> None:

@@ -148,7 +148,7 @@ def test_real_clients_get_us_as_their_gateway_and_one_keeps_the_router(lab: Lab)
     assert status(lab)["dhcp"]["leases"] == 3
     assert status(lab)["faults"] == []
     assert "DHCP: server, 192.168.1.100-192.168.1.199, 3 leases" in sidegate(lab, "status")[1]
-    code, said = sidegate(lab, "down")
+    code, said = sidegate(lab, "down", "--now")
     assert (code, "dnsmasq ended; nobody hands out addresses now" in said) == (0, True)
     assert box(lab) == before
 
@@ -196,7 +196,7 @@ def test_leases_survive_whoever_is_killed(lab: Lab) -> None:
     assert get_lease(lab, "tablet")[0] == got["tablet"]
     assert leases(lab) == held
     kill(lab, status(lab)["pid"])
-    assert sidegate(lab, "down")[0] == 0
+    assert sidegate(lab, "down", "--now")[0] == 0
     assert box(lab) == before
     assert leases(lab) == held, "who comes back gets the same address"
 

@@ -51,7 +51,7 @@ def box() -> Iterator[Box]:
         wait_for(lambda: box.status()["split"]["proxy"]["chosen"] == "lab")
         box.settled()
         yield box
-        box.sidegate("down")
+        box.sidegate("down", "--now")
 
 
 def explained(box: Box, *words: str, client: str = WIRED) -> dict[str, Any]:

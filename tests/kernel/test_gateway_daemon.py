@@ -114,7 +114,7 @@ def test_killed_daemon_leaves_everybody_online_for_good(box: Box) -> None:
     assert box.paths() == dict.fromkeys(EVERYBODY, "masqueraded")
     assert {who for who, connection in old.items() if connection.is_alive()} == {LAPTOP, PHONE}
     assert echoes(tunnel) == 1
-    box.sidegate("down")
+    box.sidegate("down", "--now")
     assert box.state() == before
 
 
@@ -133,7 +133,7 @@ def test_next_daemon_adopts_what_the_killed_one_proved(box: Box) -> None:
     box.probe_again()
     box.settled()
     assert reached(box.lab) == all_of(WIRED)
-    box.sidegate("down")
+    box.sidegate("down", "--now")
     assert box.state() == before
 
 
@@ -141,9 +141,9 @@ def test_killed_daemon_and_down_restores(box: Box) -> None:
     before = box.state()
     box.up()
     kill_daemon(box)
-    assert "Down." in box.sidegate("down").stdout
+    assert "Down." in box.sidegate("down", "--now").stdout
     assert box.state() == before
-    assert box.sidegate("down").stdout == "Nothing to put back.\n"
+    assert box.sidegate("down", "--now").stdout == "Nothing to put back.\n"
 
 
 # Clients come and roam
@@ -238,7 +238,7 @@ def test_docker_beside_us(box: Box, kind: str) -> None:
     assert {r.tcp for r in reached(box.lab).values()} == {False}
     box.up().settled()
     assert reached(box.lab) == all_of(WIRED)
-    box.sidegate("down")
+    box.sidegate("down", "--now")
     assert box.state() == before
 
 
@@ -249,7 +249,7 @@ def test_firewall_that_comes_later_is_noticed(box: Box) -> None:
     box.shell("iptables-nft -P FORWARD DROP")
     wait_for(lambda: "put right: accept in" in box.events())
     assert reached(box.lab) == all_of(WIRED)
-    box.sidegate("down")
+    box.sidegate("down", "--now")
     box.shell("iptables-nft -P FORWARD ACCEPT; nft delete table ip filter")
     assert box.state() == before
 
@@ -361,7 +361,7 @@ def test_service_manager_is_told(box: Box) -> None:
     assert service.wait(20) == 0
     assert box.state() == up
     assert box.status()["up"]
-    box.sidegate("down")
+    box.sidegate("down", "--now")
     assert box.state() == before
 
 
@@ -375,7 +375,7 @@ def test_sigterm_while_probing(box: Box) -> None:
     wait_for(lambda: not box.status()["daemon"])
     assert {w.result().ok for w in asked} == {True}
     assert {r.tcp for r in reached(box.lab).values()} == {True}
-    box.sidegate("down")
+    box.sidegate("down", "--now")
     assert box.state() == before
 
 

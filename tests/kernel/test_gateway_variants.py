@@ -76,5 +76,5 @@ def test_everybody_is_online_masqueraded_only_where_needed(name: str) -> None:
         assert box.paths() == {who: r.path for who, r in found.items()}
         names = [box.lab.begin(c.name, resolve, "server.example", "1.1.1.1") for c in home.client]
         assert [n.result().detail for n in names] == ["1.2.3.4"] * len(names)
-        box.sidegate("down")
+        box.sidegate("down", "--now")
         assert box.state() == before

@@ -1,0 +1,221 @@
+"""The split as its owner sees it: by the command line, in a home whose provider lies and blocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidegate.home import load_home
+from sidegate.lab.asking import http_get, udp_echo
+from sidegate.lab.visiting import visit
+from sidegate.lab.wiretap import Wiretap
+from tests.kernel.gateway_lab import Box, Connection, gateway_in, wait_for
+
+pytestmark = pytest.mark.kernel
+
+HOME = load_home("split")
+SERVERS = {server.name: server for server in HOME.internet.server}
+WAN, PROXY, LIE = "123.100.101.102", str(SERVERS["proxy"].v4), str(SERVERS["lie"].v4)
+OURS = str(HOME.gateway.v4)
+FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
+DOMESTIC4, FOREIGN4 = str(SERVERS["domestic"].v4), str(SERVERS["foreign"].v4)
+CONF = "/run/split.toml"
+CHECK = f"http://{FOREIGN}/who"
+
+
+NAMED = 'domain = ["foreign.example", "blocked.example"]'
+
+
+def conf(box: Box, *upstreams: str, rule: str = NAMED, more: str = "") -> str:
+    """A configuration that sends what is abroad through the upstreams."""
+    links = box.lab.links()
+    listed = json.dumps([links[f"proxy-{name}"] for name in upstreams])
+    return f"""
+[proxy]
+upstream = {listed}
+check = "{CHECK}"
+{more}
+
+[[rule]]
+{rule}
+send = "proxy"
+"""
+
+
+def by(box: Box, name: str, who: str = "my-computer", scheme: Any = "http") -> str:
+    """From which address a server sees the client, or why it does not."""
+    return box.lab.call(who, visit, scheme, name, OURS, "/who", box.lab.ca).detail.split()[0]
+
+
+def proxy_state(box: Box) -> dict[str, Any]:
+    found: dict[str, Any] = box.status()["split"]["proxy"]
+    return found
+
+
+def engine_pid(box: Box) -> int:
+    """Of the current one, as this process sees it."""
+    inside = proxy_state(box)["pid"]
+    network = os.readlink(f"/proc/{box.lab.holder('gateway').outside}/ns/net")
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "status").read_text().partition("NSpid:")[2].split("\n")[0].split()
+            if words[-1:] == [str(inside)] and os.readlink(path / "ns/net") == network:
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError("no engine runs")
+
+
+def cut(box: Box, *ports: int) -> None:
+    """These ports of the proxy's server refuse from now on; none: all of them answer again."""
+    listed = ", ".join(map(str, ports))
+    rule = f"tcp dport {{ {listed} }} reject with tcp reset" if ports else ""
+    chain = f"chain input {{\ntype filter hook input priority 0;\n{rule}\n}}"
+    text = f"table inet cut\ndelete table inet cut\ntable inet cut {{\n{chain}\n}}\n"
+    box.lab.run("internet", "nft", "-f", "-", text=text)
+
+
+def try_upstreams(box: Box, wanted: str) -> None:
+    """Until this one is used, or none."""
+
+    def is_so() -> bool:
+        box.probe_again()
+        return bool(proxy_state(box)["chosen"] == wanted)
+
+    wait_for(is_so)
+
+
+@pytest.fixture(scope="module")
+def lab_box() -> Iterator[Box]:
+    with gateway_in(HOME) as box:
+        yield box
+
+
+@pytest.fixture
+def box(lab_box: Box) -> Iterator[Box]:
+    yield lab_box
+    cut(lab_box)
+    lab_box.sidegate("down", "--now")
+
+
+def up(box: Box, text: str) -> Box:
+    box.write(CONF, text)
+    return box.up("--config", CONF)
+
+
+def reload(box: Box, text: str) -> Box:
+    box.write(CONF, text)
+    box.sidegate("reload")
+    return box
+
+
+def test_what_is_abroad_is_reached_through_the_proxy_and_the_rest_without(box: Box) -> None:
+    """From the first packet after `up`, by wire and behind the filtering router; the provider learns no name."""
+    with Wiretap(box.lab) as tap:
+        up(box, conf(box, "shadowsocks", "socks"))
+        for who in ("my-computer", "phone"):
+            assert [by(box, FOREIGN, who, scheme) for scheme in ("http", "https", "h3")] == [PROXY] * 3
+            assert by(box, BLOCKED, who) == PROXY
+            assert by(box, DOMESTIC, who) == WAN
+            assert box.lab.call(who, udp_echo, DOMESTIC4).ok
+        assert not tap.leaks(BLOCKED)
+        assert not tap.leaks("foreign.example")
+    told = proxy_state(box)
+    assert (told["chosen"], told["serves"]) == ("proxy-shadowsocks", True)
+    text = box.sidegate("status").stdout
+    assert "proxy-shadowsocks (used)" in text
+    secret = box.lab.links()["proxy-socks"].split("@")[0].rpartition(":")[2]
+    assert secret not in text + box.sidegate("status", "--json").stdout + box.shell("cat /run/sidegate/*.log")
+
+
+@pytest.mark.parametrize("on_failure", ["direct", "block"])
+def test_the_engine_killed(box: Box, on_failure: str) -> None:
+    """From the next packet on proxied traffic is as on_failure says, direct traffic is untouched; it is back soon."""
+    rule = f'cidr = ["{FOREIGN4}/32"]'
+    up(box, conf(box, "socks", rule=rule, more=f'on_failure = "{on_failure}"'))
+    ask = lambda: box.lab.call("nas", http_get, FOREIGN4, 80, "/who")  # noqa: E731
+    assert ask().detail.startswith(PROXY)
+    with Connection(box.lab, "nas", DOMESTIC4) as direct:
+        pid = engine_pid(box)
+        os.kill(pid, signal.SIGKILL)
+        answer = ask()
+        assert answer.detail.startswith(WAN if on_failure == "direct" else "Connection refused")
+        assert direct.is_alive()
+        wait_for(lambda: ask().detail.startswith(PROXY), within_s=5)
+        assert direct.is_alive()
+    assert engine_pid(box) != pid
+    assert "engine-0: ended unasked: signal SIGKILL" in box.events()
+
+
+def test_an_upstream_that_dies_is_left_and_taken_again(box: Box) -> None:
+    up(box, conf(box, "socks", "shadowsocks"))
+    assert by(box, BLOCKED) == PROXY
+    cut(box, 1080)
+    try_upstreams(box, "proxy-shadowsocks")
+    assert by(box, BLOCKED) == PROXY
+    assert "upstream proxy-socks -> proxy-shadowsocks: proxy-socks does not work: closed" in box.events()
+    cut(box)
+    try_upstreams(box, "proxy-socks")
+    assert by(box, BLOCKED) == PROXY
+    assert "upstream proxy-shadowsocks -> proxy-socks: it works, and comes before proxy-shadowsocks" in box.events()
+
+
+@pytest.mark.parametrize("on_failure", ["direct", "block"])
+def test_no_upstream_works(box: Box, on_failure: str) -> None:
+    up(box, conf(box, "socks", "shadowsocks", more=f'on_failure = "{on_failure}"'))
+    assert by(box, FOREIGN) == PROXY
+    cut(box, 1080, 8388)
+    try_upstreams(box, "")
+    if on_failure == "direct":
+        wait_for(lambda: by(box, FOREIGN) == WAN, within_s=5)
+    else:
+        wait_for(lambda: box.lab.call("nas", visit, "http", FOREIGN, OURS).detail.endswith("refused"), within_s=5)
+    assert by(box, DOMESTIC) == WAN
+    assert any("no upstream works" in fault for fault in box.status()["faults"])
+    cut(box)
+    try_upstreams(box, "proxy-socks")
+    wait_for(lambda: by(box, FOREIGN) == PROXY, within_s=5)
+
+
+def test_a_changed_rule_drops_no_connection(box: Box) -> None:
+    """The old engine goes on with what it has; the new one takes the rest."""
+    up(box, conf(box, "socks", rule=f'cidr = ["{FOREIGN4}/32"]'))
+    with Connection(box.lab, "phone", FOREIGN4) as proxied, Connection(box.lab, "phone", DOMESTIC4) as direct:
+        pid = engine_pid(box)
+        reload(box, conf(box, "socks", rule=f'cidr = ["{FOREIGN4}/32", "{DOMESTIC4}/32"]'))
+        wait_for(lambda: proxy_state(box)["ending"] == 1)
+        assert engine_pid(box) != pid
+        assert by(box, DOMESTIC) == PROXY
+        assert proxied.is_alive()
+        assert direct.is_alive()
+        assert proxy_state(box)["ending"] == 1
+    wait_for(lambda: proxy_state(box)["ending"] == 0, within_s=30)
+    reloaded = engine_pid(box)
+    box.sidegate("reload")
+    assert engine_pid(box) == reloaded, "nothing changed"
+
+
+def test_the_daemon_killed(box: Box) -> None:
+    up(box, conf(box, "socks"))
+    assert by(box, BLOCKED) == PROXY
+    pid = engine_pid(box)
+    with Connection(box.lab, "tablet", FOREIGN4) as open_one:
+        os.kill(box.pid(), signal.SIGKILL)
+        assert by(box, BLOCKED, "phone") == PROXY
+        box.up("--config", CONF)
+        assert engine_pid(box) == pid
+        assert by(box, BLOCKED, "phone") == PROXY
+        assert open_one.is_alive()
+
+
+def test_down_leaves_nothing(box: Box) -> None:
+    before = box.state()
+    up(box, conf(box, "socks"))
+    box.sidegate("down", "--now")
+    assert box.state() == before

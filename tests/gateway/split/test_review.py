@@ -39,9 +39,16 @@ def test_every_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(Problems) as caught:
         review(parse_config(TEXT.format(tmp_path, "second").replace("socks5:", "socks9:"), "x"))
     assert [p.where for p in caught.value.problems] == ["proxy.upstream", f"{tmp_path}/list"]
+    with pytest.raises(Problems, match=r"proxy.check"):
+        review(parse_config('[proxy]\ncheck = "ftp://x"\n', "x"))
     (tmp_path / "list").write_text("a.example\n")
     with pytest.raises(Problems, match=r'rule\[0\].send: "second" is the name of no upstream'):
         review(parse_config(TEXT.format(tmp_path, "second"), "x"))
+
+
+def test_names_of_subscriptions_are_taken_on_trust() -> None:
+    text = '[proxy]\nsubscription = "/s"\n[[rule]]\nport = [22]\nsend = "tokyo"\n'
+    assert review(parse_config(text, "x")) == ()
 
 
 def test_the_command_says_so(tmp_path: Path) -> None:

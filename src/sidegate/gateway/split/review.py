@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sidegate.gateway.config import Config
 from sidegate.gateway.config.split import TARGETS
 from sidegate.gateway.decide import Situation
+from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstreams import upstreams
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports, ports
@@ -15,27 +18,37 @@ from sidegate.gateway.split.shelf import Shelf
 from sidegate.gateway.split.times import local_now
 from sidegate.problems import Problem, Problems
 
+T = TypeVar("T")
+
 
 def review(config: Config) -> tuple[Problem, ...]:
     """What is no error and yet worth knowing: bad lines of lists, rules that never match.
 
-    Raises Problems with all that is wrong with lists, country databases, share links and what rules send to.
+    Subscriptions are not asked: that a rule sends to an upstream of theirs is taken on trust. Raises Problems with all
+    that is wrong with lists, country databases, share links, the address to check by, and what rules send to.
     """
     errors: list[Problem] = []
-    names: tuple[str, ...] | None = None
-    try:
-        names = upstreams(config, _text).names
-    except Problems as error:
-        errors += error.problems
-    try:
-        material = Shelf().read(config)
-        if names is not None:
-            policy(config, material, names, local_now())
-    except Problems as error:
-        errors += error.problems
-    if errors:
+    found = _tried(lambda: upstreams(config, _text), errors)
+    material = _tried(lambda: Shelf().read(config), errors)
+    _tried(lambda: question(config.proxy.check), errors)
+    names = (*(found.names if found else ()), *_trusted(config))
+    if found is not None and material is not None:
+        _tried(lambda: policy(config, material, names, local_now()), errors)
+    if errors or material is None:
         raise Problems(*errors)
-    return (*material.warnings, *hints(config, material, names or ()))
+    return (*material.warnings, *hints(config, material, names))
+
+
+def _tried(make: Callable[[], T], errors: list[Problem]) -> T | None:
+    try:
+        return make()
+    except Problems as error:
+        errors += error.problems
+        return None
+
+
+def _trusted(config: Config) -> tuple[str, ...]:
+    return tuple(rule.send for rule in config.rule) if config.proxy.subscriptions else ()
 
 
 def foreseen(config: Config) -> Situation:

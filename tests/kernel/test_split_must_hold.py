@@ -1,0 +1,295 @@
+"""What must hold of the split whatever the rules say, in a home whose provider lies and blocks; looked for there."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from sidegate.home import PortForward, load_home
+from sidegate.lab.asking import Answer, http_get, stun, udp_echo
+from sidegate.lab.resolving import resolve
+from sidegate.lab.stun import mapped, question
+from sidegate.lab.visiting import http3_get, https_get, proxy_get, socks_get, visit
+from sidegate.lab.wiretap import Wiretap
+from tests.kernel.gateway_lab import Box, gateway_in, wait_for
+
+pytestmark = pytest.mark.kernel
+
+FORWARDED = 8080
+HOME = load_home("split")
+HOME = structs.replace(HOME, router=structs.replace(HOME.router, port_forward=(PortForward(port=FORWARDED, to="nas"),)))
+SERVERS = {server.name: server for server in HOME.internet.server}
+WAN, PROXY, OURS = "123.100.101.102", str(SERVERS["proxy"].v4), "192.168.1.2"
+PROXY6 = str(SERVERS["proxy"].v6)
+FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
+FOREIGN4, BLOCKED4, DOMESTIC4 = (str(SERVERS[name].v4) for name in ("foreign", "blocked-site", "domestic"))
+OURS6, ROUTER6 = "2001:db8:1:1::2", "2001:db8:1:1::1"
+FOREIGN6 = str(SERVERS["foreign"].v6)
+ABROAD = '[[rule]]\ndomain = ["foreign.example", "blocked.example"]\nsend = "proxy"\n'
+WIRED, WIFI = "nas", "phone"
+
+
+@pytest.fixture(scope="module")
+def lab_box() -> Iterator[Box]:
+    with gateway_in(HOME) as box:
+        yield box
+
+
+@pytest.fixture
+def box(lab_box: Box) -> Iterator[Box]:
+    yield lab_box
+    lab_box.sidegate("down", "--now")
+    lab_box.lab.run("internet", "nft", "delete", "table", "inet", "cut", check=False)
+
+
+def up(box: Box, text: str, *proxies: str, proxy: str = "") -> Box:
+    """Up, with these proxies of the home as upstreams, and the first that works in use."""
+    links = box.lab.links()
+    upstreams = ", ".join(f'"{links[f"proxy-{name}"]}"' for name in proxies or ("shadowsocks",))
+    head = f'[proxy]\nupstream = [{upstreams}]\ncheck = "http://{FOREIGN4}/"\n{proxy}\n'
+    box.up("--config", box.write("/run/s.toml", f"{head}\n{text}\n"))
+    return box
+
+
+def seen_from(answer: Answer) -> str:
+    """The address that the server saw, or why there is no answer."""
+    return answer.detail.split()[0] if answer.ok else answer.detail
+
+
+def page(box: Box, who: str, name: str, scheme: Any = "http", kind: Any = "A", timeout_s: float = 3.0) -> str:
+    return seen_from(box.lab.call(who, visit, scheme, name, OURS, "/who", box.lab.ca, kind, timeout_s))
+
+
+def bare(box: Box, who: str, address: str) -> str:
+    return seen_from(box.lab.call(who, http_get, address, 80, "/who"))
+
+
+class TestNoLoop:
+    def test_everything_proxied_with_the_upstreams_own_address_in_a_list(self, box: Box) -> None:
+        own = f'[[rule]]\ncidr = ["{PROXY}/32", "{PROXY6}/128", "192.168.0.0/16"]\nsend = "proxy"\n'
+        up(box, own, proxy='mode = "all"')
+        with Wiretap(box.lab) as tap:
+            assert [page(box, who, DOMESTIC) for who in (WIRED, WIFI)] == [PROXY, PROXY]
+            assert bare(box, WIRED, PROXY) == PROXY, "the proxy's own server, asked by way of the proxy"
+            assert bare(box, WIFI, "192.168.1.127") == "192.168.1.126", "the LAN itself is no matter of ours"
+            to = {(it.protocol, it.dst, it.port) for it in tap.seen if it.src == WAN and it.port not in (0, 53)}
+        assert to == {("tcp", PROXY, 8388)}
+        assert box.status()["split"]["proxy"]["upstreams"][0]["state"] == "up"
+
+    def test_this_box_as_its_own_dns_server(self, box: Box) -> None:
+        """As its own resolver, as the configured server, and as the one that devices are told."""
+        box.shell(f"echo nameserver {OURS} >/run/lab/resolv.conf")
+        up(box, ABROAD + f'[dns]\nservers = ["{OURS}"]\n')
+        with Wiretap(box.lab) as tap:
+            said = box.lab.call(WIRED, resolve, DOMESTIC, OURS)
+            assert len(tap.asked()) <= 1
+        assert said.ok or said.detail in ("refused", "server failure")
+        assert page(box, WIRED, FOREIGN) == PROXY
+        box.shell("echo nameserver 192.168.1.1 >/run/lab/resolv.conf")
+
+
+class TestNoLeak:
+    @pytest.mark.parametrize("who", [WIRED, WIFI])
+    def test_a_proxied_name_is_never_seen_by_the_provider(self, box: Box, who: str) -> None:
+        """Whomever the client asks for it, whatever it does with the answer, and whatever it asks for."""
+        up(box, ABROAD)
+        with Wiretap(box.lab) as tap:
+            for server, over in ((OURS, "udp"), ("1.1.1.1", "udp"), ("9.9.9.9", "tcp")):
+                assert box.lab.call(who, resolve, FOREIGN, server, "A", over).detail == FOREIGN4
+                for kind in ("AAAA", "HTTPS", "TXT", "MX"):
+                    assert not box.lab.call(who, resolve, FOREIGN, server, kind, over).ok
+            assert [page(box, who, FOREIGN, scheme) for scheme in ("http", "https", "h3")] == [PROXY] * 3
+            assert page(box, who, BLOCKED, "https") == PROXY
+            assert not tap.leaks("foreign.example")
+            assert not tap.leaks(BLOCKED)
+            assert not {it.dst for it in tap.seen} & {FOREIGN4, BLOCKED4, FOREIGN6}
+
+    def test_failing_closed_nothing_leaks_and_nobody_waits(self, box: Box) -> None:
+        up(box, ABROAD, proxy='on_failure = "block"')
+        assert [page(box, WIFI, name) for name in (FOREIGN, BLOCKED)] == [PROXY, PROXY]
+        box.lab.run("internet", "nft", "-f", "-", text=_cut("tcp", 8388))
+        wait_for(lambda: _tried(box) == "")
+        with Wiretap(box.lab) as tap:
+            for who in (WIRED, WIFI):
+                assert seen_from(box.lab.call(who, http_get, FOREIGN4)) == "Connection refused"
+                assert seen_from(box.lab.call(who, https_get, BLOCKED4, BLOCKED, box.lab.ca)) == "Connection refused"
+                assert box.lab.call(who, udp_echo, FOREIGN4, 443).detail != "no answer"
+                assert box.lab.call(who, resolve, FOREIGN, "1.1.1.1").detail != "no answer"
+                assert page(box, who, DOMESTIC, "https") == WAN
+            assert not tap.leaks("foreign.example")
+            assert not {it.dst for it in tap.seen} & {FOREIGN4, BLOCKED4}
+        box.lab.run("internet", "nft", "delete", "table", "inet", "cut")
+        wait_for(lambda: _tried(box) == "proxy-shadowsocks")
+        wait_for(lambda: page(box, WIFI, FOREIGN) == PROXY)
+
+
+def _tried(box: Box) -> str:
+    """Which upstream is used now that all are asked anew; empty: none works."""
+    box.probe_again()
+    return str(box.status()["split"]["proxy"]["chosen"])
+
+
+def _cut(protocol: str, port: int) -> str:
+    chain = f"type filter hook input priority 0\n{protocol} dport {port} reject with tcp reset\n"
+    return f"table inet cut {{\nchain input {{\n{chain}}}\n}}\n"
+
+
+class TestIpv6:
+    def test_off_nobody_is_told_an_address(self, box: Box) -> None:
+        up(box, ABROAD + '[ipv6]\nmode = "off"\n')
+        for name in (FOREIGN, DOMESTIC):
+            assert box.lab.call(WIFI, resolve, name, OURS, "AAAA").detail == "nothing"
+
+    def test_left_to_the_router_direct_names_have_it_and_proxied_ones_have_not(self, box: Box) -> None:
+        up(box, ABROAD + '[ipv6]\nmode = "router"\n')
+        own = str(HOME.client_named(WIFI).v6)
+        assert box.lab.call(WIFI, resolve, FOREIGN, OURS, "AAAA").detail == "nothing"
+        assert page(box, WIFI, DOMESTIC, "https", "AAAA") == own
+        assert page(box, WIFI, FOREIGN, "https") == PROXY
+
+    def test_through_this_box_it_is_split_as_ipv4_is(self, box: Box) -> None:
+        up(box, ABROAD + '[ipv6]\nmode = "gateway"\n')
+        for who in (WIRED, WIFI):
+            box.shell(f"ip -6 route replace default via {OURS6}", who)
+        with Wiretap(box.lab) as tap:
+            for who in (WIRED, WIFI):
+                for scheme in ("http", "https", "h3"):
+                    assert page(box, who, FOREIGN, scheme, "AAAA") in (PROXY, PROXY6)
+                assert page(box, who, DOMESTIC, "https", "AAAA") == str(HOME.client_named(who).v6)
+            assert not tap.leaks("foreign.example")
+            assert FOREIGN6 not in {it.dst for it in tap.seen}
+        for who in (WIRED, WIFI):
+            box.shell(f"ip -6 route replace default via {ROUTER6}", who)
+
+
+class TestDatagrams:
+    def test_quic_blocked_fails_at_once_and_tcp_goes_on(self, box: Box) -> None:
+        up(box, ABROAD, proxy='quic = "block"')
+        with Wiretap(box.lab) as tap:
+            for who in (WIRED, WIFI):
+                assert page(box, who, FOREIGN, "https") == PROXY
+                assert box.lab.call(who, udp_echo, FOREIGN4, 443).detail == "Connection refused"
+                assert not box.lab.call(who, http3_get, FOREIGN4, FOREIGN, box.lab.ca, "/who", 443, 0.3).ok
+                assert page(box, who, DOMESTIC, "h3") == WAN
+            assert FOREIGN4 not in {it.dst for it in tap.seen}
+
+    def test_direct_calls_keep_their_nat_and_proxied_ones_have_a_full_cone(self, box: Box) -> None:
+        rule = f'[[rule]]\ncidr = ["{FOREIGN4}/32"]\nsend = "proxy"\n'
+        up(box, rule)
+        direct = box.lab.call(WIRED, stun, DOMESTIC4)
+        assert direct.detail == f"{WAN} {direct.port}", "the router alone decides on the port"
+        with Datagrams(box, WIRED, "") as client, Datagrams(box, "internet", BLOCKED4) as stranger:
+            client.socket.sendto(question(), (FOREIGN4, 3478))
+            said, server = client.socket.recvfrom(2048)
+            met = mapped(said)
+            assert met is not None
+            assert (met[0], server) == (PROXY, (FOREIGN4, 3478))
+            stranger.socket.sendto(b"hello", met)
+            assert client.socket.recvfrom(2048) == (b"hello", stranger.socket.getsockname())
+
+
+class Datagrams:
+    """A UDP socket on a machine, held by this process. address: its own; empty: whatever the kernel takes."""
+
+    def __init__(self, box: Box, machine: str, address: str) -> None:
+        self.socket = box.lab.socket(machine, socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.settimeout(3)
+        self.socket.bind((address, 0))
+
+    def __enter__(self) -> Datagrams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+class TestInbound:
+    def test_a_forwarded_port_answers_as_if_nothing_were_split(self, box: Box) -> None:
+        """The service on the LAN sees who asks, and its answers go back as they came, not through the proxy."""
+        up(box, "", proxy='mode = "all"')
+        assert page(box, WIRED, DOMESTIC) == PROXY
+        answer = box.lab.call("internet", http_get, WAN, FORWARDED, "/who", 3.0, DOMESTIC4)
+        assert answer.detail == f"{DOMESTIC4} {answer.port}"
+
+
+class TestRules:
+    def test_the_first_rule_that_matches_decides(self, box: Box) -> None:
+        links = box.lab.links()
+        up(box, RULES.format(link=links["proxy-socks"]))
+        with Wiretap(box.lab) as tap:
+            assert box.lab.call(WIRED, resolve, "server.example", OURS).detail == "no such name"
+            assert bare(box, WIRED, "1.2.3.4") == "Connection refused"
+            assert seen_from(box.lab.call(WIRED, udp_echo, "1.2.3.4")) == "Connection refused"
+            assert bare(box, WIFI, FOREIGN4) == WAN, "this client goes straight"
+            assert page(box, WIRED, FOREIGN) == PROXY
+            assert {port for _, dst, port in tap.reached() if dst == PROXY} >= {1080}
+            assert bare(box, WIRED, BLOCKED4) == PROXY
+            assert box.lab.call(WIRED, stun, DOMESTIC4).detail.split()[0] == PROXY
+            assert box.lab.call(WIRED, udp_echo, DOMESTIC4).ok
+            assert page(box, WIRED, DOMESTIC) == WAN
+
+    def test_a_port_for_devices_that_prefer_a_proxy(self, box: Box) -> None:
+        up(box, ABROAD, proxy="lan_port = 1080")
+        for get in (socks_get, proxy_get):
+            assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == PROXY
+            assert seen_from(box.lab.call(WIRED, get, OURS, 1080, BLOCKED)) == PROXY
+
+
+RULES = """
+[[upstream]]
+name = "office"
+link = "{link}"
+
+[[rule]]
+domain = ["full:server.example"]
+send = "block"
+
+[[rule]]
+cidr = ["1.2.3.4/32"]
+send = "block"
+
+[[rule]]
+client = ["192.168.1.126"]
+cidr = ["5.1.2.0/24"]
+send = "direct"
+
+[[rule]]
+domain = ["foreign.example"]
+port = ["1-100"]
+send = "office"
+
+[[rule]]
+cidr = ["36.1.2.3/32"]
+protocol = "udp"
+port = [3478]
+send = "proxy"
+
+[[rule]]
+cidr = ["5.0.0.0/8"]
+send = "proxy"
+"""
+
+
+class TestUpstreams:
+    def test_what_does_not_work_is_said_and_the_next_one_is_used(self, box: Box) -> None:
+        """A wrong password, nobody there, a server that is no proxy: the home stays online, and no secret is told."""
+        wrong = [f"socks5://lab:guessed@{PROXY}:1080#guess", f"socks5://{PROXY}:9#dead", f"http://{PROXY}:80#web"]
+        good = box.lab.links()["proxy-vless"]
+        listed = ", ".join(f'"{link}"' for link in (*wrong, good))
+        text = f'[proxy]\nupstream = [{listed}]\ncheck = "http://{FOREIGN4}/"\n{ABROAD}'
+        box.up("--config", box.write("/run/s.toml", text))
+        wait_for(lambda: box.status()["split"]["proxy"]["chosen"] == "proxy-vless")
+        assert page(box, WIFI, FOREIGN) == PROXY
+        assert page(box, WIFI, DOMESTIC) == WAN
+        states = {it["name"]: it["state"] for it in box.status()["split"]["proxy"]["upstreams"]}
+        wait_for(lambda: _states(box) == {"guess": "down", "dead": "down", "web": "down", "proxy-vless": "up"})
+        assert states.keys() == _states(box).keys()
+        assert "guessed" not in box.sidegate("status", "--json").stdout + box.sidegate("status").stdout
+
+
+def _states(box: Box) -> dict[str, str]:
+    return {it["name"]: it["state"] for it in box.status()["split"]["proxy"]["upstreams"]}

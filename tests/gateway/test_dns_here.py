@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidegate.gateway.config import ClientConfig
 from sidegate.gateway.dhcp.leases import Lease
-from sidegate.gateway.dns.here import Holder, holders, nameservers, own_servers, parse_sockets, refusal
+from sidegate.gateway.dns.here import Holder, holders, loops, nameservers, own_servers, parse_sockets, refusal
 from sidegate.gateway.dns.hosts import hosts_file
 
 WE, STUB, ROUTER = map(IPv4Address, ("192.168.1.2", "127.0.0.53", "192.168.1.1"))
@@ -82,6 +82,15 @@ def test_the_program_that_holds_a_socket_is_found(tmp_path: Path) -> None:
     assert found[inode].pid == os.getpid()
     assert found[inode].program
     assert found[17110].program is None
+
+
+def test_servers_that_ask_us_are_named_while_it_runs() -> None:
+    loop = "dnsmasq[7]: NOT using nameserver 192.168.1.1#53 - query loop detected\n"
+    started = "dnsmasq[7]: started, version 2.90 cachesize 10000\n"
+    assert loops("") == loops(started) == loops(started + loop + started) == ()
+    assert [p.what for p in loops(started + loop + loop)] == [
+        "192.168.1.1 is asked for names and asks this box in turn; it is left out"
+    ]
 
 
 def lease(n: int, name: str) -> Lease:

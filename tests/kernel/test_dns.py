@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from sidegate.gateway.dhcp.leases import Lease
+from sidegate.gateway.dns.here import loops
 from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.learned import ageing
 from sidegate.gateway.nft import Element
@@ -169,6 +170,8 @@ def test_a_server_that_asks_us_is_asked_no_more(box: DnsBox, lab: Lab) -> None:
     box.want(resolver(FOREIGN, direct=(nas,)))
     within(lambda: box.ask("www.domestic.example") == "refused")
     assert box.ask("www.foreign.example") == TRUTH
+    said = lab.run("gateway", "cat", "/run/own/resolver/resolver.log").stdout
+    assert [str(nas) in p.what for p in loops(said)] == [True]
 
 
 def test_another_resolver_on_port_53_is_named_before_ours_starts(box: DnsBox, lab: Lab) -> None:

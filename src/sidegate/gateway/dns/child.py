@@ -103,7 +103,8 @@ class Resolving:
 
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
-        return self._nursery.faults()
+        said = _text(self._at.log) if self._child is not None else None
+        return (*self._nursery.faults(), *here.loops(said or ""))
 
     def close(self) -> None:
         """Lets go; it goes on."""

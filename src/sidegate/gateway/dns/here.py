@@ -20,6 +20,7 @@ _RESOLVED_STUBS = frozenset(map(IPv4Address, ("127.0.0.53", "127.0.0.54")))
 _DNS_PORT = 53
 _LISTENS, _UNCONNECTED = "0A", "07"
 """TCP_LISTEN and TCP_CLOSE, the state of a UDP socket that is not connected (include/net/tcp_states.h)."""
+_LOOP = re.compile(r"NOT using nameserver ([0-9.]+)#[0-9]+ - query loop detected")
 _SOCKET = re.compile(r"^socket:\[(\d+)\]$")
 
 
@@ -124,6 +125,17 @@ def _target(link: Path) -> str:
         return os.readlink(link)
     except OSError:
         return ""
+
+
+def loops(log: str) -> tuple[Problem, ...]:
+    """What dnsmasq said, since it started, of servers that ask it in turn (check_servers in src/network.c)."""
+    latest = log.rpartition(": started, version ")[2]
+    servers = dict.fromkeys(_LOOP.findall(latest))
+    remedy = "name servers in dns.servers that do not ask this box"
+    return tuple(
+        Problem("dns", f"{server} is asked for names and asks this box in turn; it is left out", remedy, Exit.FAULT)
+        for server in servers
+    )
 
 
 def _ipv4(text: str) -> IPv4Address | None:

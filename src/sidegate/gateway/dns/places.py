@@ -13,5 +13,6 @@ class ResolverPlaces:
     def __init__(self, runtime: Path) -> None:
         self.directory = runtime / "resolver"
         self.conf, self.pid = self.directory / "resolver.conf", self.directory / "resolver.pid"
+        self.log = self.directory / "resolver.log"
         self.hosts = self.directory / "hosts"
         self.names, self.fresh_names = self.hosts / "names", self.directory / "names"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+import re
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sidegate.gateway.config import ClientConfig, Config, Masquerade, Nat
-from sidegate.gateway.decide import decide
-from sidegate.gateway.desired import Desired
+from sidegate.gateway.config import ClientConfig, Config, Dns, Ipv6, Masquerade, Nat, Proxy
+from sidegate.gateway.decide import Situation, decide
+from sidegate.gateway.desired import Backend, Desired
 from sidegate.gateway.facts import Facts, ForeignDrop, Interface, Router
+from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
+from sidegate.gateway.split.ports import ports
 from tests.conftest import Golden
 
 CONF = "net/ipv4/conf"
+FIREWALL: tuple[tuple[Backend, str], ...] = (("iptables-nft", "ip"), ("ip6tables-nft", "ip6"))
 
 
 def facts(name: str = "eth0", **sysctls: str) -> Facts:
@@ -38,6 +42,7 @@ def shown(desired: Desired) -> str:
     """As a person may read it."""
     lines = [f"sysctl {s.path}={s.value}  # {s.reason}" for s in desired.sysctls]
     lines += [f"accept in {a.place} by {a.interface}  # {a.reason}" for a in desired.accepts]
+    lines += [f"{r.place}  # {r.reason}" for r in desired.routes]
     return "\n".join([*lines, f"# {desired.ruleset_reason}", desired.ruleset])
 
 
@@ -69,6 +74,68 @@ CASES: dict[str, tuple[Config, Facts]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_desired(name: str, golden: Golden) -> None:
     golden(f"gateway/{name}.txt", shown(decide(*CASES[name])))
+
+
+NAMED = Destination(("full.example",), ("example.org",), (IPv4Network("1.2.3.0/24"),), (IPv6Network("2606::/32"),))
+RULES = (
+    Rule("rule[0]", "block", None, Source(("02:00:00:00:00:10",), (IPv4Network("192.168.1.64/26"),)), ((1, 5), (8, 8))),
+    Rule("rule[1]", "proxy", NAMED, quic="block"),
+    Rule("rule[2]", "home", None, None, None, "udp", "direct"),
+    Rule("rule[3]", "direct", Destination(suffixes=("example.net",))),
+)
+WORKING = (("proxy", ports(0, 1)), ("home", None))
+SPLITS: dict[str, tuple[Config, Situation]] = {
+    "listed": (Config(), Situation(Policy(RULES), WORKING, answers_names=True)),
+    "all": (
+        Config(
+            nat=Nat("never"),
+            proxy=Proxy(on_failure="block", lan_port=1080),
+            dns=Dns(redirect=False),
+            ipv6=Ipv6("gateway"),
+        ),
+        Situation(Policy((), "proxy"), WORKING, (ports(1, 1),), True, (IPv4Address("192.168.1.9"),)),
+    ),
+    "resolver-alone": (Config(), Situation(Policy(), answers_names=True)),
+}
+
+
+def behind_firewall() -> Facts:
+    sysctls = {"net/ipv6/conf/eth0/accept_ra": "1", "net/ipv6/conf/eth0/force_forwarding": "0"}
+    drops = tuple(ForeignDrop(b, f, "filter", "INPUT", "its policy is drop") for b, f in FIREWALL)
+    before = facts()
+    return structs.replace(
+        before, sysctls=before.sysctls | sysctls, lan6=(IPv6Network("2001:db8:1::/64"),), input_drops=drops
+    )
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_split(name: str, golden: Golden) -> None:
+    config, situation = SPLITS[name]
+    golden(f"gateway/split-{name}.txt", shown(decide(config, behind_firewall(), situation)))
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_every_set_of_a_split_is_declared_and_used(name: str) -> None:
+    config, situation = SPLITS[name]
+    text = decide(config, behind_firewall(), situation).ruleset
+    assert set(re.findall(r"@(\w+)", text)) == set(re.findall(r"^\tset (\w+)", text, re.MULTILINE))
+    assert set(re.findall(r"(?:goto|jump) (\w+)", text)) <= set(re.findall(r"^\tchain (\w+)", text, re.MULTILINE))
+
+
+def test_nothing_is_split_where_everything_goes_straight() -> None:
+    straight = Policy((Rule("rule[0]", "direct", NAMED),))
+    assert decide(Config(), facts(), Situation(straight)).ruleset == decide(Config(), facts()).ruleset
+
+
+def test_older_kernels_forward_ipv6_by_the_common_word() -> None:
+    config, before = Config(ipv6=Ipv6("gateway")), behind_firewall()
+    older = {p: v for p, v in before.sysctls.items() if not p.endswith("force_forwarding")}
+    desired = decide(config, structs.replace(before, sysctls=older))
+    assert [(s.path.partition("conf/")[2], s.value) for s in desired.sysctls if "ipv6" in s.path] == [
+        ("eth0/accept_ra", "2"),
+        ("all/forwarding", "1"),
+        ("eth0/forwarding", "1"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -87,6 +88,11 @@ def lost_then_masqueraded(rig: Rig, port: int) -> list[IPv4Address | None]:
     return [*sources, rig.source(tcp(ACK, port, seq=1001))]
 
 
+def a_second_later(rig: Rig) -> None:
+    """The soonest that a client sends a SYN again."""
+    rig.nft("flush set inet sidegate answered4\n")
+
+
 FAILED_DIRECT = [CLIENT, GATEWAY, GATEWAY]
 
 
@@ -133,6 +139,7 @@ def test_lost_packets_end_no_proof_while_others_come_through() -> None:
     for port in (40000, 40010, 40020):
         assert lost_then_masqueraded(rig, port) == FAILED_DIRECT
         assert [rig.source(tcp(f, port + 1)) for f in (SYN, ACK)] == [CLIENT, CLIENT]
+        a_second_later(rig)
     assert rig.holds("direct4")
 
 
@@ -173,7 +180,29 @@ def test_handshakes_before_the_roaming_do_not_hide_it() -> None:
     rig.prove()
     assert [rig.source(tcp(f, 40001, OTHER_SERVER)) for f in (SYN, ACK)] == [CLIENT, CLIENT]
     assert rig.source(tcp(SYN)) == CLIENT
+    a_second_later(rig)
     assert rig.source(tcp(SYN)) == GATEWAY
+
+
+@in_namespaces
+def test_direct_connection_is_not_tracked() -> None:
+    rig = loaded()
+    rig.prove()
+    assert [rig.source(tcp(f)) for f in (SYN, ACK, ACK, FIN | ACK)] == [CLIENT] * 4
+    assert Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text() == "0\n"
+
+
+@in_namespaces
+def test_masqueraded_connection_is_no_earlier_direct_one() -> None:
+    """Of the same ports, a moment ago."""
+    rig = loaded()
+    rig.prove()
+    assert [rig.source(tcp(f)) for f in (SYN, ACK)] == [CLIENT, CLIENT]
+    rig.withdraw()
+    assert rig.source(tcp(SYN, seq=5000)) == GATEWAY
+    rig.forwarded(reply(tcp(SYN), Tcp(443, 40000, 7000, 5001, SYN | ACK), GATEWAY), ROUTER_MAC)
+    rig.prove()
+    assert rig.source(tcp(ACK, seq=5001)) == GATEWAY
 
 
 @in_namespaces

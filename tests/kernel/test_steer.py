@@ -242,6 +242,18 @@ def test_proxied_traffic_leaves_no_trace_in_proofs_nor_in_conntrack() -> None:
 
 
 @in_namespaces
+def test_proxied_connection_is_no_earlier_direct_one() -> None:
+    """Of the same ports, a moment ago."""
+    rig = SplitRig(NOTHING, proved=True)
+    Engine(CHOSEN)
+    assert [rig.went(syn()), rig.went(segment())] == ["direct", "direct"]
+    assert rig.holds("begun4")
+    rig.steer(LISTED)
+    going_on, _ = rig.connect(40000)
+    assert rig.went(going_on) == "engine"
+
+
+@in_namespaces
 def test_own_traffic_of_a_proxy_on_the_lan_does_not_come_back_to_it() -> None:
     rig = SplitRig(ALL, proved=True, unsteered=(CLIENT,))
     Engine(CHOSEN)

@@ -7,9 +7,10 @@ The laws of the table
 2. `source_nat` masquerades every *new tracked* flow it sees. It knows no clients and no proofs.
 3. So a flow keeps its address by not being tracked when it begins: `proved` sets `notrack`. A full set, a lost element,
    a deleted proof make the `notrack` rule fail, and the flow is masqueraded: slower, never broken.
-4. TCP is decided on its SYN. A later segment without an entry is picked up by conntrack and bound to its own address
-   (`snat ip to ip saddr`), so a flow begun direct stays direct, whatever becomes of the proof. Bound, not passed by,
-   and just before the owner's own NAT rules: a `MASQUERADE` of theirs would rewrite it in mid-flow.
+4. TCP is decided on its SYN. A connection that was answered directly is known (`begun4`) and not tracked, whatever
+   becomes of the proof. A segment of one that is not known, or no more, is picked up by conntrack and bound to its own
+   address (`snat ip to ip saddr`), so that a flow begun direct stays direct. Bound, not passed by, and just before the
+   owner's own NAT rules: a `MASQUERADE` of theirs would rewrite it in mid-flow.
 5. A flow begun masqueraded stays so when the proof comes: established ones because only SYNs, datagrams and echo
    requests are ever `notrack`ed; SYNs sent again and datagrams because `masqueraded4` remembers their tuple.
 6. UDP and echo requests of proved clients are decided packet by packet, or a tunnel with a fixed port whose client
@@ -17,12 +18,16 @@ The laws of the table
    sign against it (`stale4`), as without a daemon, datagrams of a flow begun direct (`datagrams4`) stay so, or calls
    would end.
 7. The proof is watched: a SYN (`pending4`) is answered by the client's first ACK. A SYN sent again, with no handshake
-   of this client completed since its latest SYN (`answered4`), is masqueraded (`retried4`). That alone says nothing of
+   of this client completed in the second before (`answered4`), is masqueraded (`retried4`). That alone says nothing of
    the proof: most such servers are dead, and withdrawing it moves the client's calls and games to another address.
    Where the masqueraded SYN is answered, the return path is in doubt (`doubted4`), for a packet may have been lost; a
    second such connection, with no direct handshake in between, deletes the proof.
 8. DNS of a proved client stays masqueraded: that costs nothing, and a client that roamed must find names before it
    sends the SYNs that law 7 needs.
+
+What a connection costs: each packet a few comparisons and one or two lookups; its SYN and the first ACK one new
+element each. No element is deleted and entered again for the same client: `nft_set_hash.c` leaves the dead ones in
+their bucket until it collects them (nft_rhash_gc), and all lookups of that client walk past them.
 
 Sources: `nft_ct.c` nft_notrack_eval (no effect on what is tracked already, hence priority raw); `nf_nat_core.c`
 nf_nat_inet_fn (untracked: no NAT; rules only for new connections); `nf_conntrack_proto_tcp.c` (pick-up with
@@ -42,13 +47,15 @@ from msgspec import Struct
 from sidegate.gateway import services, steer
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.nfttext import CLIENT, FLOW, FLOWS_SIZE, SYN, TUPLE, block, constant, dynamic
+from sidegate.gateway.nfttext import CLIENT, FLOW, FLOWS_SIZE, NO_SYN, SYN, TUPLE, block, constant, dynamic
 from sidegate.gateway.services import DNS, Services
 from sidegate.gateway.steer import INTERNET6, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""
 PROOF_TIMEOUT_S = 300
+ANSWERED_S = 1
+"""No SYN is sent again sooner (RFC 6298 section 2.1): what was answered so lately was answered after the first one."""
 
 
 class Client(Struct, frozen=True, order=True):
@@ -91,6 +98,11 @@ class Shape(Struct, frozen=True):
         return sorted(mac for mac, own in self.own if own in settings and own != self.masquerade)
 
     @property
+    def lan4(self) -> str:
+        """As rules ask for it: one network is compared, which costs a fraction of looking into a set."""
+        return str(self.lan[0]) if len(self.lan) == 1 else "@lan4"
+
+    @property
     def has_auto(self) -> bool:
         """Whether any client's return path is to be proved."""
         return self.masquerade == "auto" or bool(self.having("auto"))
@@ -113,14 +125,18 @@ class Shape(Struct, frozen=True):
 def ruleset(shape: Shape) -> str:
     """The transaction that replaces our table, whether or not it is there."""
     head = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
-    split = steer.parts(shape.steering, Memory(shape.knows_every_syn)) if shape.steering else ([], [])
+    split = steer.parts(shape.steering, Memory(shape.knows_every_syn, shape.has_auto)) if shape.steering else ([], [])
     body = [*_sets(shape), *split[0], *_chains(shape), *split[1]]
     return head + f'table inet {TABLE} {{\n\tcomment "made by sidegate"\n\n' + "\n".join(body) + "}\n"
 
 
 def _sets(shape: Shape) -> list[str]:
     sets = [
-        constant("lan4", "ipv4_addr", [str(n) for n in shape.lan], "flags interval"),
+        *(
+            [constant("lan4", "ipv4_addr", [str(n) for n in shape.lan], "flags interval")]
+            if len(shape.lan) != 1
+            else []
+        ),
         *([constant("lan6", "ipv6_addr", [str(n) for n in shape.lan6], "flags interval")] if shape.has_ipv6 else []),
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
@@ -129,9 +145,10 @@ def _sets(shape: Shape) -> list[str]:
         sets += [
             dynamic("direct4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
             dynamic("stale4", CLIENT, CLIENTS_SIZE, PROOF_TIMEOUT_S),
-            dynamic("answered4", CLIENT, CLIENTS_SIZE, 10),
+            dynamic("answered4", CLIENT, CLIENTS_SIZE, ANSWERED_S),
             dynamic("doubted4", CLIENT, CLIENTS_SIZE, 60),
             dynamic("pending4", TUPLE, FLOWS_SIZE, 10),
+            dynamic("begun4", TUPLE, FLOWS_SIZE, 120),
             dynamic("retried4", TUPLE, FLOWS_SIZE, 30),
             dynamic("masqueraded4", FLOW, FLOWS_SIZE, 120),
             dynamic("datagrams4", FLOW, FLOWS_SIZE, 120),
@@ -162,7 +179,7 @@ def _chains(shape: Shape) -> list[str]:
     if shape.steering is not None:
         chains.append(_REPLIES)
         chains += [block("chain", "upstream6", _upstream6(shape))] if shape.splits_ipv6 else []
-    chains += services.chains(shape.services, shape.interface, shape.mac, ipv6=shape.has_ipv6)
+    chains += services.chains(shape.services, shape.interface, shape.mac, shape.lan4, ipv6=shape.has_ipv6)
     return [*chains, block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]
 
 
@@ -172,10 +189,11 @@ def _upstream(shape: Shape) -> list[str]:
         "type filter hook prerouting priority raw; policy accept;",
         f'iifname != "{shape.interface}" return',
         *(["meta nfproto ipv6 goto upstream6"] if shape.splits_ipv6 else []),
-        "ip saddr != @lan4 return",
-        "ip daddr @lan4 return",
+        f"ip saddr != {shape.lan4} return",
+        f"ip daddr {shape.lan4} return",
         f"ether daddr != {shape.mac} return",
         f"update @clients4 {{ {CLIENT} }}",
+        *([f"{NO_SYN} {TUPLE} @begun4 notrack return"] if shape.has_auto else []),
         *_split(shape, 4),
     ]
 
@@ -198,11 +216,13 @@ def _split(shape: Shape, family: int) -> list[str]:
     names = [f"{DNS} return"] if shape.services.redirects else []
     if shape.steering is None:
         return names
-    return [*names, _leaving(shape), f"jump split{family}"]
+    return [*names, *_leaving(shape), f"jump split{family}"]
 
 
-def _leaving(shape: Shape) -> str:
-    return f'fib daddr oifname != "{shape.interface}" return'
+def _leaving(shape: Shape) -> list[str]:
+    """Asked of what begins something alone: it is dear."""
+    fib = f'fib daddr oifname != "{shape.interface}" return'
+    return [f"{SYN} {fib}", f"meta l4proto != tcp {fib}"]
 
 
 _REPLIES = block(
@@ -218,7 +238,7 @@ def _prove_or_remember(shape: Shape) -> list[str]:
     return [
         *only,
         *other,
-        *([] if shape.steering else [_leaving(shape)]),
+        *([] if shape.steering else _leaving(shape)),
         f"{CLIENT} @direct4 goto proved",
         f"{SYN} goto remember",
         f"meta l4proto udp {CLIENT} != @stale4 {FLOW} @datagrams4 goto untracked_udp",
@@ -227,7 +247,9 @@ def _prove_or_remember(shape: Shape) -> list[str]:
 
 
 _WATCH = [
-    block("chain", "remember", [f"update @masqueraded4 {{ {FLOW} }}"]),
+    block(
+        "chain", "remember", [f"meta l4proto tcp delete @begun4 {{ {TUPLE} }}", f"update @masqueraded4 {{ {FLOW} }}"]
+    ),
     block(
         "chain",
         "withdrawal",
@@ -258,7 +280,7 @@ _WATCH = [
             "tcp flags & ack == 0 return",
             f"{TUPLE} @retried4 goto doubt",
             f"{TUPLE} @pending4 delete @pending4 {{ {TUPLE} }} delete @doubted4 {{ {CLIENT} }}"
-            f" update @answered4 {{ {CLIENT} }}",
+            f" update @answered4 {{ {CLIENT} }} update @begun4 {{ {TUPLE} }} notrack",
         ],
     ),
     block(
@@ -273,7 +295,6 @@ _WATCH = [
         [
             f"{FLOW} @masqueraded4 goto remember",
             f"{TUPLE} @pending4 goto repeated",
-            f"delete @answered4 {{ {CLIENT} }}",
             f"update @pending4 {{ {TUPLE} }} notrack",
         ],
     ),
@@ -293,7 +314,7 @@ def _downstream(shape: Shape) -> list[str]:
     through = f'iifname "{shape.interface}" oifname "{shape.interface}"'
     return [
         "type filter hook forward priority filter; policy accept;",
-        f"{through} ip saddr != @lan4 ip daddr @lan4 update @replies4 {{ ip daddr }}",
+        f"ip daddr {shape.lan4} ip saddr != {shape.lan4} {through} update @replies4 {{ ip daddr }}",
     ]
 
 
@@ -306,8 +327,9 @@ def _source_nat(shape: Shape) -> list[str]:
         "type nat hook postrouting priority srcnat - 1; policy accept;",
         f'iifname != "{shape.interface}" return',
         f'oifname != "{shape.interface}" return',
-        "ip saddr != @lan4 return",
-        "ip daddr @lan4 return",
+        "meta nfproto != ipv4 return",
+        f"ip saddr != {shape.lan4} return",
+        f"ip daddr {shape.lan4} return",
         *([exempt] if macs else []),
         f"{SYN} masquerade",
         "meta l4proto tcp snat ip to ip saddr",

@@ -47,37 +47,37 @@ class Services(Struct, frozen=True):
         return self.names or self.has_engine or self.has_proxy_port
 
 
-def chains(services: Services, interface: str, mac: str, *, ipv6: bool) -> list[str]:
-    """ipv6: whether the set lan6 is there."""
+def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: bool) -> list[str]:
+    """lan4: as rules ask for it. ipv6: whether the set lan6 is there."""
     found = []
     if services.leads:
         found += [
-            block("chain", "served", _served(interface, ipv6=ipv6)),
-            block("chain", "served_lan", _served_lan(services, mac, ipv6=ipv6)),
+            block("chain", "served", _served(interface, lan4, ipv6=ipv6)),
+            block("chain", "served_lan", _served_lan(services, mac, lan4, ipv6=ipv6)),
         ]
     if services.guards:
         found += [
             block("chain", "guard", _guard(services, interface)),
-            block("chain", "lan_only", _lan_only(ipv6=ipv6)),
+            block("chain", "lan_only", _lan_only(lan4, ipv6=ipv6)),
         ]
     return found
 
 
-def _served(interface: str, *, ipv6: bool) -> list[str]:
+def _served(interface: str, lan4: str, *, ipv6: bool) -> list[str]:
     return [
         "type nat hook prerouting priority dstnat - 1; policy accept;",
         f'iifname != "{interface}" return',
-        "ip saddr @lan4 goto served_lan",
+        f"ip saddr {lan4} goto served_lan",
         *(["ip6 saddr @lan6 goto served_lan"] if ipv6 else []),
     ]
 
 
-def _served_lan(services: Services, mac: str, *, ipv6: bool) -> list[str]:
+def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[str]:
     lines = []
     if services.has_proxy_port:
         lines.append(f"fib daddr type local tcp dport {services.lan_port} redirect to :{services.socks_port}")
     if services.redirects:
-        lines += ["ip daddr @lan4 return", *(["ip6 daddr @lan6 return"] if ipv6 else [])]
+        lines += [f"ip daddr {lan4} return", *(["ip6 daddr @lan6 return"] if ipv6 else [])]
         lines.append(f"ether daddr {mac} {DNS} redirect")
     return lines
 
@@ -99,9 +99,9 @@ def _guard(services: Services, interface: str) -> list[str]:
     return lines
 
 
-def _lan_only(*, ipv6: bool) -> list[str]:
+def _lan_only(lan4: str, *, ipv6: bool) -> list[str]:
     """Link-local addresses never come from beyond the LAN (RFC 4291 section 2.5.6)."""
-    lines = [f"ip saddr @lan4 {MARKING} accept"]
+    lines = [f"ip saddr {lan4} {MARKING} accept"]
     if ipv6:
         lines += [f"ip6 saddr @lan6 {MARKING} accept"]
     return [*lines, f"ip6 saddr fe80::/10 {MARKING} accept", "drop"]

@@ -33,7 +33,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
-from sidegate.gateway.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
+from sidegate.gateway.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
 from sidegate.gateway.split.ports import Ports
 
@@ -106,9 +106,13 @@ V6 = Family(6, "ip6", FLOW6, "[::1]", "ipv6_addr")
 
 
 class Memory(Struct, frozen=True):
-    """How a SYN that went straight is known when it is sent again: by sets that the proofs fill, else by `straight`."""
+    """How a SYN that went straight is known when it is sent again: by sets that the proofs fill, else by `straight`.
+
+    has_begun: whether there is `begun4`, where a connection that is steered must not be, of an earlier one.
+    """
 
     by_proofs: bool
+    has_begun: bool
 
     def is_of_proofs(self, family: Family) -> bool:
         return self.by_proofs and family is V4
@@ -238,7 +242,7 @@ def _split(steering: Steering, family: Family) -> list[str]:
     own = any(a.version == n for a in steering.unsteered)
     return [
         *([f"{family.ip} saddr @unsteered{n} return"] if own else []),
-        f"tcp flags & (fin | syn | rst | ack) != syn goto segments{n}",
+        f"{NO_SYN} goto segments{n}",
         f"meta l4proto udp goto datagrams{n}",
         f"goto rules{n}",
     ]
@@ -283,6 +287,8 @@ def _to_straight(family: Family, memory: Memory) -> list[str]:
 
 def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[str]:
     lines = _of_quic(way, family) + memory.lines(family)
+    if memory.has_begun and family is V4:
+        lines.append(f"meta l4proto tcp delete @begun4 {{ {TUPLE} }}")
     ports = dict(steering.targets).get(way.send)
     if ports is not None:
         port = ports.decided if way.kind == "decided" else ports.named

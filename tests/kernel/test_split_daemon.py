@@ -26,7 +26,7 @@ OURS = str(HOME.gateway.v4)
 FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
 DOMESTIC4, FOREIGN4 = str(SERVERS["domestic"].v4), str(SERVERS["foreign"].v4)
 CONF = "/run/split.toml"
-CHECK = f"http://{FOREIGN}/who"
+CHECK = f"http://{DOMESTIC}/who"
 
 
 NAMED = 'domain = ["foreign.example", "blocked.example"]'
@@ -159,7 +159,7 @@ def test_an_upstream_that_dies_is_left_and_taken_again(box: Box) -> None:
     cut(box, 1080)
     try_upstreams(box, "proxy-shadowsocks")
     assert by(box, BLOCKED) == PROXY
-    assert "upstream proxy-socks -> proxy-shadowsocks: proxy-socks does not work: closed" in box.events()
+    assert "upstream proxy-socks -> proxy-shadowsocks: proxy-socks does not work: " in box.events()
     cut(box)
     try_upstreams(box, "proxy-socks")
     assert by(box, BLOCKED) == PROXY

@@ -36,6 +36,7 @@ from sidegate.gateway.facts import Facts, observe, vantage_of
 from sidegate.gateway.ownaddress import OwnAddress
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import lookup
+from sidegate.gateway.splitplan import Plan
 from sidegate.gateway.splitter import Splitter
 from sidegate.problems import Problem, Problems
 
@@ -203,17 +204,20 @@ class Daemon:
         self._handout.turn(now)
         self._advertising.turn(now)
         self._own_address.turn(now)
-        if self._turn_splitter(now):
-            self._reconcile(now, "the split")
+        plan = self._turn_splitter(now)
+        if plan is not None:
+            self._reconcile(now, plan, "the split")
         elif now >= self._observe_at_s:
-            self._reconcile(now, "put right")
+            self._reconcile(now, self._splitter.plan_in_force, "put right")
 
-    def _turn_splitter(self, now: float) -> bool:
+    def _turn_splitter(self, now: float) -> Plan | None:
+        """What the box is to be brought to; None: what it was brought to holds."""
         try:
             return self._splitter.turn(now)
         except Problems as error:
             self._log.note_faults(error.problems)
-            return True
+            self._observe_soon()
+            return None
 
     def _next_time(self) -> float:
         times = (part.next_deadline() for part in self._parts)
@@ -221,15 +225,15 @@ class Daemon:
 
     # The box
 
-    def _reconcile(self, now: float, occasion: str) -> None:
+    def _reconcile(self, now: float, plan: Plan, occasion: str) -> None:
         """The box as it should be, whatever was done to it meanwhile."""
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
-            plan = self._splitter.plan_in_force
             desired = decide(self._config, facts, self._splitter.situation(plan))
             is_lost = self._is_table_lost(facts)
-            changes = apply(desired, facts, LiveBox(), self._places.state)
+            box = CarryingBox("" if is_lost else self._splitter.carried(plan))
+            changes = apply(desired, facts, box, self._places.state)
             if is_lost:
                 self._splitter.forget()
             self._splitter.want(plan, facts, now)

@@ -11,100 +11,57 @@ import contextlib
 import select
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from pathlib import Path
 
-import msgspec
-from msgspec import Struct
-
-from sidegate.gateway import programs, view
 from sidegate.gateway.apply import Change
 from sidegate.gateway.config import Config
 from sidegate.gateway.decide import NO_SPLIT, Situation
 from sidegate.gateway.dhcp.leases import Lease
-from sidegate.gateway.dns import here, learned, terms
-from sidegate.gateway.dns.child import Resolving
-from sidegate.gateway.dns.hosts import hosts_file
-from sidegate.gateway.dns.resolver import Proxied, Resolver
+from sidegate.gateway.dns import here, terms
+from sidegate.gateway.dns.resolver import Proxied
 from sidegate.gateway.engine.choice import Standing
 from sidegate.gateway.engine.foreign import Foreign
 from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.supervision import Supervision, Wanted
-from sidegate.gateway.engine.trial import Question, question
+from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstream import Upstream
-from sidegate.gateway.engine.upstreams import Upstreams, upstreams
 from sidegate.gateway.engine.xray import Engine, has_ipv6
 from sidegate.gateway.facts import Facts
+from sidegate.gateway.naming import Naming
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import rules
-from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy
+from sidegate.gateway.split.policy import PROXY, Destination, Policy
 from sidegate.gateway.split.ports import Ports
-from sidegate.gateway.split.shelf import Material, Shelf
-from sidegate.gateway.split.times import local_now
-from sidegate.gateway.steer import learned_sets
+from sidegate.gateway.splitplan import Plan, Planner
 from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
 from sidegate.problems import Problem
 
-SETTLE_S = 2.0
-"""How long the first `up` waits for engine and resolver before it goes on without."""
-MUTE_S = 5.0
-"""A resolver that is silent for so long is not just being started anew."""
-READY_LOOK_S = 0.05
+SETTLE_S = 5.0
+"""How long a start waits for engine and resolver, if they do not fail, before it goes on without."""
+FALL_BACK_S = 3.0
+"""After the engine's end, before proxied names are resolved without it: by then it is back, as a rule, and an answer of
+a lying resolver would be believed for a minute."""
 _LOOK_AGAIN_S = 0.01
 
 
-class Plan(Struct, frozen=True):
-    """What a configuration means at this moment. until: when the clock changes its rules next, in UTC; None: never."""
-
-    config: Config = Config()
-    material: Material = Material()
-    upstreams: Upstreams = Upstreams()
-    policy: Policy = Policy()
-    check: Question | None = None
-    until: datetime | None = None
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether an engine of our own is needed."""
-        return self._needs_engine and self.config.proxy.engine == "xray" and bool(self.upstreams.found)
-
-    @property
-    def is_foreign(self) -> bool:
-        return self._needs_engine and self.config.proxy.engine == "tproxy"
-
-    @property
-    def _needs_engine(self) -> bool:
-        return rules.is_proxied(self.policy) or self.config.proxy.lan_port is not None
-
-    @property
-    def aims(self) -> tuple[str, ...]:
-        """`proxy`, and each upstream that a rule names."""
-        named = dict.fromkeys(r.send for r in self.policy.rules if r.send not in (PROXY, DIRECT, BLOCK))
-        return (PROXY, *named) if self._needs_engine else ()
-
-
 class Splitter:
-    """For a selectors loop: wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`.
+    """Wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`.
 
     leases: those that our DHCP server gave, for the LAN's own names.
     """
 
     def __init__(self, at: Places, tell: Callable[[str], None], leases: Callable[[], Iterable[Lease]]) -> None:
-        self._tell, self._leases = tell, leases
-        self._shelf = Shelf(at.state)
+        self._tell = tell
+        self._planner = Planner(at.state, tell)
         self._engine = Supervision(at, tell, self._lasting)
         self._foreign = Foreign(tell)
-        self._resolving = Resolving(at, tell)
+        self._naming = Naming(at, tell, leases)
         self._plan = Plan()
         self._facts: Facts | None = None
-        self._resolver: Resolver | None = None
-        self._answers = False
-        self._mute_since_s: float | None = None
-        self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
+        self._lost_s: float | None = None
+        self._has_fallen_back = False
         self._poll = select.epoll()
-        for part in (self._engine, self._resolving):
+        for part in (self._planner, self._engine, self._naming):
             self._poll.register(part, select.EPOLLIN)
 
     def fileno(self) -> int:
@@ -114,27 +71,13 @@ class Splitter:
     def plan_in_force(self) -> Plan:
         return self._plan
 
-    # Reading
-
     def plan(self, config: Config, *, is_tolerant: bool = False) -> Plan:
-        """Raises Problems with all that is wrong with the files that the configuration names, and with its upstreams.
-
-        is_tolerant: list files that cannot be used are empty: for a start that no person sees.
-        """
-        material = self._shelf.read(config, is_tolerant=is_tolerant)
-        found = upstreams(config, _text_of)
-        now = local_now()
-        policy = rules.policy(config, material, found.names, now)
-        problems = (*material.warnings, *found.problems, *rules.hints(config, material, found.names))
-        check = question(config.proxy.check)
-        return Plan(config, material, found, policy, check, rules.next_turn(config, now), problems)
-
-    # Doing
+        """See `Planner.plan`. Raises Problems."""
+        return self._planner.plan(config, is_tolerant=is_tolerant)
 
     def ask_first(self, plan: Plan, facts: Facts) -> None:
         """What speaks against it on this box. Raises Problems."""
-        if plan.config.resolves:
-            self._resolving.ask_first(facts)
+        self._naming.ask_first(plan, facts)
 
     def begin(self, plan: Plan, facts: Facts) -> tuple[Change, ...]:
         """`want`, and waits for engine and resolver, SETTLE_S at the most: an engine that cannot start keeps nobody.
@@ -143,79 +86,77 @@ class Splitter:
         """
         end_s = time.monotonic() + SETTLE_S
         self._want_engine(plan, facts, time.monotonic())
-        self._await(end_s, lambda: not plan.is_ours or self._engine.state.serves)
-        changes = self._want_resolver()
-        self._await(end_s, lambda: self._resolver is None or self._resolving.serves())
+        self._foreign.turn(time.monotonic())
+        if plan.is_ours:
+            _await(self._engine, lambda: self._engine.state.serves, end_s)
+        changes = self._want_names(time.monotonic())
+        if plan.config.resolves:
+            _await(self._naming, self._naming.serves, end_s)
         return changes
 
     def want(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
         """From the next `turn` on this holds; what it changes. Raises Problems where a file cannot be written."""
         self._want_engine(plan, facts, now)
-        return self._want_resolver()
+        return self._want_names(now)
 
     def situation(self, plan: Plan) -> Situation:
         """What the kernel's rules are decided for: this plan, with whoever serves now."""
-        if not rules.is_split(plan.policy) and not plan.aims and not plan.config.resolves:
+        if plan.is_empty:
             return NO_SPLIT
         return Situation(
             policy=plan.policy,
             targets=tuple((name, self._place(plan, name)) for name in plan.aims),
             held=self._engine.held() if plan.is_ours else (),
-            answers_names=self._answers and plan.config.resolves,
+            answers_names=self._naming.answers and plan.config.resolves,
             unsteered=_on_lan(plan, self._facts),
         )
 
     def carried(self, plan: Plan) -> str:
-        """What nft is to be told with the ruleset for this plan, so that no address that a name had is forgotten.
-
-        Raises Problems.
-        """
-        old, new = self._plan.policy, plan.policy
-        if not rules.is_split(new) or _named(old) == _named(new):
+        """See `Naming.carried`. Raises Problems."""
+        if not rules.is_split(plan.policy) or _named(self._plan.policy) == _named(plan.policy):
             return ""
-        families = _families(plan)
-        sets = {name: view.elements(name) for name in learned_sets(old, families)}
-        return learned.carried(old, new, sets, families)
+        return self._naming.carried(plan)
+
+    def forget(self) -> None:
+        """The kernel's sets were lost."""
+        self._naming.forget()
 
     def try_all(self, now: float) -> None:
         """Somebody asks: each upstream is tried as soon as may be."""
         self._engine.try_all(now)
 
-    def forget(self) -> None:
-        """The kernel's sets were lost: what names have for addresses is to be learned again."""
-        self._resolving.forget()
+    def turn(self, now: float) -> Plan | None:
+        """A plan that the box is to be brought to, which may be the one in force: its situation is another one now.
 
-    def turn(self, now: float) -> bool:
-        """Whether the situation is another one now. Raises Problems."""
-        engine = self._engine.turn(now)
-        foreign = self._foreign.turn(now)
-        if engine or foreign:
-            self._want_resolver()
-        self._resolving.turn(now)
-        clock = self._mind_clock(now)
-        self._age(now)
-        return self._hear(now) or engine or foreign or clock
+        Raises Problems.
+        """
+        is_other = any([self._engine.turn(now), self._foreign.turn(now)])
+        self._mind_loss(now)
+        for change in self._want_names(now):
+            self._tell(f"{change.what}: {change.why}")
+        is_other = self._naming.turn(now) or is_other
+        place = self._engine.place(self._engine.state.chosen)
+        plan = self._planner.turn(self._plan, now, place.socks if place else None)
+        return plan or (self._plan if is_other else None)
 
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
-        now = time.monotonic()
-        until_s = None if self._plan.until is None else now + (self._plan.until - datetime.now(UTC)).total_seconds()
-        is_due = self._resolver is not None and not self._resolving.serves() and self._resolving.pid() is not None
-        parts = (self._engine.next_deadline(), self._foreign.next_deadline(), self._resolving.next_deadline())
-        times = (*parts, until_s, self._age_at_s, now + READY_LOOK_S if is_due else None)
+        falls_back_s = self._lost_s + FALL_BACK_S if self._lost_s is not None and not self._has_fallen_back else None
+        parts = (self._engine.next_deadline(), self._foreign.next_deadline(), self._naming.next_deadline())
+        times = (*parts, falls_back_s, self._planner.next_deadline(self._plan, time.monotonic()))
         return min((t for t in times if t is not None), default=None)
 
     def close(self) -> None:
         """Lets go of engine and resolver; they go on."""
-        self._engine.close()
-        self._resolving.close()
+        for part in (self._planner, self._engine, self._naming):
+            part.close()
         self._poll.close()
 
     # What is known
 
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
-        return (*self._engine.faults(), *self._foreign.faults(), *self._resolving.faults())
+        return (*self._engine.faults(), *self._foreign.faults(), *self._naming.faults())
 
     def hints(self) -> tuple[str, ...]:
         """What somebody should know of the configuration's files."""
@@ -231,16 +172,16 @@ class Splitter:
     def view(self, now: float) -> SplitView | None:
         """For `status`; None where nothing is split and no name is answered."""
         plan = self._plan
-        if not rules.is_split(plan.policy) and not plan.aims and not plan.config.resolves:
+        if plan.is_empty:
             return None
         return SplitView(
             rules=len(plan.policy.rules),
             default=plan.policy.default,
             next_turn=plan.until.astimezone().isoformat(timespec="seconds") if plan.until else "",
             proxy=self._proxy_view(now) if plan.aims else None,
-            resolves=self._resolving.serves() if plan.config.resolves else None,
-            resolver_pid=self._resolving.pid(),
-            proxied_names=self._resolver.proxied if self._resolver else "",
+            resolves=self._naming.serves() if plan.config.resolves else None,
+            resolver_pid=self._naming.pid(),
+            proxied_names=self._naming.proxied or "",
         )
 
     def _proxy_view(self, now: float) -> ProxyView:
@@ -263,13 +204,11 @@ class Splitter:
 
     def _want_engine(self, plan: Plan, facts: Facts, now: float) -> None:
         self._plan, self._facts = plan, facts
+        if self._planner.take(plan):
+            # What it stood for before is closed, and with that no longer waited for (epoll(7)).
+            self._poll.register(self._planner, select.EPOLLIN)
         self._engine.want(self._wanted(plan, facts) if plan.is_ours else None, now)
         self._foreign.want(plan.config.proxy.tproxy_port if plan.is_foreign else None, now)
-
-    def _place(self, plan: Plan, name: str) -> Ports | None:
-        if plan.is_foreign:
-            return self._foreign.place()
-        return self._engine.place(self._engine.state.chosen if name == PROXY else name)
 
     def _wanted(self, plan: Plan, facts: Facts) -> Wanted:
         config, proxy = plan.config, plan.config.proxy
@@ -283,83 +222,52 @@ class Splitter:
         )
         return Wanted(engine, proxy.choose, plan.check or question(proxy.check))
 
-    def _want_resolver(self) -> tuple[Change, ...]:
+    def _want_names(self, now: float) -> tuple[Change, ...]:
         """Raises Problems where a file cannot be written."""
-        plan, facts = self._plan, self._facts
-        if facts is None:
+        if self._facts is None:
             return ()
-        wanted = terms.resolver(plan.config, facts, plan.policy, here.own_servers(), self._proxied())
-        port = self._engine.dns_port()
-        if wanted is not None and port is not None:
-            wanted = msgspec.structs.replace(wanted, engine_port=port)
-        self._resolver = wanted
-        names = hosts_file(plan.config.client, self._leases(), plan.config.dhcp.domain.rstrip(".").lower())
-        return self._resolving.want(wanted, names)
+        return self._naming.want(self._plan, self._facts, self._proxied(now), self._engine.dns_port())
+
+    def _proxied(self, now: float) -> Proxied:
+        """Names that are proxied are asked by the upstream while there is one that works."""
+        self._has_fallen_back = not self._is_asked(now)
+        if not self._has_fallen_back:
+            return "asked"
+        return "direct" if self._plan.config.proxy.on_failure == "direct" else "refused"
+
+    def _is_asked(self, now: float) -> bool:
+        if not self._plan.is_ours:
+            return self._foreign.listens
+        is_lost = self._lost_s is not None and now >= self._lost_s + FALL_BACK_S
+        return self._engine.dns_port() is not None and not is_lost
+
+    def _mind_loss(self, now: float) -> None:
+        """Since when the engine does not serve."""
+        is_lost = self._plan.is_ours and not self._engine.state.serves
+        self._lost_s = (self._lost_s or now) if is_lost else None
+
+    def _place(self, plan: Plan, name: str) -> Ports | None:
+        if plan.is_foreign:
+            return self._foreign.place()
+        return self._engine.place(self._engine.state.chosen if name == PROXY else name)
 
     def _lasting(self, generation: int) -> int:
         """Connections that it still carries. Raises Problems."""
         lan: list[IPv4Network | IPv6Network] = [*self._facts.lan, *self._facts.lan6] if self._facts else []
         return lasting(generation, self._engine.places(generation), lan)
 
-    def _proxied(self) -> Proxied:
-        """Names that are proxied are asked by the upstream while there is one that works."""
-        is_asked = self._engine.dns_port() is not None if self._plan.is_ours else self._foreign.listens
-        if is_asked:
-            return "asked"
-        return "direct" if self._plan.config.proxy.on_failure == "direct" else "refused"
 
-    def _await(self, end_s: float, condition: Callable[[], bool]) -> None:
-        while True:
-            now = time.monotonic()
-            self._engine.turn(now)
-            self._foreign.turn(now)
-            self._resolving.turn(now)
-            self._hear(now)
-            if condition() or now >= end_s:
-                return
-            time.sleep(_LOOK_AGAIN_S)
-
-    def _hear(self, now: float) -> bool:
-        """Whether the resolver answers, and did not before, or the other way. Being started anew is no silence."""
-        before = self._answers
-        if self._resolver is None:
-            self._answers, self._mute_since_s = False, None
-        elif self._resolving.serves():
-            self._answers, self._mute_since_s = True, None
-        elif self._answers:
-            self._mute_since_s = self._mute_since_s or now
-            self._answers = now < self._mute_since_s + MUTE_S
-        return self._answers != before
-
-    def _age(self, now: float) -> None:
-        """Raises Problems."""
-        if now < self._age_at_s:
-            return
-        self._age_at_s = now + learned.LOOK_EVERY_S
-        sets = {name: view.elements(name) for name in learned_sets(self._plan.policy, _families(self._plan))}
-        if text := learned.ageing(sets):
-            programs.run("nft", "--file", "-", text=text)
-
-    def _mind_clock(self, now: float) -> bool:
-        """Whether the clock turned a rule on or off; also where it was set."""
-        plan = self._plan
-        if plan.until is None or datetime.now(UTC) < plan.until or self._facts is None:
-            return False
-        wall = local_now()
-        policy = rules.policy(plan.config, plan.material, plan.upstreams.names, wall)
-        fresh = msgspec.structs.replace(plan, policy=policy, until=rules.next_turn(plan.config, wall))
-        self._tell("a rule turned on or off by the clock")
-        self.want(fresh, self._facts, now)
-        return True
+def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: float) -> None:
+    """Until it is so, or something is wrong with it, or it is time."""
+    part.turn(time.monotonic())
+    while not condition() and not part.faults() and time.monotonic() < end_s:
+        time.sleep(_LOOK_AGAIN_S)
+        part.turn(time.monotonic())
 
 
 def _named(policy: Policy) -> list[tuple[int, Destination | None]]:
     """What the learned sets are for: they go by a rule's place."""
     return [(i, r.destination) for i, r in enumerate(policy.rules) if r.destination and r.destination.has_names]
-
-
-def _families(plan: Plan) -> tuple[int, ...]:
-    return (4, 6) if plan.config.ipv6.mode == "gateway" else (4,)
 
 
 def _upstream_view(standing: Standing, it: Upstream, chosen: str | None, now: float) -> UpstreamView:
@@ -374,10 +282,6 @@ def _upstream_view(standing: Standing, it: Upstream, chosen: str | None, now: fl
         latency_ms=None if latency_ms is None else round(latency_ms, 1),
         is_chosen=it.name == chosen,
     )
-
-
-def _text_of(path: str) -> str:
-    return Path(path).read_text("utf-8")
 
 
 def _on_lan(plan: Plan, facts: Facts | None) -> tuple[IPv4Address | IPv6Address, ...]:

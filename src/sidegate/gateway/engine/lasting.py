@@ -10,6 +10,10 @@ from sidegate.gateway import programs
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.split.ports import Ports, engine_mark
 
+_OPEN = ("established", "syn-recv", "fin-wait-1", "fin-wait-2")
+"""States in which a client may still send (ss(8)). One that has closed its side waits for nothing, as a rule, and where
+the server says nothing more Xray would hold the rest of such a connection for hours."""
+
 Networks = Iterable[IPv4Network | IPv6Network]
 
 
@@ -19,7 +23,8 @@ def lasting(generation: int, places: Iterable[Ports], lan: Networks) -> int:
     TCP by its sockets, which bear its mark, with clients at their other end; UDP by what the kernel steered there not
     long ago (`steer`): a socket for UDP does not tell whether anybody still uses it.
     """
-    sockets = programs.run("ss", "-Htn", "state", "connected", f"fwmark = {engine_mark(generation):#x}")
+    states = [word for state in _OPEN for word in ("state", state)]
+    sockets = programs.run("ss", "-Htn", *states, f"fwmark = {engine_mark(generation):#x}")
     return with_clients(sockets, lan) + sum(_datagram_flows(port) for it in places for port in (it.decided, it.named))
 
 

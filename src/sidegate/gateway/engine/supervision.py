@@ -135,10 +135,10 @@ class Supervision:
         return tuple(ports(generation, number) for number in range(len(self._names(generation))))
 
     def dns_port(self) -> int | None:
-        """Where proxied names are asked by the chosen upstream, on 127.0.0.1; None while that makes no sense."""
+        """Where proxied names are asked by the chosen upstream, on 127.0.0.1; None while there is none that works."""
         state = self._state
         made = self._made.get(state.generation) if state.generation is not None else None
-        if made is None or state.chosen not in made.names or not state.serves:
+        if made is None or state.chosen not in made.names:
             return None
         number = made.names.index(state.chosen)
         return dns_endpoints(made.engine.generation, number, made.engine.proxied_dns)[0][1]
@@ -192,7 +192,9 @@ class Supervision:
         self._made[target] = msgspec.structs.replace(wanted, engine=twins[target])
 
     def _dns_by(self, wanted: Wanted) -> int:
-        """Stays with the one it was while that works: another one means another engine."""
+        """Stays with the one it was while that works: another one means another engine. Mostly it asks nothing."""
+        if not _asks_names(wanted.engine):
+            return 0
         before = self._started.upstreams[self._started.dns_by].name if self._started else None
         kept = before if before not in self._state.down else None
         return next((wanted.names.index(n) for n in (kept, self._state.chosen) if n in wanted.names), 0)
@@ -250,6 +252,13 @@ class Supervision:
                 replace_file(self._places.chosen, chosen.name.encode())
         if self._wanted is not None:
             self._start(self._wanted)
+
+
+def _asks_names(engine: Engine) -> bool:
+    """Whether it resolves names itself, by its module: for DNS over HTTPS, and what it sends into a tunnel."""
+    return any(it.startswith("https://") for it in engine.proxied_dns) or any(
+        it.kind in ("wireguard", "other") for it in engine.upstreams
+    )
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,167 @@
+"""Names for the LAN, for the daemon's loop: our resolver, whom it asks, the LAN's own names, and what names taught.
+
+Whether it answers is what leads clients to it. One that is started anew is not silent: that takes less time than a
+client waits for its answer.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from sidegate.gateway import programs, view
+from sidegate.gateway.apply import Change
+from sidegate.gateway.dhcp.leases import Lease
+from sidegate.gateway.dns import here, learned, terms
+from sidegate.gateway.dns.child import Resolving
+from sidegate.gateway.dns.hosts import hosts_file
+from sidegate.gateway.dns.resolver import Proxied, Resolver
+from sidegate.gateway.facts import Facts
+from sidegate.gateway.places import Places
+from sidegate.gateway.splitplan import Plan
+from sidegate.gateway.steer import learned_sets
+from sidegate.problems import Problem
+
+MUTE_S = 5.0
+"""A resolver that is silent for so long is not just being started anew."""
+HOSTS_S = 5.0
+"""Between looks at who has which lease."""
+READY_LOOK_S = 0.05
+"""Between looks whether one that starts serves already."""
+
+
+class Naming:
+    """Wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`.
+
+    leases: those that our DHCP server gave.
+    """
+
+    def __init__(self, at: Places, tell: Callable[[str], None], leases: Callable[[], Iterable[Lease]]) -> None:
+        self._tell, self._leases = tell, leases
+        self._resolving = Resolving(at, tell)
+        self._plan = Plan()
+        self._made_of: tuple[object, ...] = ()
+        self._resolver: Resolver | None = None
+        self._names = ""
+        self._answers = False
+        self._mute_since_s: float | None = None
+        self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
+        self._hosts_at_s = 0.0
+        self._poll = select.epoll()
+        self._poll.register(self._resolving, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    @property
+    def answers(self) -> bool:
+        """Whether clients may be led here."""
+        return self._answers
+
+    def ask_first(self, plan: Plan, facts: Facts) -> None:
+        """What speaks against it on this box. Raises Problems."""
+        if plan.config.resolves:
+            self._resolving.ask_first(facts)
+
+    def want(self, plan: Plan, facts: Facts, proxied: Proxied, engine_port: int | None) -> tuple[Change, ...]:
+        """From the next `turn` on names are answered so. engine_port: where proxied names are asked, on 127.0.0.1.
+
+        What that will change. Raises Problems where a file cannot be written.
+        """
+        own = here.own_servers()
+        made_of = (plan, facts.interface, facts.lan, facts.router.address, own, proxied, engine_port)
+        if made_of == self._made_of:
+            return ()
+        self._plan, self._made_of = plan, made_of
+        wanted = terms.resolver(plan.config, facts, plan.policy, own, proxied)
+        if wanted is not None and engine_port is not None:
+            wanted = msgspec.structs.replace(wanted, engine_port=engine_port)
+        self._resolver, self._names = wanted, self._hosts()
+        return self._resolving.want(wanted, self._names)
+
+    def turn(self, now: float) -> bool:
+        """Whether it answers, and did not before, or the other way. Raises Problems."""
+        self._resolving.turn(now)
+        if self._resolver is not None and now >= self._hosts_at_s:
+            self._hosts_at_s = now + HOSTS_S
+            self._tell_names()
+        self._age(now)
+        return self._hear(now)
+
+    def next_deadline(self) -> float | None:
+        """When `turn` has something to do although nothing came in; None: never."""
+        is_starting = self._resolver is not None and self._resolving.pid() is not None and not self._resolving.serves()
+        ready_s = time.monotonic() + READY_LOOK_S if is_starting else None
+        hosts_s = self._hosts_at_s if self._resolver is not None else None
+        times = (self._resolving.next_deadline(), ready_s, hosts_s, self._age_at_s)
+        return min((t for t in times if t is not None), default=None)
+
+    def carried(self, plan: Plan) -> str:
+        """What nft is to be told with the rules of this plan, so that no address that a name had is forgotten.
+
+        Raises Problems.
+        """
+        old, new = self._plan.policy, plan.policy
+        return learned.carried(old, new, self._sets(), plan.families)
+
+    def forget(self) -> None:
+        """The kernel's sets were lost: what addresses names have is to be learned again."""
+        self._resolving.forget()
+
+    def serves(self) -> bool:
+        return self._resolving.serves()
+
+    def pid(self) -> int | None:
+        return self._resolving.pid()
+
+    @property
+    def proxied(self) -> Proxied | None:
+        """What becomes of names that are proxied; None where we answer none."""
+        return self._resolver.proxied if self._resolver else None
+
+    def faults(self) -> tuple[Problem, ...]:
+        """What is wrong now."""
+        return self._resolving.faults()
+
+    def close(self) -> None:
+        """Lets go; it goes on."""
+        self._resolving.close()
+        self._poll.close()
+
+    def _hosts(self) -> str:
+        config = self._plan.config
+        return hosts_file(config.client, self._leases(), config.dhcp.domain.rstrip(".").lower())
+
+    def _tell_names(self) -> None:
+        """Raises Problems."""
+        names = self._hosts()
+        if names != self._names:
+            self._names = names
+            self._resolving.want(self._resolver, names)
+
+    def _age(self, now: float) -> None:
+        """Raises Problems."""
+        if now < self._age_at_s:
+            return
+        self._age_at_s = now + learned.LOOK_EVERY_S
+        if text := learned.ageing(self._sets()):
+            programs.run("nft", "--file", "-", text=text)
+
+    def _sets(self) -> learned.Sets:
+        """Raises Problems."""
+        names = learned_sets(self._plan.policy, self._plan.families)
+        return {name: view.elements(name) for name in names}
+
+    def _hear(self, now: float) -> bool:
+        before = self._answers
+        if self._resolver is None:
+            self._answers, self._mute_since_s = False, None
+        elif self._resolving.serves():
+            self._answers, self._mute_since_s = True, None
+        elif self._answers:
+            self._mute_since_s = self._mute_since_s or now
+            self._answers = now < self._mute_since_s + MUTE_S
+        return self._answers != before

@@ -107,7 +107,14 @@ def test_what_is_not_of_the_internet() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    [{"client": "x"}, {"destination": "1.2.3"}, {"name": "a..b"}, {"protocol": "sctp"}, {"port": "https"}],
+    [
+        {"client": "x"},
+        {"destination": "fe80::1% }; delete table inet sidegate; #"},
+        {"destination": "1.2.3"},
+        {"name": "a..b"},
+        {"protocol": "sctp"},
+        {"port": "https"},
+    ],
 )
 def test_questions_that_make_no_sense(question: dict[str, str]) -> None:
     with pytest.raises(Problems, match="no such question"):

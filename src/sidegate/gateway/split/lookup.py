@@ -35,8 +35,8 @@ def packet_of(query: Mapping[str, str]) -> Packet:
             raise ValueError(f"protocol: one of {', '.join(_PROTOCOLS)}")
         return Packet(
             mac=query["mac"].lower(),
-            source=ip_address(query["client"]),
-            destination=ip_address(query["destination"]),
+            source=_address(query["client"]),
+            destination=_address(query["destination"]),
             name=ascii_name(query["name"]) if query.get("name") else None,
             protocol=protocol,
             port=int(query.get("port", "443")),
@@ -45,6 +45,13 @@ def packet_of(query: Mapping[str, str]) -> Packet:
         raise Problems(Problem("explain", f"the question lacks {error}")) from None
     except ValueError as error:
         raise Problems(Problem("explain", f"no such question: {error}")) from None
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Without a zone (`%eth0`): it may be any text at all, and would become part of a command. Raises ValueError."""
+    if "%" in text:
+        raise ValueError("an address with a zone")
+    return ip_address(text)
 
 
 def learned_in(policy: Policy, address: IPv4Address | IPv6Address) -> tuple[int, ...]:

@@ -197,6 +197,10 @@ UPSTREAM = '[proxy]\nupstream = "socks5://192.0.2.1:1080"\n'
         ('[[rule]]\nsend = "block"\nclient = ["tv"]', 'rule[0].client[0]: "tv": no [[client]] section has this name'),
         ('[[rule]]\nsend = "block"\nclient = ["10.0.0.1/8"]', 'rule[0].client[0]: "10.0.0.1/8": 10.0.0.1/8 has host'),
         ('[[rule]]\nsend = "block"\nclient = ["10.0.0.999"]', 'rule[0].client[0]: "10.0.0.999": Octet 999'),
+        (
+            '[[rule]]\nsend = "block"\ncidr = ["fe80::%x }/64"]',
+            'rule[0].cidr[0]: "fe80::%x }/64": a network has no zone',
+        ),
         ('[[rule]]\nsend = "block"\nlist = ["l"]', 'rule[0].list: "l" is no absolute path'),
     ],
 )

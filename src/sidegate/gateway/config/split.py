@@ -247,6 +247,7 @@ def _check_rule(where: str, rule: RuleConfig, clients: Collection[str]) -> list[
     problems += _check_each(f"{where}.port", rule.port, port_range)
     problems += _check_each(f"{where}.time", rule.time, span_of)
     problems += _check_each(f"{where}.domain", rule.domain, lambda name: ascii_name(name.removeprefix("full:")))
+    problems += _check_each(f"{where}.cidr", [str(network) for network in rule.cidr], _check_zone)
     problems += _check_each(f"{where}.client", rule.client, lambda word: _check_client(word, clients))
     return problems + _check_paths(f"{where}.list", rule.list)
 
@@ -260,6 +261,12 @@ def _check_each(where: str, values: Sequence[T], check: Callable[[T], object]) -
         except ValueError as error:
             problems.append(Problem(f"{where}[{i}]", f"{json.dumps(value)}: {error}"))
     return problems
+
+
+def _check_zone(network: str) -> None:
+    """A zone may be any text at all. Raises ValueError."""
+    if "%" in network:
+        raise ValueError("a network has no zone")
 
 
 def _check_client(word: str, clients: Collection[str]) -> None:

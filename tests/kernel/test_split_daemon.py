@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sidegate.home import load_home
-from sidegate.lab.asking import http_get, udp_echo
+from sidegate.lab.asking import Answer, http_get, udp_echo
 from sidegate.lab.visiting import visit
 from sidegate.lab.wiretap import Wiretap
 from tests.kernel.gateway_lab import Box, Connection, gateway_in, wait_for
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kernel
 HOME = load_home("split")
 SERVERS = {server.name: server for server in HOME.internet.server}
 WAN, PROXY, LIE = "123.100.101.102", str(SERVERS["proxy"].v4), str(SERVERS["lie"].v4)
-OURS = str(HOME.gateway.v4)
+OURS = "192.168.1.2"
 FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
 DOMESTIC4, FOREIGN4 = str(SERVERS["domestic"].v4), str(SERVERS["foreign"].v4)
 CONF = "/run/split.toml"
@@ -139,7 +139,10 @@ def test_the_engine_killed(box: Box, on_failure: str) -> None:
     """From the next packet on proxied traffic is as on_failure says, direct traffic is untouched; it is back soon."""
     rule = f'cidr = ["{FOREIGN4}/32"]'
     up(box, conf(box, "socks", rule=rule, more=f'on_failure = "{on_failure}"'))
-    ask = lambda: box.lab.call("nas", http_get, FOREIGN4, 80, "/who")  # noqa: E731
+
+    def ask() -> Answer:
+        return box.lab.call("nas", http_get, FOREIGN4, 80, "/who")
+
     assert ask().detail.startswith(PROXY)
     with Connection(box.lab, "nas", DOMESTIC4) as direct:
         pid = engine_pid(box)

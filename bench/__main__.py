@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import dataplane, dhcp, dns, gateway, handover, lab, walk
+from bench import dataplane, dhcp, dns, engine, gateway, handover, lab, walk
 from bench.figures import Figure, table
 from sidegate import __version__
 
@@ -25,6 +25,7 @@ MEASUREMENTS = {
     "table": dataplane.table_costs,
     "walk": walk.walk_speed,
     "agreement": walk.walk_agreement,
+    "engine": engine.proxied_throughput,
     "dns": dns.resolver_with_many_names,
     "dhcp-crowd": dhcp.crowd_at_once,
     "dhcp-other": dhcp.other_server_noticed,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import msgspec
 
@@ -41,9 +42,17 @@ def every_kind() -> Json:
     with stage() as it:
         watch_marks()
         upstreams = upstreams_of(it.links)
-        with engine(Engine(Policy(), upstreams), it.directory):
+        with engine(Engine(Policy(), upstreams), it.directory) as program:
             told = {u.name: _through(ports(0, i).socks, u) for i, u in enumerate(upstreams)}
-        return {**told, "unmarked": unmarked_packets()}
+            rights = _rights(program.pid)
+        return {**told, "unmarked": unmarked_packets(), "rights": rights}
+
+
+def _rights(pid: int) -> Json:
+    """What the process may do, and what its command line shows (proc_pid_status(5))."""
+    fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    shown = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
+    return {**{key: int(fields[key], 16) for key in shown}, "command": Path(f"/proc/{pid}/cmdline").read_text()}
 
 
 def _through(port: int, it: Upstream) -> Json:

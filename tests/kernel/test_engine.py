@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sidegate.gateway.engine.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE
+
 pytestmark = pytest.mark.kernel
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +31,24 @@ def play(name: str) -> Any:
 def test_every_kind_of_link_carries_web_and_udp() -> None:
     told = play("every_kind")
     assert told.pop("unmarked") == 0, "packets without the engine's mark would be steered again"
+    _has_few_rights(told.pop("rights"))
     assert set(told) >= {"socks", "http", "ss", "ss2022", "vmess", "vless-tls", "vless-reality", "trojan", "wireguard"}
     expected = {"web": f"{PROXIED} at {TARGET}", "udp": "hello"}
     assert told == {name: {**expected, "udp": "none"} if name in NO_UDP else expected for name in told}
+
+
+def _has_few_rights(rights: dict[str, Any]) -> None:
+    allowed = 1 << CAP_NET_ADMIN | 1 << CAP_NET_BIND_SERVICE
+    command = rights.pop("command")
+    assert not [word for word in ("pass", "1111", "pw") if word in command]
+    assert rights == {
+        "CapInh": 0,
+        "CapPrm": allowed,
+        "CapEff": allowed,
+        "CapBnd": allowed,
+        "CapAmb": 0,
+        "NoNewPrivs": 1,
+    }
 
 
 def test_what_is_steered() -> None:

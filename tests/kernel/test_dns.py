@@ -57,6 +57,13 @@ def test_proxied_names_are_asked_through_the_engine_and_learned(box: DnsBox) -> 
     assert box.want(resolver(FOREIGN)) == [f"resolver: process {said[-1]} goes on", said[-1]]
 
 
+def test_of_the_servers_behind_the_engine_one_is_enough(box: DnsBox) -> None:
+    """Nobody listens for the second one, nor the third."""
+    box.want(resolver(FOREIGN, engine_servers=3))
+    for name in ("www", "a", "b", "c"):
+        assert box.ask(f"{name}.foreign.example") == TRUTH
+
+
 def test_no_answer_outlives_a_minute_at_a_client(box: DnsBox) -> None:
     """The engine's stand-in gives ten."""
     box.want(resolver(FOREIGN))

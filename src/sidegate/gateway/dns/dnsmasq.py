@@ -109,7 +109,9 @@ def _servers(it: Resolver, answer: Answer) -> tuple[str, ...]:
         return ("",)
     if answer == "direct" or it.proxied == "direct":
         return tuple(map(str, it.direct))
-    return (f"127.0.0.1#{it.engine_port}" if it.proxied == "asked" else NOBODY,)
+    if it.proxied == "refused":
+        return (NOBODY,)
+    return tuple(f"127.0.0.{1 + k}#{it.engine_port}" for k in range(it.engine_servers))
 
 
 def _grouped(told: Mapping[str, tuple[str, ...]]) -> Iterable[tuple[tuple[str, ...], list[str]]]:

@@ -38,8 +38,10 @@ class NameTable(Struct, frozen=True):
 
 
 class Resolver(Struct, frozen=True):
-    """direct: servers for direct names, one at least, never this box itself. engine_port: of its DNS, on 127.0.0.1.
+    """direct: servers for direct names, one at least, never this box itself.
 
+    engine_port: where the engine answers names, on 127.0.0.1 and, for engine_servers servers behind it, the addresses
+    that follow; which of them works is found out by asking.
     domain: with which the LAN's own names may be asked too; may be empty. rebinding: names that may have private
     addresses.
     """
@@ -52,5 +54,6 @@ class Resolver(Struct, frozen=True):
     names: NameTable
     proxied: Proxied = "asked"
     ipv6: Ipv6Mode = "off"
+    engine_servers: int = 1
     domain: str = ""
     rebinding: tuple[str, ...] = ()

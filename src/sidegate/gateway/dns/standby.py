@@ -11,13 +11,14 @@ from sidegate.gateway.dns.places import NAME, ResolverPlaces
 from sidegate.gateway.places import Places, unwritable
 from sidegate.problems import Problems
 
-_ENGINE = re.compile(r"^(server=.*)\b127\.0\.0\.1#[0-9]+$", re.MULTILINE)
+_ENGINE = re.compile(r"^(server=.*)\b127\.0\.0\.[0-9]+#[0-9]+$", re.MULTILINE)
 _LEARNED = re.compile(r"^nftset=.*\n", re.MULTILINE)
 
 
 def past_engine(conf: str, direct: IPv4Address) -> str:
     """The configuration without the engine: another server in its place. The sets that it filled are gone too."""
-    return _LEARNED.sub("", _ENGINE.sub(rf"\g<1>{direct}", conf))
+    lines = _LEARNED.sub("", _ENGINE.sub(rf"\g<1>{direct}", conf)).splitlines()
+    return "\n".join(dict.fromkeys(lines)) + "\n"
 
 
 def resolve_past_engine(at: Places, direct: IPv4Address) -> None:

@@ -36,6 +36,7 @@ def resolver(
         names=name_table(policy),
         proxied=proxied if config.proxy.engine == "xray" or proxied == "refused" else "direct",
         ipv6=config.ipv6.mode,
+        engine_servers=max(1, len(config.dns.proxied)),
         domain=config.dhcp.domain.rstrip(".").lower(),
         rebinding=_rebinding(config),
     )

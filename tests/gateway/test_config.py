@@ -201,6 +201,14 @@ UPSTREAM = '[proxy]\nupstream = "socks5://192.0.2.1:1080"\n'
             '[[rule]]\nsend = "block"\ncidr = ["fe80::%x }/64"]',
             'rule[0].cidr[0]: "fe80::%x }/64": a network has no zone',
         ),
+        ("[dns]\nproxied = []", "dns.proxied: 0 servers"),
+        ('[dns]\nproxied = ["1.1.1.1", "one.one"]', 'dns.proxied[1]: "one.one": '),
+        ('[dns]\nproxied = ["fe80::1%eth0"]', 'dns.proxied[0]: "fe80::1%eth0": '),
+        ('[dns]\nproxied = ["quic://dns.example"]', 'dns.proxied[0]: "quic://dns.example": expected an address'),
+        ('[dns]\nproxied = ["tls://dns.example/x"]', 'dns.proxied[0]: "tls://dns.example/x": DNS over TLS has no path'),
+        ('[dns]\nproxied = ["tls://"]', 'dns.proxied[0]: "tls://": no server'),
+        ('[dns]\nproxied = ["https://a b/x"]', 'dns.proxied[0]: "https://a b/x": no server'),
+        ('[dns]\nproxied = ["https://dns.example:99999/x"]', 'dns.proxied[0]: "https://dns.example:99999/x": Port out'),
         ('[[rule]]\nsend = "block"\nlist = ["l"]', 'rule[0].list: "l" is no absolute path'),
     ],
 )
@@ -215,6 +223,7 @@ def test_what_is_wrong_between_the_settings_of_the_split(text: str, wanted: str)
     [
         '[proxy]\nengine = "tproxy"\nmode = "all"',
         '[proxy]\nsubscription = "/s"\nmode = "all-but"',
+        '[dns]\nproxied = ["2606:4700::1111", "tls://1.1.1.1", "tls://[2606:4700::1111]:853", "https://dns.example/q"]',
         '[proxy]\nmode = "all"\n[[upstream]]\nname = "a"\nlink = "socks5://192.0.2.1:1080"',
         UPSTREAM + 'country = ["cn"]\n[lists]\ncountry_files = { CN = "/c" }',
         '[[rule]]\nsend = "block"\nclient = ["TV"]\n[[client]]\nname = "tv"\nmac = "aa:bb:cc:00:00:01"',

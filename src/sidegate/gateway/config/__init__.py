@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from sidegate.gateway.config.fields import AddressRange, DhcpMode, DomainName, InterfaceName, LeaseTime, Mac, Masquerade
-from sidegate.gateway.config.split import Dns, Ipv6, Lists, Proxy, RuleConfig, UpstreamConfig, check_split
+from sidegate.gateway.config.split import Dns, Ipv6, Lists, Proxy, RuleConfig, UpstreamConfig, check_dns, check_split
 from sidegate.problems import Problem, Problems
 from sidegate.reading import read
 
@@ -183,6 +183,7 @@ def _check(config: Config) -> list[Problem]:
         problems.append(Problem("probe.targets", "empty: nothing to probe with", "name one address, or drop the key"))
     names = [c.name for c in config.client]
     problems += check_split(config.proxy, config.upstream, config.rule, config.lists, names)
+    problems += check_dns(config.dns)
     problems += _repeated("mac", [c.mac for c in config.client])
     return problems + _repeated("ip", [str(c.ip) if c.ip else None for c in config.client])
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -22,7 +23,7 @@ from sidegate.gateway.config.fields import (
     TimeSpan,
     UpstreamName,
 )
-from sidegate.gateway.split.names import ascii_name
+from sidegate.gateway.split.names import ascii_name, is_plain_name
 from sidegate.gateway.split.times import span_of
 from sidegate.problems import Problem
 
@@ -31,6 +32,7 @@ T = TypeVar("T")
 PROXY = "proxy"
 TARGETS = (PROXY, "direct", "block")
 """Where a rule may send traffic, besides the name of an upstream. `proxy`: the upstream that is chosen."""
+MOST_DNS_SERVERS = 8
 _CONDITIONS = ("domain", "cidr", "list", "country", "port", "protocol", "client", "time")
 _GIVE_UPSTREAM = "set proxy.upstream or proxy.subscription, or add an [[upstream]] section"
 _GIVE_COUNTRY = (
@@ -185,6 +187,36 @@ def check_split(
         if rule.send == PROXY and not has_upstream:
             problems.append(Problem(f"rule[{i}].send", '"proxy", and there is no upstream', _GIVE_UPSTREAM))
     return problems
+
+
+def check_dns(dns: Dns) -> list[Problem]:
+    """What is wrong with the servers for names that are proxied."""
+    if not 1 <= len(dns.proxied) <= MOST_DNS_SERVERS:
+        what = f"{len(dns.proxied)} servers"
+        return [Problem("dns.proxied", what, f"name 1 to {MOST_DNS_SERVERS}, or drop the key")]
+    return _check_each("dns.proxied", dns.proxied, _check_dns_server)
+
+
+def _check_dns_server(text: str) -> None:
+    """Raises ValueError."""
+    kind, is_url, _ = text.partition("://")
+    if not is_url:
+        ip_address("" if "%" in text else text)
+        return
+    url = urlsplit(text)
+    if kind not in ("tls", "https") or url.username is not None or url.query or url.fragment:
+        raise ValueError('expected an address, "tls://…" or "https://…"')
+    if kind == "tls" and url.path not in ("", "/"):
+        raise ValueError("DNS over TLS has no path")
+    if url.port == 0 or not _is_host(url.hostname or ""):
+        raise ValueError("no server that could be asked")
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return bool(ip_address(text)) and "%" not in text
+    except ValueError:
+        return bool(text) and text == text.lower() and is_plain_name(text) is not None
 
 
 def _check_lonely(proxy: Proxy) -> list[Problem]:

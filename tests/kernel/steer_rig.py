@@ -117,6 +117,26 @@ def _answer(heard: socket.socket, port: int) -> None:
         reply.sendto(b"%d" % port, asker)
 
 
+def ask(rig: Rig, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> Packet | None:
+    """What the gateway sends at once for this packet: itself, or an answer. Other flows are not looked at."""
+    rig.wire.send(build(frame_of(dst, src, packet)))
+    rig.wire.settimeout(0.3)
+    while True:
+        try:
+            data, address = rig.wire.recvfrom(4096)
+        except TimeoutError:
+            return None
+        body = parse(data).body
+        is_ip = address[2] != socket.PACKET_OUTGOING and isinstance(body, Ipv4 | Ipv6)
+        if is_ip and isinstance(body, Ipv4 | Ipv6) and _is_about(body, packet):
+            return body
+
+
+def went(rig: Rig, packet: Packet) -> str:
+    """`direct`, `masqueraded`, `engine`, `refused` or `nowhere`."""
+    return _where(packet, ask(rig, packet))
+
+
 class SplitRig(Rig):
     """`went` tells where a packet of the client went."""
 
@@ -147,22 +167,10 @@ class SplitRig(Rig):
             self.nft(text)
 
     def ask(self, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> Packet | None:
-        """What the gateway sends at once for this packet: itself, or an answer. Other flows are not looked at."""
-        self.wire.send(build(frame_of(dst, src, packet)))
-        self.wire.settimeout(0.3)
-        while True:
-            try:
-                data, address = self.wire.recvfrom(4096)
-            except TimeoutError:
-                return None
-            body = parse(data).body
-            is_ip = address[2] != socket.PACKET_OUTGOING and isinstance(body, Ipv4 | Ipv6)
-            if is_ip and isinstance(body, Ipv4 | Ipv6) and _is_about(body, packet):
-                return body
+        return ask(self, packet, src, dst)
 
     def went(self, packet: Packet) -> str:
-        """`direct`, `masqueraded`, `engine`, `refused` or `nowhere`."""
-        return _where(packet, self.ask(packet))
+        return went(self, packet)
 
     def engine_port(self, packet: Packet) -> int | None:
         """At which port the engine took a datagram; None if it did not."""

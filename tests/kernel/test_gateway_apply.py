@@ -171,6 +171,19 @@ class Watching(LiveBox):
         self.tell(f"delete {accept.place}")
         super().delete_accept(accept)
 
+    def add_route(self, route: Any) -> None:
+        """Once with nothing done, and once half done."""
+        self.tell(f"add {route.place}")
+        shell(f"ip -{route.family} route replace local default dev lo table {route.table}")
+        self.tell(f"add the rule of {route.place}")
+        super().add_route(route)
+
+    def delete_route(self, route: Any) -> None:
+        self.tell(f"delete {route.place}")
+        shell(f"ip -{route.family} route flush table {route.table}")
+        self.tell(f"delete the rule of {route.place}")
+        super().delete_route(route)
+
 
 JOURNAL_CALLS = ("open", "fsync", "replace", "unlink", "mkdir")
 

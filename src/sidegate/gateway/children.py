@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -64,7 +65,13 @@ class Child(Struct, frozen=True):
     @property
     def digest(self) -> str:
         """Another one means that it has to be started anew."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return _digest(self)
+
+
+@lru_cache(maxsize=8)
+def _digest(child: Child) -> str:
+    """Asked again and again, of files that may be large."""
+    return hashlib.sha256(repr(child).encode()).hexdigest()[:16]
 
 
 class Seen(Struct, frozen=True):

@@ -144,6 +144,13 @@ def test_what_is_kept_may_be_damaged(tmp_path: Path, database: Path) -> None:
     assert not errors
 
 
+def test_where_nothing_can_be_kept_it_is_read_anew(tmp_path: Path, database: Path) -> None:
+    (tmp_path / "state").write_text("no directory")
+    found, errors = read(Countries(ListReader(), tmp_path / "state"), ["CN"], Lists(country_db=str(database)))
+    assert not errors
+    assert found["CN"].entries.networks4
+
+
 def test_a_file_of_networks_comes_first(tmp_path: Path, database: Path) -> None:
     path = tmp_path / "cn.txt"
     path.write_text("198.18.0.0/15\n2001:db8:c::/48\n")

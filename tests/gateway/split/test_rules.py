@@ -9,7 +9,7 @@ import pytest
 
 from sidegate.gateway.config import Config, parse_config
 from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
-from sidegate.gateway.split.rules import has_names, hints, is_proxied, is_split, next_turn, policy
+from sidegate.gateway.split.rules import hints, is_proxied, is_split, next_turn, policy
 from sidegate.gateway.split.shelf import Material
 from sidegate.problems import Problem, Problems
 
@@ -41,14 +41,12 @@ def test_listed_proxies_what_it_lists() -> None:
     both = Destination(("one.example",), LISTED.suffixes, LISTED.networks4)
     rules = Rule("proxy.list", "proxy", both, quic="block"), Rule("proxy.country", "proxy", CHINA, quic="block")
     assert found == Policy(rules, "direct", "block")
-    assert has_names(found)
     assert is_proxied(found)
 
 
 def test_all_but_lets_it_go_straight() -> None:
     found = made(UPSTREAM + 'mode = "all-but"\ncountry = ["CN"]\n' + LISTS)
     assert found == Policy((Rule("proxy.country", "direct", CHINA),), "proxy")
-    assert not has_names(found)
 
 
 def test_all_asks_no_list() -> None:

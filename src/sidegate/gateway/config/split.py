@@ -35,7 +35,7 @@ TARGETS = (PROXY, "direct", "block")
 MOST_DNS_SERVERS = 8
 _CONDITIONS = ("domain", "cidr", "list", "country", "port", "protocol", "client", "time")
 _GIVE_UPSTREAM = "set proxy.upstream or proxy.subscription, or add an [[upstream]] section"
-_GIVE_COUNTRY = (
+GIVE_COUNTRY = (
     "set lists.country_db to a country database in MMDB format, such as DB-IP's IP to Country Lite or MaxMind's "
     "GeoLite2-Country, or lists.country_files to a file of the country's networks"
 )
@@ -248,7 +248,7 @@ def _check_countries(where: str, countries: Sequence[str], lists: Lists) -> list
     lacking = [country for country in countries if country.upper() not in known]
     if lists.country_db is not None or not lacking:
         return []
-    return [Problem(where, f"nothing says which networks {', '.join(lacking)} has", _GIVE_COUNTRY)]
+    return [Problem(where, f"nothing says which networks {', '.join(lacking)} has", GIVE_COUNTRY)]
 
 
 def _check_upstream(where: str, it: UpstreamConfig) -> list[Problem]:

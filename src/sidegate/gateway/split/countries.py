@@ -5,22 +5,19 @@ What was found in a database is kept as a text file per country, for the next st
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from sidegate.gateway.config import Lists
+from sidegate.gateway.config.split import GIVE_COUNTRY
 from sidegate.gateway.files import replace_file
 from sidegate.gateway.split.destinations import Gathered
 from sidegate.gateway.split.lists import ListFile, ListReader
 from sidegate.gateway.split.policy import Destination
 from sidegate.problems import Problem, Problems
-
-WHERE_FROM = (
-    "set lists.country_db to a country database in MMDB format, such as DB-IP's IP to Country Lite or MaxMind's "
-    "GeoLite2-Country, or lists.country_files to a file of the country's networks"
-)
 
 
 class Countries:
@@ -63,7 +60,7 @@ class Countries:
             return {}
         if lists.country_db is None:
             what = f"no file and no database holds the networks of {', '.join(countries)}"
-            raise Problems(Problem("lists.country_db", what, WHERE_FROM))
+            raise Problems(Problem("lists.country_db", what, GIVE_COUNTRY))
         path = Path(lists.country_db)
         head = _head(path)
         found = {c: kept for c in countries if (kept := self._kept_file(c, head)) is not None}
@@ -94,10 +91,9 @@ class Countries:
         if path is None:
             return
         networks: Iterable[IPv4Network | IPv6Network] = (*entries.networks4, *entries.networks6)
-        try:
+        # Not kept, it is read anew at the next start: nothing to keep a home offline for, as on a full disk.
+        with contextlib.suppress(OSError):
             replace_file(path, "\n".join([head, *map(str, networks), ""]).encode(), 0o644)
-        except OSError as error:
-            raise Problems(Problem(str(path), f"cannot be written: {error.strerror}")) from None
 
 
 def _networks_of(path: Path, countries: list[str]) -> dict[str, Gathered]:
@@ -113,7 +109,7 @@ def _head(path: Path) -> str:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise Problems(Problem(str(path), f"cannot be read: {why}", WHERE_FROM)) from None
+        raise Problems(Problem(str(path), f"cannot be read: {why}", GIVE_COUNTRY)) from None
     return f"# from {str(path)!r}, {status.st_size} bytes of {status.st_mtime_ns}"
 
 

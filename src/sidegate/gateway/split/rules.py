@@ -51,11 +51,6 @@ def next_turn(config: Config, now: datetime, zone: tzinfo | None = None) -> date
     return next_change([span_of(text) for rule in config.rule for text in rule.time], now, zone)
 
 
-def has_names(policy: Policy) -> bool:
-    """Whether a rule asks for a name: then somebody must learn the addresses of names."""
-    return any(rule.destination is not None and rule.destination.has_names for rule in policy.rules)
-
-
 def is_split(policy: Policy) -> bool:
     """Whether anything may go another way than straight."""
     return policy.default != DIRECT or any(rule.send != DIRECT for rule in policy.rules)

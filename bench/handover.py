@@ -1,10 +1,10 @@
-"""Clients handed to the router and taken back: what a client notices that opens a connection every 50 ms."""
+"""Clients handed to the router and taken back, or left alone: what one notices that opens a connection every 50 ms."""
 
 from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
@@ -18,7 +18,13 @@ RUNS = 20
 SERVER = "1.2.3.4"
 EVERY_S = 0.05
 WIRED, WIFI = "my-computer", "tablet"
-_PHASE_S = 1.5
+HANDOVER_S, DEAD_S = 4.0, 2.0
+_BEFORE_S, _BETWEEN_S = 0.5, 0.7
+NO_FORWARDING = """
+cd /proc/sys/net/ipv4/conf/eth0; echo 0 >forwarding; echo 0 >/run/zero
+mount --bind /run/zero forwarding; mount -o remount,bind,ro forwarding
+"""
+"""As if something else kept it off: what is written there fails."""
 
 
 class Seen(Struct, frozen=True):
@@ -61,36 +67,76 @@ def hold_connection(seconds: float) -> Seen:
     return Seen(asked, 0, slowest_ms, slowest_ms)
 
 
-def handed_over(home: str, clients: Sequence[str], *down: str) -> dict[str, Seen]:
-    """One run: `down` and then `up` under clients that ask all the time."""
-    with Lab.up(load_home(home)) as lab:
-        set_gateway(lab, "sidegate")
-        seconds = 2 * _PHASE_S + 3.0
-        asking = {c: (lab.begin(c, open_connections, seconds), lab.begin(c, hold_connection, seconds)) for c in clients}
-        time.sleep(_PHASE_S)
-        sidegate(lab, "down", *down)
-        time.sleep(_PHASE_S)
-        sidegate(lab, "up")
-        return {name: _together(opens.result(), holds.result()) for name, (opens, holds) in asking.items()}
+def asking(lab: Lab, clients: Sequence[str], seconds: float, act: Callable[[], object]) -> dict[str, Seen]:
+    """What clients see that ask all the time while something is done."""
+    begun = {c: (lab.begin(c, open_connections, seconds), lab.begin(c, hold_connection, seconds)) for c in clients}
+    time.sleep(_BEFORE_S)
+    act()
+    return {name: _together(opens.result(), holds.result()) for name, (opens, holds) in begun.items()}
 
 
 def _together(opens: Seen, holds: Seen) -> Seen:
     return Seen(opens.asked, opens.lost, opens.slowest_ms, holds.stream_ms)
 
 
+def down_and_up(lab: Lab, *down: str) -> Callable[[], None]:
+    def act() -> None:
+        sidegate(lab, "down", *down)
+        time.sleep(_BETWEEN_S)
+        sidegate(lab, "up")
+
+    return act
+
+
+def kill_daemon_and_up(lab: Lab) -> Callable[[], None]:
+    def act() -> None:
+        lab.run("gateway", "sh", "-c", "kill -9 $(cat /run/sidegate/daemon.pid)")
+        time.sleep(_BETWEEN_S)
+        sidegate(lab, "up")
+
+    return act
+
+
+def handed_over(home: str, clients: Sequence[str], *down: str) -> dict[str, Seen]:
+    """One run: `down` and then `up` under clients that ask all the time."""
+    with Lab.up(load_home(home)) as lab:
+        set_gateway(lab, "sidegate")
+        return asking(lab, clients, HANDOVER_S, down_and_up(lab, *down))
+
+
 def stepping_aside() -> list[Figure]:
     """The article's home: a wired client, un-NATed; one on the Wi-Fi of a router that filters its bridge."""
-    runs = [handed_over("velop-mesh", (WIRED, WIFI)) for _ in range(RUNS)]
-    plain = handed_over("velop-mesh", (WIRED,), "--now")[WIRED]
+    with Lab.up(load_home("velop-mesh")) as lab:
+        set_gateway(lab, "sidegate")
+        runs = [asking(lab, (WIRED, WIFI), HANDOVER_S, down_and_up(lab)) for _ in range(RUNS)]
+        dead = [asking(lab, (WIRED, WIFI), DEAD_S, kill_daemon_and_up(lab)) for _ in range(RUNS)]
+        plain = asking(lab, (WIRED,), HANDOVER_S, down_and_up(lab, "--now"))[WIRED]
+        outage_s = outage_without_forwarding(lab)
     wired, wifi = ([run[name] for run in runs] for name in (WIRED, WIFI))
+    orphans = [seen for run in dead for seen in run.values()]
     note = f"worst of {RUNS} runs of down and up, about {wired[0].asked} connections each"
     return [
         Figure("planned handover, wired: connections lost", max(s.lost for s in wired), "", 0, note=note),
-        Figure("planned handover, wired: open stream broken", sum(s.stream_ms is None for s in wired), "of 20", 0),
+        Figure("planned handover, wired: open stream broken", _broken(wired), f"of {RUNS}", 0),
         Figure("planned handover, wired: slowest connection", max(s.slowest_ms for s in wired), "ms"),
         Figure("planned handover, Wi-Fi masqueraded: connections lost", max(s.lost for s in wifi), "", note="worst"),
-        Figure(
-            "planned handover, Wi-Fi masqueraded: open stream broken", sum(s.stream_ms is None for s in wifi), "of 20"
-        ),
+        Figure("planned handover, Wi-Fi masqueraded: open stream broken", _broken(wifi), f"of {RUNS}"),
         Figure("down --now, wired: connections lost", plain.lost, "", note="for comparison"),
+        Figure("daemon killed and started: connections lost", max(s.lost for s in orphans), "", 0, note=f"of {RUNS}"),
+        Figure("daemon killed and started: open stream broken", _broken(orphans), f"of {len(orphans)}", 0),
+        Figure("forwarding kept off: offline until the router stands in", outage_s, "s", 12, note="one run, wired"),
     ]
+
+
+def _broken(seen: Sequence[Seen]) -> int:
+    return sum(s.stream_ms is None for s in seen)
+
+
+def outage_without_forwarding(lab: Lab) -> float:
+    """Something keeps forwarding off: seconds until the wired client is online again, by the router."""
+    began_s = time.monotonic()
+    lab.run("gateway", "sh", "-ec", NO_FORWARDING)
+    while not lab.call(WIRED, http_get, SERVER).ok:
+        if time.monotonic() > began_s + 60:
+            break
+    return time.monotonic() - began_s

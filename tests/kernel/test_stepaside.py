@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.handover import SERVER, WIFI, WIRED, handed_over, hold_connection, open_connections
+from bench.handover import NO_FORWARDING, SERVER, WIFI, WIRED, handed_over, hold_connection, open_connections
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
+from tests.kernel.gateway_lab import Connection, mesh_home
 from tests.kernel.test_confirm import box, state, status, until
 
 pytestmark = pytest.mark.kernel
@@ -115,12 +116,6 @@ def test_box_that_nobody_uses_just_goes(lab: Lab) -> None:
     assert ("handed" in said.stdout, tables(lab)) == (False, "")
 
 
-NO_FORWARDING = """
-cd /proc/sys/net/ipv4/conf/eth0; echo 0 >forwarding; echo 0 >/run/zero
-mount --bind /run/zero forwarding; mount -o remount,bind,ro forwarding
-"""
-
-
 def test_box_that_cannot_forward_hands_clients_over_by_itself(lab: Lab) -> None:
     """Something keeps forwarding off. The stream that was open goes on by the router, and back."""
     set_gateway(lab, "sidegate")
@@ -136,3 +131,20 @@ def test_box_that_cannot_forward_hands_clients_over_by_itself(lab: Lab) -> None:
     box(lab, "up")
     until(lambda: status(lab)["aside_why"] == "" and tables(lab) == "")
     assert [seen.result().lost for seen in asking] == [0, 0]
+
+
+@pytest.mark.parametrize("bridge_filter", ["on", "off"])
+def test_stream_begun_while_the_router_stood_in(bridge_filter: str) -> None:
+    """On the Wi-Fi of a router that tracks its bridge it does not survive being taken back; all others do."""
+    with Lab.up(mesh_home(bridge_filter=bridge_filter)) as lab:
+        set_gateway(lab, "sidegate")
+        box(lab, "down", "--step-aside", "600")
+        streams = {name: Connection(lab, name, timeout_s=1.0) for name in (WIRED, WIFI)}
+        assert [stream.is_alive() for stream in streams.values()] == [True, True]
+        box(lab, "up")
+        assert streams[WIRED].is_alive()
+        if bridge_filter == "off":
+            assert streams[WIFI].is_alive()
+        else:
+            with pytest.raises(TimeoutError):
+                streams[WIFI].is_alive()

@@ -124,6 +124,7 @@ def steered() -> Json:
             told: Json = {
                 "decided": inside(lambda: page("other.example")),
                 "decided, listed": inside(lambda: page("listed.example")),
+                "decided, late": inside(late_answer),
                 "udp": inside(lambda: datagram(b"hello")),
                 "udp, other port": inside(lambda: datagram(b"other port")),
             }
@@ -169,6 +170,14 @@ def page(host: str) -> str:
         with suppress(OSError):
             return read_page(it)
     return "closed"
+
+
+def late_answer() -> str:
+    """To a client that has closed its own way."""
+    with socket.create_connection((TARGET, 81), 5) as it:
+        it.sendall(b"that is all")
+        it.shutdown(socket.SHUT_WR)
+        return it.recv(2048).decode() or "closed"
 
 
 def datagram(words: bytes) -> str:

@@ -204,7 +204,7 @@ class _Web(ThreadingHTTPServer):
 
 
 def serve_target(certificate: Certificate) -> None:
-    """HTTP on port 80, TLS on 443, UDP echo on 7, DNS over TCP and over TLS."""
+    """HTTP on port 80, TLS on 443, UDP echo on 7; on 81 one who answers late."""
     for address, port in ((TARGET, 80), (OTHER, 80), (TARGET, 443)):
         server = _Web((address, port), _Page)
         if port == 443:
@@ -213,9 +213,19 @@ def serve_target(certificate: Certificate) -> None:
             context.set_alpn_protocols(["h2", "http/1.1"])
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=_answer_late, args=(socket.create_server((TARGET, 81)),), daemon=True).start()
     echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     echo.bind((TARGET, 7))
     threading.Thread(target=_echo, args=(echo,), daemon=True).start()
+
+
+def _answer_late(server: socket.socket) -> None:
+    """A while later than Xray by itself would wait for, once a client has said all."""
+    while True:
+        with suppress(OSError), server.accept()[0] as it:
+            it.recv(2048)
+            time.sleep(1.5)
+            it.sendall(b"late")
 
 
 def _echo(it: socket.socket) -> None:

@@ -58,6 +58,7 @@ def test_what_is_steered() -> None:
     assert decided == {
         "decided": f"{PROXIED} at {TARGET}",
         "decided, listed": f"{PROXIED} at {OTHER}",
+        "decided, late": "late",
         "udp": f"hello from {PROXIED} by {TARGET}:7",
         "udp, other port": f"other port from {PROXIED} by {TARGET}:9",
     }

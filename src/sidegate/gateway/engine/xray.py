@@ -28,8 +28,9 @@ _SHARED_ECH_NAMES = ("full:cloudflare-ech.com",)
 """The outer name of whatever hides its own (draft-ietf-tls-esni) says nothing of where it goes: it is no name here."""
 _IDLE_S = 7440
 """RFC 5382 REQ-5. UDP ends after 2 minutes, as RFC 4787 REQ-5 has it (app/proxyman/inbound/worker.go)."""
-_HALF_CLOSED_S = 300
-"""How long a server may be silent after its client has said all; Xray's own 1 s breaks whoever closes one way."""
+_HALF_CLOSED_S = 10
+"""How long a server may be silent after its client has said all: Xray's own 1 s is short for an answer. It does not
+hand that end on, though: a server that waits for it waits in vain."""
 _STRAIGHT, _REFUSED, _DNS, _DNS_STRAIGHT, _DNS_IN = "direct", "block", "dns", "dns-direct", "dns-in"
 
 

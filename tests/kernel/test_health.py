@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -25,12 +26,21 @@ def states(lab: Lab) -> dict[str, str]:
     return {name: h["state"] for name, h in health(lab).items()}
 
 
+def path_of_phone(lab: Lab) -> tuple[str, bool]:
+    """And whether a probe said so."""
+    told = json.loads(box(lab, "clients", "--json").stdout)["clients"]
+    return next(((c["path"], c["decided"]) for c in told if c["ip"] == "192.168.1.125"), ("", False))
+
+
 def test_router_and_internet_go_and_come_back() -> None:
+    """It comes back with a bridge that filters, as after new firmware: what was proved of the old one is void."""
     with Lab.up(load_home("bypass")) as lab:
         set_config(lab, '[probe]\ntargets = ["1.1.1.1"]\n')
         up(lab)
         until(lambda: states(lab) == ALL_UP)
         assert re.search(r"internet: up since \d+ s: 1\.1\.1\.1 answered an echo", box(lab, "status").stdout)
+        lab.run("phone", "busybox", "ping", "-c", "1", "-W", "2", "192.168.1.2")
+        until(lambda: path_of_phone(lab) == ("direct", True))
         lab.run("router", "ip", "link", "set", "wan", "down")
         until(lambda: states(lab)["internet"] == "down", 60)
         assert states(lab)["router"] == "up"
@@ -39,7 +49,10 @@ def test_router_and_internet_go_and_come_back() -> None:
         until(lambda: states(lab)["router"] == "down", 60)
         until(lambda: states(lab)["internet"] == "unknown", 60)
         assert health(lab)["internet"]["why"] == "not asked while the router is down"
+        assert path_of_phone(lab)[0] == "masqueraded"
+        lab.run("router", "sh", "-c", "echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables")
         lab.run(
             "router", "sh", "-c", "ip link set br-lan up; ip link set wan up; ip route add default via 123.100.101.1"
         )
         until(lambda: states(lab) == ALL_UP, 60)
+        assert any("the router is back" in event["what"] for event in status(lab)["events"])

@@ -60,3 +60,64 @@ STATUS = (sys.executable, "-m", "sidegate", "status", "--json")
 
 def about(told: Any, ip: str) -> list[str]:
     return [hint for hint in told["hints"] if hint.startswith(ip) and "forwards packets itself" in hint]
+
+
+FILL = "cat /dev/zero >{0}/full 2>/dev/null; true"
+
+
+def kernel_state(lab: Lab) -> str:
+    script = (
+        "nft list tables; cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv4/conf/*/send_redirects; ip rule"
+    )
+    return lab.run("gateway", "sh", "-c", script).stdout
+
+
+def fill(lab: Lab, place: str, size: str = "64k") -> None:
+    """From now on it is a small disk of its own, and full."""
+    lab.run("gateway", "sh", "-c", f"mkdir -p {place}; mount -t tmpfs -o size={size} tmpfs {place}")
+    lab.run("gateway", "sh", "-c", FILL.format(place))
+
+
+def test_a_full_disk_changes_nothing_half_way(lab: Lab) -> None:
+    before = kernel_state(lab)
+    for place in ("/run/state", "/run/sidegate"):
+        fill(lab, place)
+        code, said = up(lab, "")
+        assert (place, code, "No space left on device" in said) == (place, 2, True)
+        assert kernel_state(lab) == before
+        lab.run("gateway", "umount", place)
+    lab.run("gateway", "sh", "-c", "mount -t tmpfs -o size=64k tmpfs /run/state")
+    assert up(lab, "")[0] == 0
+    lab.run("gateway", "sh", "-c", FILL.format("/run/state"))
+    running = kernel_state(lab)
+    for more in ((), ("--confirm", "60")):
+        lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text='[nat]\nmasquerade = "always"\n')
+        code, said = sidegate(lab, "up", "--config", "/run/sidegate.toml", *more)
+        assert (more, code, "No space left on device" in said) == (more, 2, True)
+        now = status(lab)
+        assert (now["masquerade"], now["confirm"], kernel_state(lab)) == ("auto", None, running)
+    assert sidegate(lab, "down")[0] == 0
+    assert kernel_state(lab) == before
+
+
+BROKEN = {
+    "a share link": '[[upstream]]\nname = "vps"\nlink = "vless://not-a-link"\n',
+    "more than this network allows": '[dhcp]\nmode = "server"\nrange = "10.0.0.1-10.0.0.9"\n',
+    "cut off": '[dhcp]\nmode = "ser',
+}
+
+
+def test_whatever_is_broken_at_boot_the_last_good_one_is_used_and_that_is_said(lab: Lab) -> None:
+    assert up(lab, '[nat]\nmasquerade = "always"\n')[0] == 0
+    assert sidegate(lab, "down", "--now")[0] == 0
+    for what, text in BROKEN.items():
+        lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text=text)
+        daemon = lab.start(
+            "gateway", sys.executable, "-m", "sidegate", "up", "-c", "/run/sidegate.toml", "--foreground"
+        )
+        now = until(lambda: (found := status(lab))["daemon"] and found)
+        told = " ".join(now["faults"])
+        assert (what, now["masquerade"], "is used instead" in told) == (what, "always", True)
+        assert (what, len(now["faults"]) >= 2) == (what, True), "what is wrong, and what stands in for it"
+        assert sidegate(lab, "down", "--now")[0] == 0
+        assert (what, daemon.wait(10)) == (what, 0)

@@ -17,6 +17,7 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Met
 from sidegate.gateway.facts import Facts, vantage_of
+from sidegate.gateway.health import State
 from sidegate.gateway.nft import Client, Element, prove, withdraw
 from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.probe.bridge import BridgeResult, Prober
@@ -43,6 +44,7 @@ class Clientele:
         self._counted: dict[Client, int] = {}
         self._probes: dict[int, Client] = {}
         self._gateways: set[Client] = set()
+        self._router: State = "unknown"
         self._prober: Prober | None = None
         self._poll_at_s = self._count_at_s = 0.0
         self._poll = select.epoll()
@@ -95,6 +97,15 @@ class Clientele:
         for neighbour in facts.neighbours:
             if neighbour.mac is not None and neighbour.state != "FAILED":
                 self._meet(Client(neighbour.mac, neighbour.ip), now, active=False)
+
+    def mind_router(self, state: State, now: float) -> None:
+        """What our health says of the router. One that was away may have been restarted, and may filter otherwise."""
+        before, self._router = self._router, state
+        if state == "down" and before != "down":
+            self._perform(self._paths.doubt_all("the router does not answer", now))
+        if state == "up" and before == "down":
+            self._log.tell("the router is back: every client is probed again")
+            self.probe_again()
 
     def take(self, config: Config, facts: Facts) -> None:
         """Another configuration; those about whom it says something else are met again."""

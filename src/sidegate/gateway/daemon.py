@@ -200,6 +200,7 @@ class Daemon:
             self._keep_timer(now)
         self._clientele.turn(now)
         self._checkup.turn(now)
+        self._clientele.mind_router(self._checkup.states()["router"], now)
         self._mind_aside(now)
         self._handout.turn(now)
         self._advertising.turn(now)

@@ -59,8 +59,7 @@ def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], 
             what = f"a daemon is running already (process {running_pid(at.lock)})"
             raise Problems(Problem("sidegate", what, "see: sidegate status"))
         lock.sign()
-        daemon = Daemon(chosen, config_path, at, is_attended=use == "file")
-        changes = daemon.begin()
+        daemon, changes = _begin(chosen, config_path, at, use)
     except Problems as error:
         tell(NotStarted(error.problems))
         return int(error.exit_code)
@@ -70,6 +69,23 @@ def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], 
     notify_service_manager("STOPPING=1")
     lock.release()
     return 0
+
+
+def _begin(chosen: history.Chosen, path: Path | None, at: Places, use: Use) -> tuple[Daemon, Changes]:
+    """Without a person, what asks for more than this box can do is replaced like a broken file. Raises Problems."""
+    daemon = Daemon(chosen, path, at, is_attended=use == "file")
+    try:
+        return daemon, daemon.begin()
+    except Problems as error:
+        other = history.stand_in(chosen, at.state, error.problems) if use == "file-or-last-good" else None
+        if other is None:
+            raise
+        daemon = Daemon(other, path, at, is_attended=False)
+        try:
+            return daemon, daemon.begin()
+        except Problems:
+            # It is this box that is not ready, not the file that is wrong.
+            raise error from None
 
 
 def _chosen(path: Path | None, at: Places, use: Use) -> history.Chosen:

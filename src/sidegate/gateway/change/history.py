@@ -143,6 +143,15 @@ def choose(path: Path | None, state_dir: Path, *, by_person: bool) -> Chosen:
     return structs.replace(chosen, faults=damage)
 
 
+def stand_in(chosen: Chosen, state_dir: Path, why: tuple[Problem, ...]) -> Chosen | None:
+    """For one that could be read but not used: the last good version; None where that is the same. Raises Problems."""
+    history, damage = _tolerant(state_dir)
+    good = history.last_good
+    if good is None or good.text == chosen.text:
+        return None
+    return _instead(history, (*chosen.faults, *why, *damage))
+
+
 def last_good(state_dir: Path) -> Chosen:
     """The version in force, whatever the file says. Raises Problems if there is none."""
     what = "the change was not confirmed and was rolled back"

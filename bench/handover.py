@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ from sidegate.lab.asking import http_get
 from sidegate.lab.check import set_gateway, sidegate
 from sidegate.lab.lab import Lab
 
-RUNS = 20
+RUNS, ENGINE_RUNS = 20, 5
 SERVER = "1.2.3.4"
 EVERY_S = 0.05
 WIRED, WIFI = "my-computer", "tablet"
@@ -39,11 +40,11 @@ class Seen(Struct, frozen=True):
     stream_ms: float | None = None
 
 
-def open_connections(seconds: float) -> Seen:
+def open_connections(seconds: float, server: str = SERVER) -> Seen:
     """A new one every 50 ms, each with a request and its answer."""
     end, asked, lost, slowest_ms = time.monotonic() + seconds, 0, 0, 0.0
     while (began := time.monotonic()) < end:
-        answer = http_get(SERVER)
+        answer = http_get(server)
         asked += 1
         lost += not answer.ok
         slowest_ms = max(slowest_ms, answer.ms if answer.ok else 0.0)
@@ -116,6 +117,7 @@ def stepping_aside() -> list[Figure]:
     orphans = [seen for run in dead for seen in run.values()]
     note = f"worst of {RUNS} runs of down and up, about {wired[0].asked} connections each"
     return [
+        *engine_killed(),
         Figure("planned handover, wired: connections lost", max(s.lost for s in wired), "", 0, note=note),
         Figure("planned handover, wired: open stream broken", _broken(wired), f"of {RUNS}", 0),
         Figure("planned handover, wired: slowest connection", max(s.slowest_ms for s in wired), "ms"),
@@ -126,6 +128,42 @@ def stepping_aside() -> list[Figure]:
         Figure("daemon killed and started: open stream broken", _broken(orphans), f"of {len(orphans)}", 0),
         Figure("forwarding kept off: offline until the router stands in", outage_s, "s", 12, note="one run, wired"),
     ]
+
+
+def engine_killed() -> list[Figure]:
+    """What one client opens through the proxy while the engine is killed; it goes straight meanwhile."""
+    with Lab.up(load_home("split")) as lab:
+        abroad = next(str(s.v4) for s in lab.home.internet.server if s.name == "foreign")
+        link = json.dumps(lab.links()["proxy-socks"])
+        check = f'check = "http://{abroad}/who"'
+        text = f'[proxy]\nupstream = {link}\n{check}\n[[rule]]\ncidr = ["{abroad}/32"]\nsend = "proxy"\n'
+        lab.run("gateway", "sh", "-c", "cat >/run/split.toml", text=text)
+        sidegate(lab, "up", "--config", "/run/split.toml")
+        lost = [_lost_with_the_engine(lab, abroad) for _ in range(ENGINE_RUNS)]
+        sidegate(lab, "down", "--now")
+    note = f"worst of {ENGINE_RUNS} runs, on_failure = direct: the one that the engine held ends with it"
+    return [Figure("engine killed: connections lost that were to be proxied", max(lost), "", 1, note=note)]
+
+
+def _lost_with_the_engine(lab: Lab, abroad: str) -> int:
+    """Kills the one that serves, once one does."""
+    while (pid := _engine(lab)) is None or not _is_proxied(lab, abroad):
+        time.sleep(0.1)
+    asks = lab.begin("nas", open_connections, DEAD_S, abroad)
+    time.sleep(_BEFORE_S)
+    lab.run("gateway", "kill", "-9", str(pid))
+    return asks.result().lost
+
+
+def _engine(lab: Lab) -> int | None:
+    proxy = json.loads(sidegate(lab, "status", "--json"))["split"]["proxy"]
+    return int(proxy["pid"]) if proxy["serves"] and proxy["chosen"] and proxy["pid"] else None
+
+
+def _is_proxied(lab: Lab, abroad: str) -> bool:
+    """The server sees somebody else than the router."""
+    seen = lab.call("nas", http_get, abroad, 80, "/who")
+    return seen.ok and not seen.detail.startswith(str(lab.home.router.wan.ip))
 
 
 def _broken(seen: Sequence[Seen]) -> int:

@@ -158,8 +158,13 @@ class _Networks:
 
 @lru_cache(maxsize=16)
 def _listed(networks: tuple[IPv4Network | IPv6Network, ...]) -> tuple[str, tuple[str, ...]]:
-    """A digest and the elements. Kept: the same lists come again with every look at the box."""
-    elements = tuple(map(str, networks))
+    """A digest and the elements. Kept: the same lists come again with every look at the box.
+
+    With every protocol beside each network: by that it is no plain set of intervals, all of which libnftables reads
+    whenever anybody adds an element to any set (`cache.c` netlink_list_setelems, NFT_CACHE_SETELEM_MAYBE), as our
+    resolver does for each new address of a name: 23 ms and 14 MB with 10,000 networks. It is asked no slower.
+    """
+    elements = tuple(f"{network} . 0-255" for network in networks)
     return _digest(elements), elements
 
 
@@ -184,7 +189,7 @@ def _sets_of(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterato
     if rule.destination is None:
         return
     if name := networks.name(i, family):
-        yield name, constant(name, family.type, networks.elements(i, family), "flags interval")
+        yield name, constant(name, f"{family.type} . inet_proto", networks.elements(i, family), "flags interval")
     if rule.destination.has_names:
         # The comment makes it another set, an empty one, once the index is that of a rule with other names.
         names = _digest([*rule.destination.names, "below", *rule.destination.suffixes])
@@ -363,7 +368,7 @@ def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> li
         return [([], "decided")]
     found: list[tuple[list[str], Kind]] = []
     if name := networks.name(i, family):
-        found.append(([f"{family.ip} daddr @{name}"], "decided"))
+        found.append(([f"{family.ip} daddr . meta l4proto @{name}"], "decided"))
     if rule.destination.has_names:
         sets_of = [f"{family.ip} daddr @{kind}{i}_{family.number}" for kind in ("names", "kept")]
         found += [([condition], "named") for condition in sets_of]

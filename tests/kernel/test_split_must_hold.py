@@ -46,13 +46,11 @@ def box(lab_box: Box) -> Iterator[Box]:
     lab_box.lab.run("internet", "nft", "delete", "table", "inet", "cut", check=False)
 
 
-def up(box: Box, text: str, *proxies: str, proxy: str = "") -> Box:
-    """Up, with these proxies of the home as upstreams, and the first that works in use."""
-    links = box.lab.links()
-    upstreams = ", ".join(f'"{links[f"proxy-{name}"]}"' for name in proxies or ("shadowsocks",))
-    head = f'[proxy]\nupstream = [{upstreams}]\ncheck = "http://{FOREIGN4}/"\n{proxy}\n'
+def up(box: Box, text: str, proxy: str = "", *, by_name: bool = False) -> None:
+    """Up, with the home's Shadowsocks server as the upstream, found by its address or by its name."""
+    link = box.lab.links(by_name=by_name)["proxy-shadowsocks"]
+    head = f'[proxy]\nupstream = "{link}"\ncheck = "http://{FOREIGN4}/"\n{proxy}\n'
     box.up("--config", box.write("/run/s.toml", f"{head}\n{text}\n"))
-    return box
 
 
 def seen_from(answer: Answer) -> str:
@@ -69,9 +67,11 @@ def bare(box: Box, who: str, address: str) -> str:
 
 
 class TestNoLoop:
-    def test_everything_proxied_with_the_upstreams_own_address_in_a_list(self, box: Box) -> None:
-        own = f'[[rule]]\ncidr = ["{PROXY}/32", "{PROXY6}/128", "192.168.0.0/16"]\nsend = "proxy"\n'
-        up(box, own, proxy='mode = "all"')
+    @pytest.mark.parametrize("by_name", [False, True], ids=["by address", "by name"])
+    def test_everything_proxied_with_the_upstream_itself_in_a_list(self, box: Box, by_name: bool) -> None:
+        addresses = f'[[rule]]\ncidr = ["{PROXY}/32", "{PROXY6}/128", "192.168.0.0/16"]\nsend = "proxy"\n'
+        names = '[[rule]]\ndomain = ["proxy.example"]\nsend = "proxy"\n'
+        up(box, addresses + names, 'mode = "all"', by_name=by_name)
         with Wiretap(box.lab) as tap:
             assert [page(box, who, DOMESTIC) for who in (WIRED, WIFI)] == [PROXY, PROXY]
             assert bare(box, WIRED, PROXY) == PROXY, "the proxy's own server, asked by way of the proxy"
@@ -104,12 +104,15 @@ class TestNoLeak:
                     assert not box.lab.call(who, resolve, FOREIGN, server, kind, over).ok
             assert [page(box, who, FOREIGN, scheme) for scheme in ("http", "https", "h3")] == [PROXY] * 3
             assert page(box, who, BLOCKED, "https") == PROXY
+            assert box.lab.call(who, resolve, DOMESTIC, OURS, "AAAA").detail == "nothing", (
+                "IPv6 would go round this box"
+            )
             assert not tap.leaks("foreign.example")
             assert not tap.leaks(BLOCKED)
             assert not {it.dst for it in tap.seen} & {FOREIGN4, BLOCKED4, FOREIGN6}
 
     def test_failing_closed_nothing_leaks_and_nobody_waits(self, box: Box) -> None:
-        up(box, ABROAD, proxy='on_failure = "block"')
+        up(box, ABROAD, 'on_failure = "block"')
         assert [page(box, WIFI, name) for name in (FOREIGN, BLOCKED)] == [PROXY, PROXY]
         box.lab.run("internet", "nft", "-f", "-", text=_cut("tcp", 8388))
         wait_for(lambda: _tried(box) == "")
@@ -139,11 +142,6 @@ def _cut(protocol: str, port: int) -> str:
 
 
 class TestIpv6:
-    def test_off_nobody_is_told_an_address(self, box: Box) -> None:
-        up(box, ABROAD + '[ipv6]\nmode = "off"\n')
-        for name in (FOREIGN, DOMESTIC):
-            assert box.lab.call(WIFI, resolve, name, OURS, "AAAA").detail == "nothing"
-
     def test_left_to_the_router_direct_names_have_it_and_proxied_ones_have_not(self, box: Box) -> None:
         up(box, ABROAD + '[ipv6]\nmode = "router"\n')
         own = str(HOME.client_named(WIFI).v6)
@@ -168,7 +166,7 @@ class TestIpv6:
 
 class TestDatagrams:
     def test_quic_blocked_fails_at_once_and_tcp_goes_on(self, box: Box) -> None:
-        up(box, ABROAD, proxy='quic = "block"')
+        up(box, ABROAD, 'quic = "block"')
         with Wiretap(box.lab) as tap:
             for who in (WIRED, WIFI):
                 assert page(box, who, FOREIGN, "https") == PROXY
@@ -210,7 +208,7 @@ class Datagrams:
 class TestInbound:
     def test_a_forwarded_port_answers_as_if_nothing_were_split(self, box: Box) -> None:
         """The service on the LAN sees who asks, and its answers go back as they came, not through the proxy."""
-        up(box, "", proxy='mode = "all"')
+        up(box, "", 'mode = "all"')
         assert page(box, WIRED, DOMESTIC) == PROXY
         answer = box.lab.call("internet", http_get, WAN, FORWARDED, "/who", 3.0, DOMESTIC4)
         assert answer.detail == f"{DOMESTIC4} {answer.port}"
@@ -219,7 +217,7 @@ class TestInbound:
 class TestRules:
     def test_the_first_rule_that_matches_decides(self, box: Box) -> None:
         links = box.lab.links()
-        up(box, RULES.format(link=links["proxy-socks"]))
+        up(box, RULES.format(link=links["proxy-socks"]), "lan_port = 1080")
         with Wiretap(box.lab) as tap:
             assert box.lab.call(WIRED, resolve, "server.example", OURS).detail == "no such name"
             assert bare(box, WIRED, "1.2.3.4") == "Connection refused"
@@ -231,12 +229,8 @@ class TestRules:
             assert box.lab.call(WIRED, stun, DOMESTIC4).detail.split()[0] == PROXY
             assert box.lab.call(WIRED, udp_echo, DOMESTIC4).ok
             assert page(box, WIRED, DOMESTIC) == WAN
-
-    def test_a_port_for_devices_that_prefer_a_proxy(self, box: Box) -> None:
-        up(box, ABROAD, proxy="lan_port = 1080")
         for get in (socks_get, proxy_get):
-            assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == PROXY
-            assert seen_from(box.lab.call(WIRED, get, OURS, 1080, BLOCKED)) == PROXY
+            assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == PROXY, "a device that prefers a proxy"
 
 
 RULES = """

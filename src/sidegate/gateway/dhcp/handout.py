@@ -213,16 +213,20 @@ class Handout:
         make_directory(self._at.directory)
         if self._server is None:
             return
-        for jump in self._jumps:
-            known = [
-                after_jump(of, jump.before_s, jump.after_s, self._server.lease_s)
-                for of in (read_leases(self._at.live), jump.leases)
-            ]
-            rewrite(self._at.live, merged(text_of(known[0]), text_of(known[1]), jump.after_s)[0])
-        self._jumps.clear()
+        while self._jumps:
+            self._outlive(self._jumps.pop(0), self._server.lease_s)
         mended = recover(self._at.live, self._at.copy, time.time(), 0.0 if is_clock_kept() else self._server.lease_s)
         if mended:
             self._tell(f"{name}: {mended}")
+
+    def _outlive(self, jump: Jump, lease_s: float) -> None:
+        """Leases last for as long as before. Both files: of two that speak of one lease the later end counts."""
+        live, known = (
+            text_of(after_jump(leases, jump.before_s, jump.after_s, lease_s))
+            for leases in (read_leases(self._at.live), jump.leases)
+        )
+        for path in (self._at.live, self._at.copy):
+            rewrite(path, merged(live, known, jump.after_s)[0])
 
     def _close_lookout(self) -> None:
         if self._lookout is not None:

@@ -31,7 +31,7 @@ _ENGINE = (
 )
 _SETS = """
 table inet sidegate {
-    set networks { type ipv4_addr; flags interval; }
+    set networks { type ipv4_addr . inet_proto; flags interval; }
     set names0_4 { type ipv4_addr; size 65536; flags timeout; timeout 2h; }
 }
 """
@@ -92,7 +92,7 @@ def resolver_with_many_names() -> list[Figure]:
         Figure(f"resolver: memory, {many}", memory, "MB"),
         Figure("resolver: a new name asked and learned", alone, "ms", note=f"mean of {_LEARNED // 2}"),
         Figure(
-            f"resolver: the same beside a set of {NETWORKS:,} networks", beside, "ms", note="all through libnftables"
+            f"resolver: the same beside a set of {NETWORKS:,} networks", beside, "ms", note=f"mean of {_LEARNED // 2}"
         ),
         Figure(f"resolver: memory then, {many}", grown, "MB"),
     ]
@@ -159,8 +159,8 @@ def _memory_mb(lab: Lab, pid: int) -> float:
 
 
 def _add_networks(lab: Lab) -> None:
-    """In parts: without root of the machine a netlink message is no longer than the socket's buffer."""
-    networks = [f"20.{n // 256}.{n % 256}.0/25" for n in range(NETWORKS)]
+    """As `steer` writes them. In parts: without the machine's root a netlink message must fit into the socket's buffer."""
+    networks = [f"20.{n // 256}.{n % 256}.0/25 . 0-255" for n in range(NETWORKS)]
     for at in range(0, NETWORKS, 1000):
         listed = ", ".join(networks[at : at + 1000])
         lab.run("gateway", "nft", "-f", "-", text=f"add element inet sidegate networks {{ {listed} }}\n")

@@ -20,9 +20,12 @@ from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Pol
 from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, STEERED_MARK, TABLE, dns_port, ports
 from tests.kernel.engine_stage import (
     BOX,
+    BOX6,
     CLIENT,
+    CLIENT6,
     RESOLVER,
     TARGET,
+    TARGET6,
     Inside,
     Json,
     dns_answer,
@@ -125,6 +128,8 @@ def steered() -> Json:
                 "decided": inside(lambda: page("other.example")),
                 "decided, listed": inside(lambda: page("listed.example")),
                 "decided, late": inside(late_answer),
+                "decided, IPv6": inside(lambda: page("six.example", TARGET6)),
+                "udp, IPv6": inside(lambda: datagram(b"hello", TARGET6)),
                 "udp": inside(lambda: datagram(b"hello")),
                 "udp, other port": inside(lambda: datagram(b"other port")),
             }
@@ -140,8 +145,11 @@ def steered() -> Json:
 def lan() -> Iterator[Inside]:
     """A client behind this box."""
     with network("lan", BOX, CLIENT) as inside:
-        sh(f"ip rule add fwmark {STEERED_MARK}/{MARK_MASK} lookup {TABLE}")
-        sh(f"ip route add local default dev lo table {TABLE}")
+        sh(f"ip addr add {BOX6}/64 dev lan nodad")
+        inside(lambda: sh(f"ip addr add {CLIENT6}/64 dev eth0 nodad; ip route add default via {BOX6}"))
+        for version in (4, 6):
+            sh(f"ip -{version} rule add fwmark {STEERED_MARK}/{MARK_MASK} lookup {TABLE}")
+            sh(f"ip -{version} route add local default dev lo table {TABLE}")
         yield inside
 
 
@@ -153,7 +161,7 @@ table inet steer {{
     chain p {{
         type filter hook prerouting priority raw
         iifname != lan accept
-        meta l4proto {{ tcp, udp }} tproxy ip to :{port} meta mark set {STEERED_MARK} accept
+        meta l4proto {{ tcp, udp }} tproxy to :{port} meta mark set {STEERED_MARK} accept
     }}
 }}
 """)
@@ -163,9 +171,9 @@ def _nft(text: str) -> None:
     subprocess.run(["nft", "-f", "-"], input=text.encode(), check=True)
 
 
-def page(host: str) -> str:
+def page(host: str, at: str = TARGET) -> str:
     """host: empty: words that are no HTTP, which the server takes for a broken request."""
-    with socket.create_connection((TARGET, 80), 5) as it:
+    with socket.create_connection((at, 80), 5) as it:
         it.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() if host else b"GET /\r\n\r\n")
         with suppress(OSError):
             return read_page(it)
@@ -180,10 +188,10 @@ def late_answer() -> str:
         return it.recv(2048).decode() or "closed"
 
 
-def datagram(words: bytes) -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+def datagram(words: bytes, at: str = TARGET) -> str:
+    with socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET, socket.SOCK_DGRAM) as it:
         it.settimeout(4)
-        it.sendto(words, (TARGET, 7))
+        it.sendto(words, (at, 7))
         try:
             data, peer = it.recvfrom(2048)
         except OSError as error:

@@ -38,10 +38,18 @@ Json = dict[str, Any]
 
 SERVER, TARGET, OTHER, RESOLVER = "192.0.2.1", "198.51.100.1", "198.51.100.2", "198.51.100.53"
 DIRECT_RESOLVER = "192.0.2.53"
+SERVER6, TARGET6 = "2001:db8:1::1", "2001:db8:2::1"
+CLIENT6, BOX6 = "fd00::2", "fd00::1"
 CLIENT, BOX, BOX_OUTSIDE = "10.0.0.2", "10.0.0.1", "172.16.0.2"
 NAME = "proxy.example"
 """Of the servers that speak TLS, and of the target."""
-HOSTS = {"listed.example": OTHER, "www.listed.example": OTHER, "other.example": TARGET, NAME: RESOLVER}
+HOSTS = {
+    "listed.example": OTHER,
+    "www.listed.example": OTHER,
+    "other.example": TARGET,
+    "six.example": TARGET6,
+    NAME: RESOLVER,
+}
 """Names that the upstream knows otherwise than the client."""
 ID = "11111111-2222-4333-8444-555555555555"
 KEY16 = base64.b64encode(bytes(range(16))).decode()
@@ -203,10 +211,14 @@ class _Web(ThreadingHTTPServer):
         """Who breaks off is none of its business."""
 
 
+class _Web6(_Web):
+    address_family = socket.AF_INET6
+
+
 def serve_target(certificate: Certificate) -> None:
     """HTTP on port 80, TLS on 443, UDP echo on 7; on 81 one who answers late."""
-    for address, port in ((TARGET, 80), (OTHER, 80), (TARGET, 443)):
-        server = _Web((address, port), _Page)
+    for address, port in ((TARGET, 80), (OTHER, 80), (TARGET, 443), (TARGET6, 80)):
+        server = (_Web6 if ":" in address else _Web)((address, port), _Page)
         if port == 443:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(certificate.chain, certificate.key)
@@ -214,9 +226,12 @@ def serve_target(certificate: Certificate) -> None:
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=_answer_late, args=(socket.create_server((TARGET, 81)),), daemon=True).start()
-    echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    echo.bind((TARGET, 7))
-    threading.Thread(target=_echo, args=(echo,), daemon=True).start()
+    for address in (TARGET, TARGET6):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sockets = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(2)]
+        for it, port in zip(sockets, (7, 9), strict=True):
+            it.bind((address, port))
+        threading.Thread(target=_echo, args=sockets, daemon=True).start()
 
 
 def _answer_late(server: socket.socket) -> None:
@@ -228,10 +243,8 @@ def _answer_late(server: socket.socket) -> None:
             it.sendall(b"late")
 
 
-def _echo(it: socket.socket) -> None:
+def _echo(it: socket.socket, other: socket.socket) -> None:
     """Asked for it, another port answers: it gets through to a full cone alone."""
-    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    other.bind((TARGET, 9))
     while True:
         data, peer = it.recvfrom(2048)
         (other if data == b"other port" else it).sendto(data + b" from " + peer[0].encode(), peer)
@@ -297,8 +310,11 @@ def running(*command: str, text: str = "", **options: Any) -> Iterator[subproces
 def serving(inbounds: list[Json]) -> Any:
     """A server that lets its clients reach what it would take for a private network, and knows HOSTS."""
     settings = {"finalRules": [{"action": "allow"}], "domainStrategy": "UseIP"}
-    freedom = {"protocol": "freedom", "settings": settings, "sendThrough": SERVER}
-    config = {"log": {"loglevel": "none"}, "inbounds": inbounds, "outbounds": [freedom], "dns": {"hosts": HOSTS}}
+    freedom = {"protocol": "freedom", "settings": settings}
+    config: Json = {"log": {"loglevel": "none"}, "inbounds": inbounds, "dns": {"hosts": HOSTS}}
+    config["outbounds"] = [{**freedom, "sendThrough": SERVER}, {**freedom, "tag": "six", "sendThrough": SERVER6}]
+    rule = {"ip": ["::/0"], "outboundTag": "six"}
+    config["routing"] = {"domainStrategy": "IPOnDemand", "rules": [rule]}
     return running(sys.executable, "-c", _SERVE_XRAY, text=json.dumps(config))
 
 
@@ -449,6 +465,8 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         for address in (SERVER, TARGET, OTHER, RESOLVER, DIRECT_RESOLVER):
             sh(f"ip addr add {address}/32 dev lo")
+        for address in (SERVER6, TARGET6):
+            sh(f"ip addr add {address}/128 dev lo nodad")
         self.directory = directory
         self.certificate = Certificate(directory)
         self.resolver = Resolver(RESOLVER, "203.0.113.5", self.certificate)

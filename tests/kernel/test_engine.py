@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROXIED, DIRECT = "192.0.2.1", "172.16.0.2"
 """Whom the target sees: the upstream's server, or this box."""
 TARGET, OTHER = "198.51.100.1", "198.51.100.2"
+PROXIED6, TARGET6 = "2001:db8:1::1", "2001:db8:2::1"
 NO_UDP = ("http", "https")
 
 
@@ -59,6 +60,8 @@ def test_what_is_steered() -> None:
         "decided": f"{PROXIED} at {TARGET}",
         "decided, listed": f"{PROXIED} at {OTHER}",
         "decided, late": "late",
+        "decided, IPv6": f"{PROXIED6} at {TARGET6}",
+        "udp, IPv6": f"hello from {PROXIED6} by {TARGET6}:7",
         "udp": f"hello from {PROXIED} by {TARGET}:7",
         "udp, other port": f"other port from {PROXIED} by {TARGET}:9",
     }

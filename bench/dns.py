@@ -159,7 +159,7 @@ def _memory_mb(lab: Lab, pid: int) -> float:
 
 
 def _add_networks(lab: Lab) -> None:
-    """As `steer` writes them. In parts: without the machine's root a netlink message must fit into the socket's buffer."""
+    """As `steer` writes them. In parts: without the machine's root a message must fit into the socket's buffer."""
     networks = [f"20.{n // 256}.{n % 256}.0/25 . 0-255" for n in range(NETWORKS)]
     for at in range(0, NETWORKS, 1000):
         listed = ", ".join(networks[at : at + 1000])

@@ -49,15 +49,16 @@ def name_table(policy: Policy) -> NameTable:
     asked: dict[str, Answer] = {"": book.default.answer}
     learned: dict[str, tuple[int, ...]] = {"": ()}
     for name in sorted(book.named(), key=lambda n: (n.count("."), n)):
-        itself, below = book.verdicts(name)
-        if _nearest(asked, name) != itself.answer:
+        above = tuple(parents(name))
+        itself, below = book.verdicts(name, above)
+        if _nearest(asked, above) != itself.answer:
             asked[name] = itself.answer
         if itself.answer != below.answer:
             asked[f"*.{name}"] = below.answer
         if len(itself.rules) > MOST_RULES:
             what = f"{name} is named by more than {MOST_RULES} rules with further conditions"
             raise Problems(Problem(policy.rules[itself.rules[MOST_RULES]].origin, what, "join some of them"))
-        if itself.answer != "blocked" and _nearest(learned, name) != itself.rules:
+        if itself.answer != "blocked" and _nearest(learned, above) != itself.rules:
             learned[name] = itself.rules
     default = asked.pop("")
     del learned[""]
@@ -95,10 +96,13 @@ class _Book:
     def default(self) -> Verdict:
         return self._verdict(())
 
-    def verdicts(self, name: str) -> tuple[Verdict, Verdict]:
-        """For a name, and for any name below it that no rule names."""
-        below = [i for above in (name, *parents(name)) for i in self._suffix.get(above, ())]
-        itself = self._verdict(tuple(sorted({*below, *self._exact.get(name, ())})))
+    def verdicts(self, name: str, above: Iterable[str]) -> tuple[Verdict, Verdict]:
+        """For a name, and for any name below it that no rule names. above: its parents."""
+        below = {*self._suffix.get(name, ())}
+        for parent in above:
+            if parent in self._suffix:
+                below.update(self._suffix[parent])
+        itself = self._verdict(tuple(sorted(below.union(self._exact.get(name, ())))))
         return itself, self._verdict(tuple(sorted(below))) if name in self._exact else itself
 
     def _verdict(self, rules: tuple[int, ...]) -> Verdict:
@@ -140,12 +144,13 @@ def _enter(book: dict[str, list[int]], names: Iterable[str], i: int) -> None:
         book[name].append(i)
 
 
-def _nearest(told: Mapping[str, T], name: str) -> T:
-    """What holds for a name by what was told of those above it; `""` is told of."""
-    for above in parents(name):
-        for form in (f"*.{above}", above):
-            if form in told:
-                return told[form]
+def _nearest(told: Mapping[str, T], above: Iterable[str]) -> T:
+    """What holds for a name by what was told of its parents; `""` is told of."""
+    for parent in above:
+        if (below := f"*.{parent}") in told:
+            return told[below]
+        if parent in told:
+            return told[parent]
     return told[""]
 
 

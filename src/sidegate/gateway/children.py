@@ -17,7 +17,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -53,7 +52,8 @@ class ChildFile(Struct, frozen=True):
 class Child(Struct, frozen=True):
     """A program that should run. ready: a file in which it writes its process id once it serves.
 
-    without: what its end means to people; may be empty.
+    without: what its end means to people; may be empty. digest: of all of it; another one means that it has to be
+    started anew. Made once, for it is asked for all the time, and files may be large.
     """
 
     name: str
@@ -61,17 +61,11 @@ class Child(Struct, frozen=True):
     ready: str
     files: tuple[ChildFile, ...] = ()
     without: str = ""
+    digest: str = ""
 
-    @property
-    def digest(self) -> str:
-        """Another one means that it has to be started anew."""
-        return _digest(self)
-
-
-@lru_cache(maxsize=8)
-def _digest(child: Child) -> str:
-    """Asked again and again, of files that may be large."""
-    return hashlib.sha256(repr(child).encode()).hexdigest()[:16]
+    def __post_init__(self) -> None:
+        made_of = (self.name, self.command, self.ready, self.files, self.without)
+        msgspec.structs.force_setattr(self, "digest", hashlib.sha256(repr(made_of).encode()).hexdigest()[:16])
 
 
 class Seen(Struct, frozen=True):

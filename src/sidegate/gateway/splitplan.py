@@ -18,6 +18,9 @@ from sidegate.gateway.split.shelf import Material, Shelf
 from sidegate.gateway.split.times import local_now
 from sidegate.problems import Problem, Problems
 
+CLOCK_S = 15.0
+"""Between looks whether the clock was set."""
+
 
 class Plan(Struct, frozen=True):
     """check: what is asked through each upstream. until: when the clock changes the rules next, in UTC; None: never.
@@ -74,6 +77,7 @@ class Planner:
         self._state, self._tell = state, tell
         self._shelf = Shelf(state)
         self._sources: tuple[str, ...] = ()
+        self._clock_at_s = 0.0
         self._subscriptions = Subscriptions((), state, tell)
 
     def fileno(self) -> int:
@@ -121,9 +125,11 @@ class Planner:
         """
         if self._subscriptions.turn(now, proxy_port):
             return self.plan(plan.config, is_tolerant=True)
-        if plan.until is not None and rules.next_turn(plan.config, local_now()) != plan.until:
-            self._tell("a rule turns on or off by the clock")
-            return _at_this_moment(plan)
+        if plan.until is not None and (now >= self._clock_at_s or datetime.now(UTC) >= plan.until):
+            self._clock_at_s = now + CLOCK_S
+            if rules.next_turn(plan.config, local_now()) != plan.until:
+                self._tell("a rule turns on or off by the clock")
+                return _at_this_moment(plan)
         return None
 
     def next_deadline(self, plan: Plan, now: float) -> float | None:

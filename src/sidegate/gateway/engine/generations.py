@@ -32,7 +32,7 @@ class Generations:
     ) -> None:
         self._nursery = Nursery(directory, state, tell)
         self._tell, self._lasting = tell, lasting
-        self._wanted: tuple[Child, Child] | None = None
+        self._child: Child | None = None
         self._target = 0
         self._current: int | None = None
         self._serves = False
@@ -65,19 +65,19 @@ class Generations:
 
     def want(self, children: tuple[Child, Child] | None) -> None:
         """One engine as generation 0 and as 1: one of them shall run from the next `turn` on. None: no engine."""
-        self._wanted = children
         if children is None:
-            self._current, self._serves = None, False
+            self._child, self._current, self._serves = None, None, False
             self._leaving_until_s.clear()
         else:
             self._target = self._target_of(children)
+            self._child = children[self._target]
             self._leaving_until_s.pop(self._target, None)
 
     def turn(self, now: float) -> bool:
         """Starts, stops, notices; whether another generation is current now, or it serves and did not, or ceased to."""
         before = self._current, self._serves
         self._see_off(now)
-        self._nursery.want((self._wanted[self._target],) if self._wanted else (), self._others())
+        self._nursery.want((self._child,) if self._child else (), self._others())
         self._nursery.turn(now)
         self._look(now)
         return (self._current, self._serves) != before
@@ -114,14 +114,14 @@ class Generations:
 
     def _others(self) -> list[str]:
         """Those that may go on beside the one that is wanted."""
-        if self._wanted is None:
+        if self._child is None:
             return []
         is_old = self._current is not None and self._current != self._target
         adopted = self._current is None and not self._target_serves()
         return [NAMES[1 - self._target]] if is_old or adopted or 1 - self._target in self._leaving_until_s else []
 
     def _target_serves(self) -> bool:
-        return self._wanted is not None and self._nursery.serves(self._wanted[self._target])
+        return self._child is not None and self._nursery.serves(self._child)
 
     def _look(self, now: float) -> None:
         is_ready = self._target_serves()
@@ -129,7 +129,7 @@ class Generations:
             self._switch(now)
         is_old = self._current is not None and self._current != self._target
         self._serves = is_ready or (is_old and self._nursery.runs(NAMES[1 - self._target]))
-        is_starting = not is_ready and self._wanted is not None and self._nursery.runs(NAMES[self._target])
+        is_starting = not is_ready and self._child is not None and self._nursery.runs(NAMES[self._target])
         self._ready_at_s = now + READY_LOOK_S if is_starting else None
 
     def _switch(self, now: float) -> None:

@@ -21,6 +21,7 @@ from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
 from sidegate.gateway.files import replace_file
 from sidegate.gateway.places import Places
+from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import Ports, ports
 from sidegate.problems import Exit, Problem
 
@@ -188,8 +189,10 @@ class Supervision:
             self._started = engine
             first, second = (engine_child(it, self._directory) for it in twins)
             self._generations.want((first, second))
+        # Of what was made, all is asked for later but the policy, which may be large.
         target = self._generations.target
-        self._made[target] = msgspec.structs.replace(wanted, engine=twins[target])
+        made = msgspec.structs.replace(twins[target], policy=Policy())
+        self._made[target] = msgspec.structs.replace(wanted, engine=made)
 
     def _dns_by(self, wanted: Wanted) -> int:
         """Stays with the one it was while that works: another one means another engine. Mostly it asks nothing."""

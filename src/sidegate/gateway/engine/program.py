@@ -49,11 +49,7 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
     if taken is not None:
         print(f"port {taken} is taken by another program", flush=True)
         return 1
-    names = config.pop("upstreams")
-    for number in _bad_upstreams(config, range(len(names))):
-        print(f"upstream {names[number]}: Xray refuses its settings: left out", flush=True)
-        os.write(refused, f"{names[number]}\n".encode())
-        config["outbounds"][number] = {"tag": config["outbounds"][number]["tag"], "protocol": "blackhole"}
+    _leave_out_bad_upstreams(config, refused)
     threading.Thread(target=_tell_when_ready, args=(config["inbounds"], ready), daemon=True).start()
     print(f"starts Xray; exit code {_REFUSED} means that it refuses its configuration", flush=True)
     _run(config)
@@ -90,6 +86,15 @@ def _first_taken(inbounds: Sequence[Json]) -> int | None:
 
 
 # Trials
+
+
+def _leave_out_bad_upstreams(config: Json, refused: int) -> None:
+    """What would go to them is refused then."""
+    names = config.pop("upstreams")
+    for number in _bad_upstreams(config, range(len(names))):
+        print(f"upstream {names[number]}: Xray refuses its settings: left out", flush=True)
+        os.write(refused, f"{names[number]}\n".encode())
+        config["outbounds"][number] = {"tag": config["outbounds"][number]["tag"], "protocol": "blackhole"}
 
 
 def _bad_upstreams(config: Json, numbers: Sequence[int]) -> list[int]:

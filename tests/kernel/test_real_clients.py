@@ -1,4 +1,4 @@
-"""What most Linux desktops and servers are DHCP clients by, against our server: systemd-networkd, NetworkManager."""
+"""What most Linux desktops and servers get their addresses and routes by: systemd-networkd and NetworkManager."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ printf 'root:x:0:0::/run:/bin/sh\\nsystemd-network:x:0:0::/:/bin/false\\n' >/run
 printf 'root:x:0:\\nsystemd-network:x:0:\\n' >/run/group
 mount --bind /run/passwd /etc/passwd; mount --bind /run/group /etc/group
 {SYS_READ_ONLY}
+ip link set eth0 down
 """
 """It drops to a user that a lab without root does not have: here that user is root."""
 BUS = """\
@@ -70,13 +71,25 @@ def lab() -> Iterator[Lab]:
     with Lab.up(home()) as lab:
         for client in ("computer", "phone", "tablet"):
             lab.run(client, "ip", "address", "flush", "dev", "eth0")
-        assert up(lab, '[dhcp]\nmode = "server"\nlease_s = 600')[0] == 0
+        code, said = up(lab, '[dhcp]\nmode = "server"\nlease_s = 600\n[ipv6]\nmode = "gateway"')
+        assert code == 0, said
         yield lab
 
 
 def default_route(lab: Lab, client: str) -> str:
     routes = json.loads(lab.run(client, "ip", "-json", "-4", "route", "show", "default").stdout)
     return " ".join(r["gateway"] for r in routes)
+
+
+def default_route6(lab: Lab, client: str) -> set[tuple[str, str]]:
+    """By whom, and with what preference (RFC 4191)."""
+    routes = json.loads(lab.run(client, "ip", "-json", "-6", "route", "show", "default").stdout)
+    return {(r["gateway"], r.get("pref", "medium")) for r in routes if "gateway" in r}
+
+
+def link_local(lab: Lab) -> str:
+    (link,) = json.loads(lab.run("gateway", "ip", "-json", "-6", "address", "show", "dev", "eth0").stdout)
+    return next(str(a["local"]) for a in link["addr_info"] if a["scope"] == "link")
 
 
 def address(lab: Lab, client: str) -> str:
@@ -108,6 +121,8 @@ def test_they_use_us_as_their_gateway_and_are_known_by_their_leases(lab: Lab) ->
     for client, start in STARTED_BY.items():
         start(lab, client)
     until(lambda: all(default_route(lab, client) == "192.168.1.2" for client in STARTED_BY), within_s=20)
+    us = (link_local(lab), "high")
+    until(lambda: all(us in default_route6(lab, client) for client in STARTED_BY), within_s=20)
     held = lab.run("gateway", "cat", "/run/state/dhcp/leases").stdout
     for client in STARTED_BY:
         assert 100 <= int(address(lab, client).rpartition(".")[2]) < 200

@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from sidegate.home import Home, Medium, load_home
-from sidegate.lab import init
 from sidegate.lab import lab as lab_module
+from sidegate.lab import machine
 from sidegate.lab.asking import http_get
 from sidegate.lab.blueprint import Blueprint, Rules, blueprint
 from sidegate.lab.capture import capture
@@ -74,8 +74,8 @@ class TestErrors:
         self, missing: str, where: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for program in {"ip", "nft", "tc", "dnsmasq"} - {missing}:
-            (tmp_path / program).symlink_to(str(shutil.which(program, path=init._ENVIRONMENT["PATH"])))
-        monkeypatch.setitem(init._ENVIRONMENT, "PATH", str(tmp_path))
+            (tmp_path / program).symlink_to(str(shutil.which(program, path=machine._ENVIRONMENT["PATH"])))
+        monkeypatch.setitem(machine._ENVIRONMENT, "PATH", str(tmp_path))
         with leaving_nothing(), pytest.raises(Problems) as caught:
             Lab.up(load_home("simple"))
         assert [p.where for p in caught.value.problems] == where

@@ -10,9 +10,9 @@ from msgspec import structs
 
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get, stun
-from sidegate.lab.init import TRUSTED
 from sidegate.lab.internet import proxies
 from sidegate.lab.lab import Lab
+from sidegate.lab.machine import TRUSTED
 from sidegate.lab.proxying import password
 from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import http3_get, https_get, proxy_get, socks_get, visit

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from sidegate.home import GatewayRuns, Home, PortForward, load_home, load_router, shipped_homes
-from sidegate.lab.blueprint import Blueprint, End, blueprint, gateway_commands, nat_rules
-from sidegate.lab.init import rate_command
+from sidegate.lab.blueprint import Blueprint, End, blueprint, gateway_commands
 from sidegate.lab.listing import listing
+from sidegate.lab.machine import rate_command
+from sidegate.lab.natrules import nat_rules
 from tests.conftest import Golden
 
 ADDRESSES = {"nas": load_home("velop-mesh").client_named("nas").v4}

@@ -199,7 +199,7 @@ def shell(lab_name: str, machine: str) -> None:
 def _become(lab_name: str, machine: str, command: tuple[str, ...]) -> None:
     """Replaces this process. Python ignores SIGPIPE, and an ignored signal stays ignored across execve(2)."""
     from sidegate.lab import registry
-    from sidegate.lab.init import main_environment
+    from sidegate.lab.machine import main_environment
 
     argv = registry.find(lab_name).command(machine, command)
     kept = {name: os.environ[name] for name in _OF_THE_TERMINAL if name in os.environ}

@@ -20,7 +20,8 @@ from sidegate.home import Home, Medium, load_router
 from sidegate.lab import namespaces as ns
 from sidegate.lab import proxying
 from sidegate.lab.blueprint import LAN_PORT, Blueprint, blueprint, place
-from sidegate.lab.init import Failed, Holder, Outcome, Ready, main_environment, run_init
+from sidegate.lab.init import Failed, Holder, Outcome, Ready, run_init
+from sidegate.lab.machine import main_environment
 from sidegate.lab.papers import Papers, papers
 from sidegate.lab.processes import die_with_parent, fork
 from sidegate.problems import Exit, Problem, Problems

@@ -13,7 +13,7 @@ from pathlib import Path
 from sidegate import packet as wire
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import Blueprint
-from sidegate.lab.init import main_environment
+from sidegate.lab.machine import main_environment
 from sidegate.lab.tracing.orders import Barrage, Capture
 from sidegate.lab.tracing.packets import packet_of, parse_entry
 from sidegate.walk.data import Sighting, Tracked

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import dataplane, dhcp, dns, engine, gateway, handover, lab, walk
+from bench import dataplane, dhcp, dns, engine, gateway, handover, lab, steer, walk
 from bench.figures import Figure, table
 from sidegate import __version__
 
@@ -23,6 +23,8 @@ MEASUREMENTS = {
     "crowd": gateway.daemon_with_a_crowd,
     "handover": handover.stepping_aside,
     "table": dataplane.table_costs,
+    "split": steer.straight_costs,
+    "lists": steer.large_lists,
     "walk": walk.walk_speed,
     "agreement": walk.walk_agreement,
     "engine": engine.proxied_throughput,

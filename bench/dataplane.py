@@ -43,10 +43,10 @@ def table_costs() -> list[Figure]:
     """New connections and throughput of one client: with our table, and with nothing or one line in its place."""
     with Lab.up(load_home("velop-mesh")) as lab:
         set_gateway(lab, "sidegate")
-        lab.begin("internet", _close_whatever_connects)
+        lab.begin("internet", close_whatever_connects)
         tables = _tables(lab)
-        connections = _in_turns(lab, tables, lambda name: lab.call(CLIENT, _connections_per_s, PORTS[name], SECONDS))
-        downloads = _in_turns(lab, tables, lambda _: lab.call(CLIENT, download_mbit, SERVER, SECONDS))
+        connections = in_turns(lab, tables, lambda name: lab.call(CLIENT, connections_per_s, PORTS[name], SECONDS))
+        downloads = in_turns(lab, tables, lambda _: lab.call(CLIENT, download_mbit, SERVER, SECONDS))
     return [*_figures("new connections", "per s", connections), *_figures("download", "Mbit/s", downloads)]
 
 
@@ -62,7 +62,7 @@ def _tables(lab: Lab) -> dict[str, str]:
     }
 
 
-def _in_turns(lab: Lab, tables: dict[str, str], measure: Callable[[str], float]) -> dict[str, float]:
+def in_turns(lab: Lab, tables: dict[str, str], measure: Callable[[str], float]) -> dict[str, float]:
     """The best rate of each."""
     rates = dict.fromkeys(tables, 0.0)
     for _ in range(TURNS):
@@ -77,7 +77,7 @@ def _figures(what: str, unit: str, rates: dict[str, float]) -> list[Figure]:
     return [*told, *(Figure(f"{what}, {us} / {them}", rates[us] / rates[them], "×") for us, them in PAIRS)]
 
 
-def _close_whatever_connects() -> int:
+def close_whatever_connects() -> int:
     """Until the lab ends."""
     with contextlib.ExitStack() as listeners, selectors.DefaultSelector() as selector:
         for port in PORTS.values():
@@ -88,7 +88,7 @@ def _close_whatever_connects() -> int:
                 cast(socket.socket, key.fileobj).accept()[0].close()
 
 
-def _connections_per_s(port: int, seconds: float) -> float:
+def connections_per_s(port: int, seconds: float) -> float:
     """Opened, closed by the server and closed here, one after the other."""
     start, done = time.monotonic(), 0
     while (took := time.monotonic() - start) < seconds:

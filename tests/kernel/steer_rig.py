@@ -52,7 +52,7 @@ class Engine:
     """A process that listens at these ports as the real one does: kill -9 is what it is for."""
 
     def __init__(self, *places: Ports, wildcard: bool = False) -> None:
-        """wildcard: at every address of the box, as other people's programs do."""
+        """wildcard: at every address of the box, for TCP with one socket for both families, as the real one does."""
         reading, writing = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -75,7 +75,12 @@ def _serve(listening: Iterable[int], ready: int, wildcard: bool) -> None:
             for family, here in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
                 everywhere = "0.0.0.0" if family == socket.AF_INET else "::"
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    is_for_both = wildcard and kind == socket.SOCK_STREAM
+                    if is_for_both and family == socket.AF_INET:
+                        continue
                     heard = _transparent(family, kind)
+                    if is_for_both:
+                        heard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
                     heard.bind((everywhere if wildcard else here, port))
                     if kind == socket.SOCK_STREAM:
                         heard.listen(64)

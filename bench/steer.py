@@ -1,0 +1,101 @@
+"""What the split costs whoever goes straight, and how long rules with many names and networks take to be applied.
+
+Measured as in `dataplane`: in short turns within one lab, so that whatever else the machine does slows all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+from pathlib import Path
+
+from bench import dataplane
+from bench.dataplane import CLIENT, GATEWAY, SECONDS, TURNS
+from bench.figures import Figure, spread
+from bench.gateway import SERVER
+from sidegate.gateway.apply import LiveBox, apply, undo
+from sidegate.gateway.config import Config
+from sidegate.gateway.decide import Situation, decide
+from sidegate.gateway.desired import TABLE
+from sidegate.gateway.facts import observe
+from sidegate.gateway.nft import Client, Shape, prove, ruleset
+from sidegate.gateway.split.policy import Destination, Policy, Rule
+from sidegate.gateway.split.ports import ports
+from sidegate.gateway.steer import Steering
+from sidegate.home import load_home
+from sidegate.lab.asking import download_mbit
+from sidegate.lab.check import set_gateway, sidegate
+from sidegate.lab.lab import Lab
+
+LISTED = 10_000
+CHANGES = 9
+PLAIN, SPLIT = "plain forwarding", "split, proved"
+PORTS = {PLAIN: dataplane.PORTS["plain forwarding"], SPLIT: dataplane.PORTS["proved"]}
+BAR = 0.95
+
+
+def straight_costs() -> list[Figure]:
+    """New connections and throughput of one client to a destination that is not proxied."""
+    with Lab.up(load_home("velop-mesh")) as lab:
+        set_gateway(lab, "sidegate")
+        lab.run(GATEWAY, "kill", str(json.loads(sidegate(lab, "status", "--json"))["pid"]))
+        lab.begin("internet", dataplane.close_whatever_connects)
+        none = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+        tables = {PLAIN: none, SPLIT: _split_text(lab)}
+        connections = dataplane.in_turns(
+            lab, tables, lambda name: lab.call(CLIENT, dataplane.connections_per_s, PORTS[name], SECONDS)
+        )
+        downloads = dataplane.in_turns(lab, tables, lambda _: lab.call(CLIENT, download_mbit, SERVER, SECONDS))
+        begun = lab.run(GATEWAY, "nft", "list", "set", "inet", TABLE, "begun4").stdout
+        assert "elements" in begun, "the client did not come by the gateway, or was not proved"
+    return [*_ratio("new connections", "per s", connections), *_ratio("download", "Mbit/s", downloads)]
+
+
+def _split_text(lab: Lab) -> str:
+    """With the client's proof."""
+    mac, theirs = (json.loads(lab.run(m, "ip", "-json", "link", "show", "eth0").stdout) for m in (GATEWAY, CLIENT))
+    ip = next(c.v4 for c in lab.home.client if c.name == CLIENT)
+    steering = Steering(_policy(), (("proxy", ports(0, 0)),))
+    shape = Shape("eth0", mac[0]["address"], (IPv4Network("192.168.1.0/24"),), "auto", steering=steering)
+    return ruleset(shape) + prove([Client(theirs[0]["address"], IPv4Address(str(ip)))], 3600)
+
+
+def _policy(networks: int = 1000) -> Policy:
+    found = collapse_addresses(IPv4Network((0x10000000 + (i * 37 << 8), 24)) for i in range(networks))
+    names = tuple(sorted(f"name{i}.example" for i in range(networks)))
+    return Policy((Rule("proxy.list", "proxy", Destination(suffixes=names, networks4=tuple(found))),))
+
+
+def _ratio(what: str, unit: str, rates: dict[str, float]) -> list[Figure]:
+    note = f"best of {TURNS} turns"
+    told = [Figure(f"{what}, {name}", rate, unit, note=note) for name, rate in rates.items()]
+    return [*told, Figure(f"{what}, split / plain", rates[SPLIT] / rates[PLAIN], "×", BAR, "least")]
+
+
+def large_lists() -> list[Figure]:
+    """10,000 names and 10,000 networks: observed, decided and applied, and then one rule more and one less in turns."""
+    with Lab.up(load_home("velop-mesh")) as lab:
+        first_s, changes_ms = lab.call(GATEWAY, _apply_large)
+    return [
+        Figure("10,000 names and networks applied", first_s, "s", 2),
+        Figure("one rule changed beside them", statistics.median(changes_ms), "ms", 200, note=spread(changes_ms)),
+    ]
+
+
+def _apply_large() -> tuple[float, list[float]]:
+    policy, place = _policy(LISTED), Path(tempfile.mkdtemp())
+    more = Policy((*policy.rules, Rule("rule[0]", "block", None, None, ((25, 25),))))
+    first_s = _applied_s(policy, place)
+    changes_ms = [1000 * _applied_s(more if i % 2 == 0 else policy, place) for i in range(CHANGES)]
+    undo(LiveBox(), place)
+    return first_s, changes_ms
+
+
+def _applied_s(policy: Policy, place: Path) -> float:
+    start = time.perf_counter()
+    facts = observe(Config(), place)
+    apply(decide(Config(), facts, Situation(policy, (("proxy", ports(0, 0)),))), facts, LiveBox(), place)
+    return time.perf_counter() - start

@@ -19,8 +19,8 @@ from typing import NoReturn
 
 import msgspec
 
-from sidegate.lab import http3, proxying, servers
 from sidegate.lab import namespaces as ns
+from sidegate.lab import proxying, servers
 from sidegate.lab.machine import configure, furnish, ip_batch, set_up
 from sidegate.lab.papers import Papers
 from sidegate.lab.parts import Blueprint, Machine, Wire
@@ -159,10 +159,16 @@ def _start_servers(plan: Blueprint, pids: dict[str, int], papers: Papers | None)
     for machine in plan.machines:
         pid = pids[machine.name]
         if papers and any(service == "quic" for service, _, _ in machine.listens):
-            started.append(_Child.start(partial(http3.serve, machine, pid, papers)))
+            started.append(_Child.start(partial(_serve_quic, machine, pid, papers)))
         if machine.proxies:
             started.append(_Child.start(partial(proxying.serve, machine, pid, papers)))
     return started
+
+
+def _serve_quic(machine: Machine, pid: int, papers: Papers, ready: Callable[[int], None]) -> None:
+    from sidegate.lab import http3  # with asyncio, which few labs need
+
+    http3.serve(machine, pid, papers, ready)
 
 
 class _Child:

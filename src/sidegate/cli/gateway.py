@@ -123,7 +123,12 @@ def _ended_lines(ended: lifecycle.Ended) -> list[str]:
     if ended.aside_s is not None:
         lines.append(f"Clients were handed to the router, which stands in for {duration(ended.aside_s)} at most.")
     if ended.why_not:
-        lines.append(f"Clients could not be handed to the router: {ended.why_not}")
+        what = (
+            "Not all of it was handed over"
+            if ended.aside_s is not None
+            else "Clients could not be handed to the router"
+        )
+        lines.append(f"{what}: {ended.why_not}")
     return [*lines, "Down." if report.restored or report.left_alone else "Nothing to put back."]
 
 

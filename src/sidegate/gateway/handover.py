@@ -87,16 +87,29 @@ def pointed_to_router(config: Config, facts: Facts) -> DhcpServer | None:
     return structs.replace(server, gateway=server.router, dns=dns)
 
 
-def hand_over(plan: Plan, at: Places, tell: Callable[[str], None]) -> None:
-    """When no daemon runs. Returns when every known client has been told. Raises Problems."""
-    if plan.dhcp is not None:
-        _hand_out(plan.dhcp, at, tell)
-    end_advertiser(at.state)
-    resolve_past_engine(at, plan.dns)
+def hand_over(plan: Plan, at: Places, tell: Callable[[str], None]) -> tuple[Problem, ...]:
+    """When no daemon runs. Returns when every known client has been told, with what else could not be done.
+
+    Raises Problems where clients could not be told. Those that a broken server keeps from a new lease are told by ARP
+    all the more.
+    """
+    trouble: list[Problem] = []
+    for step in (
+        lambda: _hand_out(plan.dhcp, at, tell),
+        lambda: end_advertiser(at.state),
+        lambda: resolve_past_engine(at, plan.dns),
+    ):
+        try:
+            step()
+        except Problems as error:
+            trouble.extend(error.problems)
     stepaside.begin(plan.vantage, plan.clients, plan.manner, at)
+    return tuple(trouble)
 
 
-def _hand_out(server: DhcpServer, at: Places, tell: Callable[[str], None]) -> None:
+def _hand_out(server: DhcpServer | None, at: Places, tell: Callable[[str], None]) -> None:
+    if server is None:
+        return
     handout = Handout(at, tell)
     try:
         handout.want(server)

@@ -201,7 +201,7 @@ def _started(said: bytes, at: Places) -> Started:
 class Ended(msgspec.Struct, frozen=True):
     """How `down` went. aside_s: for how long at most the router stands in for this box; None: clients were not handed.
 
-    why_not: why they were not, although they might have been; empty if nobody used this box.
+    why_not: why they were not, although they might have been, or not all of it; empty if nobody used this box.
     """
 
     report: applying.Report
@@ -244,14 +244,15 @@ def _end_handing_over(at: Places, plan: handover.Plan, *, must: bool) -> Ended:
     """The daemon goes first: it would put back what is handed over. The kernel carries the clients meanwhile."""
     _end_daemon(at.lock).release()
     try:
-        handover.hand_over(plan, at, lambda _: None)
+        trouble = handover.hand_over(plan, at, lambda _: None)
     except Problems as error:
         if must:
             _started(_start(None, at, "last-good"), at)
             raise
         stepaside.clear(at, ends_children=False)
         return Ended(end_alone(at), why_not=str(error))
-    return Ended(end_alone(at, kept=handover.KEPT), aside_s=plan.lasts_s)
+    report = end_alone(at, kept=handover.KEPT)
+    return Ended(report, aside_s=plan.lasts_s, why_not="; ".join(map(str, trouble)))
 
 
 def end_alone(at: Places, kept: Collection[str] = ()) -> applying.Report:

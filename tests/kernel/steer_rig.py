@@ -124,6 +124,10 @@ def _answer(heard: socket.socket, port: int) -> None:
 
 def ask(rig: Rig, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> Packet | None:
     """What the gateway sends at once for this packet: itself, or an answer. Other flows are not looked at."""
+    rig.wire.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            rig.wire.recv(4096)
     rig.wire.send(build(frame_of(dst, src, packet)))
     rig.wire.settimeout(0.3)
     while True:
@@ -182,10 +186,6 @@ class SplitRig(Rig):
         seen = self.ask(packet)
         taken = seen is not None and seen.src == packet.dst and isinstance(seen.body, Udp)
         return int(seen.body.payload) if taken and seen and isinstance(seen.body, Udp) else None
-
-    def forget_sockets(self) -> None:
-        """Of the engine that is dead: in life they go after a minute."""
-        shell("ss -K state all '( sport = :443 )' || true")
 
     def connect(self, port: int, to: IPv4Address | IPv6Address = SERVER) -> tuple[Packet, int]:
         """A connection that the engine has answered: the client's next segment, and the engine's port."""

@@ -13,7 +13,7 @@ from sidegate.gateway.config.fields import Quic
 from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
 from sidegate.packet import ICMP, Echo, Ipv4, Udp
 from tests.kernel.gateway_rig import CLIENT, CLIENT_MAC, OTHER_SERVER, ROUTER_MAC, SERVER, SHAPE, in_namespaces, shell
-from tests.kernel.steer_rig import CHOSEN, NEXT, OTHER, SERVER6, Engine, SplitRig, datagram, segment, syn
+from tests.kernel.steer_rig import CHOSEN, CLIENT6, NEXT, OTHER, SERVER6, Engine, SplitRig, datagram, segment, syn
 
 pytestmark = pytest.mark.kernel
 
@@ -56,9 +56,23 @@ def test_engine_killed_nothing_leaks_where_failure_means_block(to: IPv4Address) 
     assert rig.went(datagram(40000, to)) == "engine"
     engine.kill()
     assert [rig.went(p) for p in (syn(40001, to), datagram(40000, to), datagram(40001, to))] == ["refused"] * 3
-    rig.forget_sockets()
     assert rig.went(going_on) == "refused"
     assert rig.went(syn(40002, OTHER_SERVER)) == "direct"
+
+
+@BOTH
+@in_namespaces
+def test_connection_that_the_engine_had_does_not_leak_once_its_socket_is_gone(to: IPv4Address) -> None:
+    """The kernel keeps the sockets of a dead engine for a minute; a client may be silent for longer."""
+    rig = SplitRig(LISTED, proved=True, on_failure="block")
+    Engine(CHOSEN)
+    going_on, _ = rig.connect(40000, to)
+    rig.went(going_on)
+    engaged = f"engaged{to.version}"
+    assert rig.holds(engaged, f" . 40000 . {to} . 443")
+    client = CLIENT if to.version == 4 else CLIENT6
+    rig.nft(f"add element inet sidegate {engaged} {{ {client} . tcp . 40001 . {to} . 443 }}\n")
+    assert [rig.went(segment(40001, to)), rig.went(segment(40002, to))] == ["refused", "direct"]
 
 
 @BOTH

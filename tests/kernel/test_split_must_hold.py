@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -232,7 +233,19 @@ class TestRules:
         for get in (socks_get, proxy_get):
             assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == PROXY, "a device that prefers a proxy"
 
+    def test_bad_lines_of_a_list_are_named_and_the_rest_counts_or_nothing(self, box: Box) -> None:
+        listed = box.write("/run/list", f"foreign.example\n||bad line##\n{BLOCKED4}/33\n{BLOCKED4}/32\n")
+        before, mode = box.state(), f'list = ["{listed}"]'
+        with pytest.raises(CalledProcessError) as refused:
+            up(box, '[lists]\nbad_lines = "refuse"\n', mode)
+        assert [line for line in refused.value.stderr.splitlines() if line.startswith(listed)] == BAD_LINES
+        assert box.state() == before
+        up(box, "", mode)
+        assert box.status()["hints"][: len(BAD_LINES)] == BAD_LINES
+        assert page(box, WIFI, FOREIGN) == bare(box, WIRED, BLOCKED4) == PROXY
 
+
+BAD_LINES = ['/run/list:2: not understood: "||bad line##"', '/run/list:3: a prefix longer than 32 bits: "5.6.7.8/33"']
 RULES = """
 [[upstream]]
 name = "office"

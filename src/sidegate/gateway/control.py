@@ -250,6 +250,8 @@ def ask(socket_path: Path, method: str, target: str) -> Any:
     data = msgspec.json.decode(body)
     if status == 404:
         raise Unknown(Problem(where, data.get("error", "unknown"), "restart the daemon after an update"))
+    if status != 200 and "problems" in data:
+        raise Problems(*msgspec.convert(data["problems"], tuple[Problem, ...]))
     if status != 200:
         raise Problems(Problem(where, data.get("error", f"status {status}"), data.get("remedy", "")))
     return data

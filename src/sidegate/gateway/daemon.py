@@ -384,7 +384,7 @@ class Daemon:
             situation = self._splitter.situation(self._splitter.plan(config))
             return Reply(200, on_this_box(config, situation, self._places.state))
         except Problems as error:
-            return Reply(409, {"error": str(error)})
+            return Reply(409, {"error": str(error), "problems": error.problems})
 
     def _answer_reload(self, request: Request) -> Reply:
         if request.uid != 0:
@@ -395,7 +395,7 @@ class Daemon:
             chosen = history.last_good(self._places.state) if is_back else history.read(path)
             changes = self._reload(chosen)
         except Problems as error:
-            return Reply(409, {"error": str(error)})
+            return Reply(409, {"error": str(error), "problems": error.problems})
         self._path = path
         return Reply(200, changes)
 

@@ -142,6 +142,12 @@ class Choice:
         self._choose()
         return turned
 
+    def explain(self, name: str, why: str) -> None:
+        """More is known about one that does not work."""
+        standing = self._standings.get(name)
+        if standing is not None and standing.state == "down":
+            standing.why = why
+
     def _compare(self, standing: Standing, outcome: Outcome) -> None:
         """Counts in how many trials in a row it was clearly faster than the one that is used."""
         used = self._standings.get(self.chosen.name or "")
@@ -200,8 +206,8 @@ def _note(standing: Standing, outcome: Outcome) -> None:
 def _turn(standing: Standing, outcome: Outcome, now_s: float) -> Turned | None:
     state = next_state(standing.state, list(standing.results), LIMITS)
     if state == standing.state:
-        # Of one that is up, a lone failure is no reason; of one that is down, neither is a lone success.
-        standing.why = outcome.why if outcome.is_good == (state == "up") else standing.why
+        # Of one that is up, a lone failure is no reason; of one that is down, what made it so is.
+        standing.why = standing.why if state == "down" or outcome.is_good != (state == "up") else outcome.why
         return None
     standing.state, standing.since_s, standing.why = state, now_s, outcome.why
     if state == "down":

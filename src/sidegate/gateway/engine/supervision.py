@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Struct
 
 from sidegate.gateway.engine.child import engine_child, refused_file
-from sidegate.gateway.engine.choice import Choice, Standing, Turned, Way
+from sidegate.gateway.engine.choice import Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
+from sidegate.gateway.engine.knock import Knocks
 from sidegate.gateway.engine.trial import Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
@@ -25,6 +26,7 @@ from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import Ports, ports
 from sidegate.problems import Exit, Problem
 
+_LOG_END = 8192
 _REFUSED = Outcome(False, "the engine refuses its settings")
 
 
@@ -61,6 +63,7 @@ class Supervision:
         self._tell = tell
         self._generations = Generations(self._directory, at.state, tell, lasting)
         self._trials = Trials()
+        self._knocks = Knocks()
         self._choice = Choice()
         self._wanted: Wanted | None = None
         self._started: Engine | None = None
@@ -70,7 +73,7 @@ class Supervision:
         self._used: set[str] = set()
         self._state = State()
         self._poll = select.epoll()
-        for part in (self._generations, self._trials):
+        for part in (self._generations, self._trials, self._knocks):
             self._poll.register(part, select.EPOLLIN)
         if before := _text(at.chosen):
             self._choice.resume(before)
@@ -81,7 +84,8 @@ class Supervision:
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
         due_s = self._choice.next_due_s() if self._state.serves else None
-        times = (self._generations.next_deadline(), self._trials.next_deadline(), due_s)
+        parts = (self._generations, self._trials, self._knocks)
+        times = (*(part.next_deadline() for part in parts), due_s)
         return min((t for t in times if t is not None), default=None)
 
     def want(self, wanted: Wanted | None, now: float) -> None:
@@ -109,6 +113,9 @@ class Supervision:
             self._try(now)
         for name, outcome in self._trials.turn(now):
             self._note(name, outcome, now)
+        for name, why in self._knocks.turn(now):
+            self._choice.explain(name, why)
+            self._tell(f"upstream {name}: {why}")
         self._settle_choice(before)
         return self._state != before
 
@@ -167,8 +174,8 @@ class Supervision:
 
     def close(self) -> None:
         """Lets go of the engine; it goes on."""
-        self._trials.close()
-        self._generations.close()
+        for part in (self._trials, self._knocks, self._generations):
+            part.close()
         self._poll.close()
 
     # What is done
@@ -233,8 +240,21 @@ class Supervision:
 
     def _note(self, name: str, outcome: Outcome, now: float) -> None:
         turned = self._choice.result(name, outcome, now)
-        if isinstance(turned, Turned):
-            self._tell(f"upstream {name}: {turned.state}: {turned.why}")
+        if turned is None:
+            return
+        self._tell(f"upstream {name}: {turned.state}: {turned.why}")
+        known = next((it for it in self._known if it.name == name), None)
+        if turned.state == "down" and known is not None and name not in self._refused:
+            self._find_out(known, now)
+
+    def _find_out(self, it: Upstream, now: float) -> None:
+        """Why it does not work. What Xray says of a name that cannot be looked up: "... for domain NAME > ..."."""
+        generation = self._generations.current
+        if f" domain {it.host} >" in _end_of(self._directory / f"engine-{generation}.log"):
+            self._choice.explain(it.name, f"its server's name {it.host} cannot be looked up")
+            self._tell(f"upstream {it.name}: its server's name {it.host} cannot be looked up")
+        else:
+            self._knocks.start(it, now)
 
     def _settle_choice(self, before: State) -> None:
         chosen = self._choice.chosen
@@ -262,6 +282,15 @@ def _asks_names(engine: Engine) -> bool:
     return any(it.startswith("https://") for it in engine.proxied_dns) or any(
         it.kind in ("wireguard", "other") for it in engine.upstreams
     )
+
+
+def _end_of(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_END))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _text(path: Path) -> str:

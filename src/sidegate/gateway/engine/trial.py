@@ -28,6 +28,7 @@ WITHIN_S = 5.0
 _MOST_BYTES = 1 << 16
 _HEAD_MOST = 1 << 14
 _RECEIVE = 1 << 14
+_CLOSED = "closed without an answer: the upstream is not there, or refuses us"
 
 Talk = Generator[bytes, bytes, int]
 """Yields what to send, maybe nothing, and is resumed with what came; b"": the other end has closed. Returns the status
@@ -103,7 +104,7 @@ def _exchange(method: str, target: str, authority: str) -> Talk:
             data = yield out
             out, left = b"", left - len(data)
             if not data:
-                raise Failed("closed without an answer: the upstream is not there, or refuses us")
+                raise Failed(_CLOSED)
             if left < 0:
                 raise Failed("what comes back has no end")
             http.receive_data(data)
@@ -198,6 +199,8 @@ class _Call:
             return None
         except ConnectionRefusedError:
             raise Failed("the engine does not listen") from None
+        except ConnectionResetError:
+            raise Failed(_CLOSED) from None
         except OSError as error:
             raise Failed(f"the connection broke: {error.strerror}") from None
 

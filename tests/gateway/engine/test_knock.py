@@ -1,0 +1,70 @@
+"""What a connection to an upstream's server tells."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from sidegate.gateway.engine.knock import Knocks, words
+from sidegate.gateway.engine.upstream import Upstream
+
+NOW = datetime(2026, 11, 22, 19, 17, tzinfo=UTC)
+
+
+def upstream(name: str, host: str, port: int, kind: str = "socks") -> Upstream:
+    return Upstream(name, kind, host, port, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        (0, "its server answers, and lets nothing through"),
+        (0, "this box's says 2026-11-22 19:17 UTC"),
+        (errno.ECONNREFUSED, "its server x:1 refuses connections"),
+        (errno.ENETUNREACH, "its server x:1 is not to be reached: Network is unreachable"),
+        (None, "its server x:1 is not to be reached: it does not answer"),
+    ],
+)
+def test_words(answered: int | None, said: str) -> None:
+    assert said in words(answered, "x:1", NOW)
+
+
+def test_servers() -> None:
+    knocks = Knocks()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as gone:
+        there, nobody = server.getsockname()[1], gone.getsockname()[1]
+        gone.close()
+        knocks.start(upstream("there", "127.0.0.1", there), time.monotonic())
+        knocks.start(upstream("nobody", "127.0.0.1", nobody), time.monotonic())
+        knocks.start(upstream("named", "proxy.example", 1), time.monotonic())
+        knocks.start(upstream("tunnel", "127.0.0.1", there, "wireguard"), time.monotonic())
+        found: dict[str, str] = {}
+        while knocks.next_deadline() is not None:
+            select.select([knocks], [], [], 0.05)
+            found.update(knocks.turn(time.monotonic()))
+    knocks.close()
+    assert sorted(found) == ["nobody", "there"]
+    assert "refuses" in found["nobody"]
+    assert "answers" in found["there"]
+
+
+def test_silence_ends() -> None:
+    """A server whose queue of connections is full says nothing (listen(2))."""
+    knocks = Knocks()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        others = [socket.socket() for _ in range(2)]
+        for it in others:
+            it.setblocking(False)
+            it.connect_ex(server.getsockname())
+        knocks.start(upstream("silent", *server.getsockname()), time.monotonic())
+        assert dict(knocks.turn(time.monotonic() + 60))["silent"].endswith("it does not answer")
+        for it in others:
+            it.close()
+    knocks.close()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidegate.gateway import programs
 from sidegate.gateway.asidechoice import CAUSES, FIRST_STAY_S, LONGEST_STAY_S, AsideChoice
 from sidegate.gateway.asidewatch import pointed_to_router
 from sidegate.gateway.desired import Advertiser, Desired, DhcpServer
 from sidegate.gateway.health import Name, State
-from sidegate.gateway.selfcheck import takes_questions
+from sidegate.gateway.selfcheck import Answer, takes_questions, would_forward
+from sidegate.probe.talk import Vantage
 
 WELL: dict[Name, State] = {"router": "up", "internet": "up", "forwarding": "up", "daemon": "up"}
 BROKEN: dict[Name, State] = {**WELL, "forwarding": "down"}
@@ -76,6 +79,23 @@ def test_server_that_leaves_questions_unread_is_found() -> None:
     assert takes_questions(UDP + line.format("00000000")).is_good
     assert takes_questions(UDP + line.format("00000300")).why.endswith("unread (768 bytes)")
     assert not takes_questions(UDP).is_good
+
+
+def test_an_address_of_our_own_is_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the addresses that are tried one will do; where none does, the kernel's words for the first are told."""
+    ours = {"192.168.1.2", "192.168.1.3"}
+
+    def ip(*words: str) -> tuple[int, str, str]:
+        is_martian = words[words.index("from") + 1] in ours
+        return (2, "", "RTNETLINK answers: Invalid argument\n") if is_martian else (0, '[{"dev": "eth0"}]', "")
+
+    at = Vantage("eth0", "02:00:00:00:00:02", IPv4Address("192.168.1.2"), IPv4Address("192.168.1.1"), "")
+    monkeypatch.setattr(programs, "attempt", ip)
+    assert would_forward(at, IPv4Address("1.1.1.1")) == Answer(
+        True, "the kernel would forward a client's packet to its target by eth0"
+    )
+    monkeypatch.setattr(programs, "attempt", lambda *_: (2, "", "RTNETLINK answers: No route to host\n"))
+    assert would_forward(at, IPv4Address("1.1.1.1")).why.endswith("it does not forward what comes in there")
 
 
 def test_table_names_the_causes() -> None:

@@ -28,10 +28,17 @@ class Answer(Struct, frozen=True):
 def would_forward(at: Vantage, target: IPv4Address) -> Answer:
     """The kernel's own decision on a packet of a client to that address (RTM_GETROUTE with an input interface).
 
-    Raises Problems.
+    Asked for some addresses that a client may have, until it is good for one: another may be this box's own, or the
+    network's, and no packet comes from there. Raises Problems.
     """
-    client = next(a for a in (at.router_ip + 1, at.router_ip - 1) if a != at.ip)
-    asked = ("route", "get", str(target), "from", str(client), "iif", at.interface)
+    clients = [at.router_ip + n for n in (1, 2, 3, -1) if at.router_ip + n != at.ip]
+    answers = (_asked(at.interface, client, target) for client in clients)
+    first = next(answers)
+    return first if first.is_good else next((it for it in answers if it.is_good), first)
+
+
+def _asked(interface: str, client: IPv4Address, target: IPv4Address) -> Answer:
+    asked = ("route", "get", str(target), "from", str(client), "iif", interface)
     status, out, err = programs.attempt("ip", "-json", *asked)
     if status:
         said = err.strip().rpartition("answers: ")[2]

@@ -217,6 +217,16 @@ def test_the_daemon_killed(box: Box) -> None:
         assert open_one.is_alive()
 
 
+def test_a_service_whose_answers_are_translated_on_their_way_is_told(box: Box) -> None:
+    """As the port forward of a filtering router makes them; see `nft`, law 14."""
+    box.up()
+    box.lab.call("internet", http_get, WAN, HOME.router.port_forward[0].port, "/who", 0.5)
+    box.probe_again()
+    hint = wait_for(lambda: [h for h in box.status()["hints"] if "public address" in h])[0]
+    assert f"answers with the public address {WAN}" in hint
+    assert box.in_set("translated4") == 1
+
+
 def test_down_leaves_nothing(box: Box) -> None:
     before = box.state()
     up(box, conf(box, "socks"))

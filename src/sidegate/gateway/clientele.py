@@ -18,7 +18,7 @@ from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Met
 from sidegate.gateway.facts import Facts, vantage_of
 from sidegate.gateway.health import State
-from sidegate.gateway.nft import Client, Element, prove, withdraw
+from sidegate.gateway.nft import TRANSLATED, Client, Element, prove, withdraw
 from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
@@ -42,6 +42,7 @@ class Clientele:
         self._facts: Facts | None = None
         self._paths = ReturnPaths()
         self._counted: dict[Client, int] = {}
+        self._translated: list[Client] = []
         self._probes: dict[int, Client] = {}
         self._gateways: set[Client] = set()
         self._router: State = "unknown"
@@ -76,6 +77,17 @@ class Clientele:
         """A client as a person knows it."""
         name = self._config.name_of(client.mac)
         return f"{client.ip} ({client.mac}{', ' + name if name else ''})"
+
+    def hints(self) -> tuple[str, ...]:
+        """Whose port forwards cannot work by way of this box."""
+        keep = {c.mac for c in self._config.client if c.gateway == "router"}
+        found = {it.mac: it.ip for it in self._translated if it.mac not in keep}
+        return tuple(
+            f"{self._named_by(mac)} answers with the public address {ip}: a bridge on its way here translates it, so"
+            " that port forwards to this device do not work by way of this box; let it keep the router as its gateway"
+            ' (by hand, or with gateway = "router" in its [[client]] section where this box hands out addresses)'
+            for mac, ip in found.items()
+        )
 
     # What the loop says
 
@@ -138,7 +150,12 @@ class Clientele:
     def probe_again(self) -> int:
         """Somebody asks; how many are probed. What was begun before was sent before whatever the person has done."""
         self._probes.clear()
+        self._poll_at_s = self._count_at_s = 0.0
         return self._paths.probe_all(time.monotonic())
+
+    def _named_by(self, mac: str) -> str:
+        known = next((s.client for s in self._paths if s.client.mac == mac), None)
+        return self.named(known) if known else self._config.name_of(mac) or mac
 
     # The probes
 
@@ -240,6 +257,7 @@ class Clientele:
     def _count(self, now: float) -> None:
         """Who sent something since the last time. Raises Problems."""
         self._count_at_s = now + COUNT_S
+        self._translated = sorted({view.client_of(e) for e in view.elements(TRANSLATED)})
         counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
         for client, packets in counted.items():
             self._meet(client, now, active=packets != self._counted.get(client))

@@ -71,6 +71,7 @@ def _shape(config: Config, facts: Facts, situation: Situation) -> Shape:
         facts.lan6 if config.ipv6.mode == "gateway" else (),
         _steering(config, situation),
         _services(config, situation),
+        facts.router.mac or "",
     )
 
 

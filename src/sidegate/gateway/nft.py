@@ -24,6 +24,9 @@ The laws of the table
    second such connection, with no direct handshake in between, deletes the proof.
 8. DNS of a proved client stays masqueraded: that costs nothing, and a client that roamed must find names before it
    sends the SYNs that law 7 needs.
+14. A client's packet with a public source address is one that a filtering bridge between it and this box has
+   translated back (the answer of a service behind a port forward of the router). It is remembered (`translated4`) to
+   be told: by way of this box such a service cannot be reached.
 
 What a connection costs: each packet a few comparisons and one or two lookups; its SYN and the first ACK one new
 element each. No element is deleted and entered again for the same client: `nft_set_hash.c` leaves the dead ones in
@@ -49,11 +52,13 @@ from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.nfttext import CLIENT, FLOW, FLOWS_SIZE, NO_SYN, SYN, TUPLE, block, constant, dynamic
 from sidegate.gateway.services import DNS, Services
-from sidegate.gateway.steer import INTERNET6, Memory, Steering
+from sidegate.gateway.steer import INTERNET6, PRIVATE4, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""
 PROOF_TIMEOUT_S = 300
+TRANSLATED = "translated4"
+"""The set of law 14."""
 ANSWERED_S = 1
 """No SYN is sent again sooner (RFC 6298 section 2.1): what was answered so lately was answered after the first one."""
 
@@ -82,6 +87,7 @@ class Shape(Struct, frozen=True):
 
     mac: of the interface. masquerade: for clients without a setting of their own; own: for those with one.
     lan6: the LAN's IPv6 networks; asked only where IPv6 is split. steering: None: everything goes straight.
+    router: the MAC address of the main router, for law 14; empty: nobody is suspected.
     """
 
     interface: str
@@ -92,6 +98,7 @@ class Shape(Struct, frozen=True):
     lan6: tuple[IPv6Network, ...] = ()
     steering: Steering | None = None
     services: Services = Services()
+    router: str = ""
 
     def having(self, *settings: Masquerade) -> list[str]:
         """MAC addresses whose own setting is one of these and not the common one."""
@@ -140,6 +147,7 @@ def _sets(shape: Shape) -> list[str]:
         *([constant("lan6", "ipv6_addr", [str(n) for n in shape.lan6], "flags interval")] if shape.has_ipv6 else []),
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
+        *([dynamic(TRANSLATED, CLIENT, 256, 3600)] if shape.router else []),
     ]
     if shape.has_auto:
         sets += [
@@ -173,7 +181,8 @@ def _nat(shape: Shape) -> list[str]:
 
 
 def _chains(shape: Shape) -> list[str]:
-    chains = [block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
+    chains = [block("chain", "foreign", _foreign(shape))] if shape.router else []
+    chains += [block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
     if shape.has_auto:
         chains += _WATCH
     if shape.steering is not None:
@@ -189,12 +198,22 @@ def _upstream(shape: Shape) -> list[str]:
         "type filter hook prerouting priority raw; policy accept;",
         f'iifname != "{shape.interface}" return',
         *(["meta nfproto ipv6 goto upstream6"] if shape.splits_ipv6 else []),
-        f"ip saddr != {shape.lan4} return",
+        f"ip saddr != {shape.lan4} {'goto foreign' if shape.router else 'return'}",
         f"ip daddr {shape.lan4} return",
         f"ether daddr != {shape.mac} return",
         f"update @clients4 {{ {CLIENT} }}",
         *([f"{NO_SYN} {TUPLE} @begun4 notrack return"] if shape.has_auto else []),
         *_split(shape, 4),
+    ]
+
+
+def _foreign(shape: Shape) -> list[str]:
+    """From an address outside of the LAN: of the router, what is answered to masqueraded clients."""
+    return [
+        f"ether saddr {shape.router} return",
+        f"ether daddr != {shape.mac} return",
+        f"ip saddr {{ {', '.join(PRIVATE4)} }} return",
+        f"update @{TRANSLATED} {{ {CLIENT} }}",
     ]
 
 

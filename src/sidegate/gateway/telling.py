@@ -101,7 +101,8 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     ours = [a.ip for a in of.facts.interface.addresses]
     told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
     others = [f"{name} forwards packets itself: {_SECOND}" for name in of.clientele.gateways()]
-    return (*told, *others, *of.advertising.hints(), *of.splitter.hints())
+    parts = (of.clientele, of.advertising, of.splitter)
+    return (*told, *others, *(hint for part in parts for hint in part.hints()))
 
 
 def clients(of: Parts, ip: str | None, *, with_evidence: bool) -> ClientsView:

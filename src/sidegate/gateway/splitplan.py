@@ -105,7 +105,8 @@ class Planner:
             errors += error.problems
         if errors:
             raise Problems(*errors)
-        stale = [it.problem for it in copies if it.problem is not None]
+        in_force = self.faults()
+        stale = [it.problem for it in copies if it.problem is not None and it.problem not in in_force]
         told = (*stale, *material.warnings, *found.problems, *rules.hints(config, material, found.names))
         return _at_this_moment(Plan(config, material, found, check=check, problems=told))
 
@@ -137,6 +138,14 @@ class Planner:
         until_s = None if plan.until is None else now + max(0.0, (plan.until - datetime.now(UTC)).total_seconds())
         times = (self._subscriptions.next_deadline(), until_s)
         return min((t for t in times if t is not None), default=None)
+
+    def try_again(self, now: float) -> None:
+        """Somebody asks: subscriptions that were fetched in vain are fetched as soon as may be."""
+        self._subscriptions.try_again(now)
+
+    def faults(self) -> tuple[Problem, ...]:
+        """What is wrong now with the subscriptions in force."""
+        return self._subscriptions.faults()
 
     def close(self) -> None:
         self._subscriptions.close()

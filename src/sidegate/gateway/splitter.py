@@ -122,8 +122,9 @@ class Splitter:
         self._naming.forget()
 
     def try_all(self, now: float) -> None:
-        """Somebody asks: each upstream is tried as soon as may be."""
+        """Somebody asks: each upstream is tried as soon as may be, and what lists upstreams is asked for again."""
         self._engine.try_all(now)
+        self._planner.try_again(now)
 
     def turn(self, now: float) -> Plan | None:
         """A plan that the box is to be brought to, which may be the one in force: its situation is another one now.
@@ -156,7 +157,8 @@ class Splitter:
 
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
-        return (*self._engine.faults(), *self._foreign.faults(), *self._naming.faults())
+        parts = (self._planner, self._engine, self._foreign, self._naming)
+        return tuple(fault for part in parts for fault in part.faults())
 
     def hints(self) -> tuple[str, ...]:
         """What somebody should know of the configuration's files."""

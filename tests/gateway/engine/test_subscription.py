@@ -163,10 +163,23 @@ def test_tried_again_ever_more_rarely(life: Life, server: _Server) -> None:
     life.wait()
     life.fetch()
     assert life.rest_s() == 2 * RETRY_FIRST_S
+    assert [it.what for it in life.it.faults()] == ["cannot be fetched: the server answers 404"]
     server.answer = (200, {}, GOOD)
     life.wait()
     assert life.fetch()
     assert life.it.copies()[0].problem is None
+    assert life.it.faults() == ()
+
+
+def test_tried_at_once_if_somebody_asks(life: Life, server: _Server) -> None:
+    server.answer = (404, {}, b"")
+    life.fetch()
+    life.it.try_again(life.now)
+    assert life.rest_s() == 0
+    server.answer = (200, {}, GOOD)
+    assert life.fetch()
+    life.it.try_again(life.now)
+    assert life.rest_s() == EVERY_S
 
 
 def test_after_a_failure_by_the_proxy(life: Life, server: _Server) -> None:

@@ -69,6 +69,16 @@ class Subscriptions:
         """What there is now, in the order of the configuration."""
         return tuple(it.copy() for it in self._sources)
 
+    def faults(self) -> tuple[Problem, ...]:
+        """Why there is no newer copy, of each that was last fetched in vain."""
+        return tuple(it.problem for it in self._sources if it.problem is not None)
+
+    def try_again(self, now: float) -> None:
+        """Somebody asks: what was fetched in vain is fetched as soon as may be."""
+        for it in self._sources:
+            if it.problem is not None and it.fetching is None:
+                it.deadline_s = now
+
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came; None: never."""
         return min((it.deadline_s for it in self._sources if it.is_remote), default=None)
@@ -102,7 +112,7 @@ class _Source:
     def __init__(self, where: str, source: str, state: Path) -> None:
         self.where, self.is_remote = where, is_address(source)
         self._source, self._path = source, copy_path(source, state) if self.is_remote else Path(source)
-        self._problem: Problem | None = None
+        self.problem: Problem | None = None
         self._failures = 0
         self.fetching: _Fetching | None = None
         self.deadline_s = time.monotonic() + max(0.0, EVERY_S - _age_s(self._path)) if self.is_remote else 0.0
@@ -114,7 +124,7 @@ class _Source:
 
     def copy(self) -> Copy:
         text, problem = _read(self._path, self.where, must_be=not self.is_remote)
-        return Copy(self.where, text, self._problem or problem)
+        return Copy(self.where, text, self.problem or problem)
 
     def start(self, now: float, proxy_port: int | None) -> None:
         """By turns straight and through the proxy: where the one is blocked, the other may not be."""
@@ -129,7 +139,7 @@ class _Source:
         problem = self._keep(body) if words is None else self._trouble(f"cannot be fetched: {words}")
         self._failures = self._failures + 1 if problem else 0
         rest_s = min(RETRY_FIRST_S * 2.0 ** min(self._failures - 1, 10), RETRY_LONGEST_S) if problem else EVERY_S
-        self._problem, self.deadline_s = problem, now + rest_s
+        self.problem, self.deadline_s = problem, now + rest_s
         tell(f"{self.where}: {problem.what if problem else 'fetched'}")
         return problem is None
 

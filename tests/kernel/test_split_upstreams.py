@@ -1,0 +1,110 @@
+"""Upstreams as their owner meets them, in a home whose provider lies and blocks: lists of them, and what is told."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from sidegate.home import load_home
+from sidegate.lab.visiting import visit
+from tests.kernel.gateway_lab import Box, Connection, gateway_in, wait_for
+
+pytestmark = pytest.mark.kernel
+
+HOME = load_home("split")
+SERVERS = {server.name: server for server in HOME.internet.server}
+WAN, PROXY, OURS = "123.100.101.102", str(SERVERS["proxy"].v4), "192.168.1.2"
+FOREIGN, FOREIGN4, DOMESTIC4 = "www.foreign.example", str(SERVERS["foreign"].v4), str(SERVERS["domestic"].v4)
+LIST_PORT = 8090
+ABROAD = f'[[rule]]\ndomain = ["foreign.example"]\nsend = "proxy"\n[[rule]]\ncidr = ["{FOREIGN4}/32"]\nsend = "proxy"\n'
+
+
+@pytest.fixture(scope="module")
+def lab_box() -> Iterator[Box]:
+    with gateway_in(HOME) as box:
+        yield box
+
+
+@pytest.fixture
+def box(lab_box: Box) -> Iterator[Box]:
+    yield lab_box
+    lab_box.sidegate("down", "--now")
+
+
+def up(box: Box, proxy: str, more: str = ABROAD) -> None:
+    box.up("--config", box.write("/run/s.toml", f'[proxy]\ncheck = "http://{FOREIGN4}/"\n{proxy}\n{more}'))
+
+
+def page(box: Box, who: str = "nas", name: str = FOREIGN) -> str:
+    """The address that the server saw, or why there is no answer."""
+    answer = box.lab.call(who, visit, "http", name, OURS, "/who", box.lab.ca)
+    return answer.detail.split()[0] if answer.ok else answer.detail
+
+
+def upstreams(box: Box) -> dict[str, dict[str, Any]]:
+    return {it["name"]: it for it in box.status()["split"]["proxy"]["upstreams"]}
+
+
+class _List(BaseHTTPRequestHandler):
+    """Says what `text` is."""
+
+    text = ""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def listing(box: Box, text: str) -> Iterator[None]:
+    """A subscription at the provider's, for as long as this lasts."""
+    server = ThreadingHTTPServer(("", 0), type("Now", (_List,), {"text": text}), bind_and_activate=False)
+    server.socket.close()
+    server.socket = box.lab.socket("internet", socket.AF_INET, socket.SOCK_STREAM)
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.socket.bind((DOMESTIC4, LIST_PORT))
+    server.server_activate()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_subscriptions_that_come_late(box: Box) -> None:
+    """Unreachable, rubbish, good: each time it is told, what there was is used, and no connection is dropped."""
+    links, token = box.lab.links(), "token-hunter2"
+    one, other = (f"http://{DOMESTIC4}:{LIST_PORT}/{token}/{number}" for number in (1, 2))
+
+    def faults() -> list[str]:
+        box.probe_again()
+        return [it for it in box.status()["faults"] if it.startswith("proxy.subscription")]
+
+    up(box, f'subscription = "{one}"')
+    wait_for(lambda: faults() == ["proxy.subscription[0]: cannot be fetched: Connection refused"])
+    assert page(box) == WAN
+    with listing(box, links["proxy-socks"]):
+        wait_for(lambda: not faults() and page(box) == PROXY)
+    with Connection(box.lab, "phone", FOREIGN4) as proxied, Connection(box.lab, "phone", DOMESTIC4) as direct:
+        with listing(box, "<html>Log in"):
+            box.write("/run/s.toml", f'[proxy]\nsubscription = ["{one}", "{other}"]\n{ABROAD}')
+            box.sidegate("reload")
+            wait_for(lambda: [it for it in faults() if "what was fetched is not used" in it])
+        assert list(upstreams(box)) == ["proxy-socks"]
+        with listing(box, links["proxy-vless"]):
+            wait_for(lambda: not faults() and list(upstreams(box)) == ["proxy-socks", "proxy-vless"])
+        assert page(box) == PROXY
+        assert proxied.is_alive()
+        assert direct.is_alive()
+    assert token not in box.sidegate("status").stdout + box.sidegate("status", "--json").stdout

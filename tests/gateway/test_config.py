@@ -137,6 +137,18 @@ def test_dhcp() -> None:
     assert (config.client[0].ip, config.client[0].gateway) == (IPv4Address("192.168.1.9"), "router")
 
 
+def test_ports_that_the_router_forwards() -> None:
+    text = '[[client]]\nmac = "aa:bb:cc:dd:ee:ff"\nforwarded = '
+    (client,) = parse_config(f'{text}[25565, "udp/27015"]', "x.toml").client
+    assert client.forwarded_ports == (("tcp", 25565), ("udp", 25565), ("udp", 27015))
+    assert errors(f'{text}["tcp/0", 80, "udp/70000"]') == [
+        "x.toml: client[0].forwarded: 0 is no port",
+        "x.toml: client[0].forwarded: 70000 is no port",
+    ]
+    (bad,) = errors(f'{text}["sctp/5"]')
+    assert "a port of one protocol such as udp/27015" in bad
+
+
 def test_all_errors_of_dhcp_at_once() -> None:
     found = errors(
         """

@@ -57,6 +57,10 @@ CASES: dict[str, tuple[Config, Facts]] = {
     "auto-with-own": (Config(client=clients("always", "never", "auto", None)), facts()),
     "always-with-own": (Config(nat=Nat("always"), client=clients("always", "never", "auto")), facts()),
     "never-with-own": (Config(nat=Nat("never"), client=clients("always", "never", "auto")), facts()),
+    "forwarded": (
+        Config(client=(ClientConfig("02:00:00:00:00:10", forwarded=(25565, "udp/27015", "udp/25565")),)),
+        facts(),
+    ),
     "surroundings": (
         Config(),
         structs.replace(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -18,7 +19,8 @@ from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Met
 from sidegate.gateway.facts import Facts, vantage_of
 from sidegate.gateway.health import State
-from sidegate.gateway.nft import TRANSLATED, Client, Element, prove, withdraw
+from sidegate.gateway.inbound import TRANSLATED
+from sidegate.gateway.nft import Client, Element, prove, withdraw
 from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
@@ -29,6 +31,8 @@ POLL_S = 5.0
 """Between looks at whose proof the kernel withdrew."""
 COUNT_S = 10.0
 """Between looks at who sent something: the dearest look, 250 elements and more. Newcomers announce themselves."""
+WAN_ADDRESSES_MOST = 2
+"""A device that sends with more public ones is a router, as the real one behind a virtual MAC address (RFC 9568)."""
 
 
 class Clientele:
@@ -81,7 +85,8 @@ class Clientele:
     def hints(self) -> tuple[str, ...]:
         """Whose port forwards cannot work by way of this box."""
         keep = {c.mac for c in self._config.client if c.gateway == "router"}
-        found = {it.mac: it.ip for it in self._translated if it.mac not in keep}
+        count = Counter(it.mac for it in self._translated)
+        found = {it.mac: it.ip for it in self._translated if it.mac not in keep and count[it.mac] <= WAN_ADDRESSES_MOST}
         return tuple(
             f"{self._named_by(mac)} answers with the public address {ip}: a bridge on its way here translates it, so"
             " that port forwards to this device do not work by way of this box; let it keep the router as its gateway"

@@ -11,6 +11,7 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.desired import Accept, Desired, Hook, PolicyRoute, Sysctl
 from sidegate.gateway.dhcp.terms import advertiser, dhcp_server
 from sidegate.gateway.facts import Facts, ForeignDrop
+from sidegate.gateway.inbound import Forwarded
 from sidegate.gateway.nft import Shape, ruleset
 from sidegate.gateway.services import Services
 from sidegate.gateway.split.policy import PROXY, Policy
@@ -72,6 +73,7 @@ def _shape(config: Config, facts: Facts, situation: Situation) -> Shape:
         _steering(config, situation),
         _services(config, situation),
         facts.router.mac or "",
+        tuple(Forwarded(c.mac, *it) for c in config.client for it in c.forwarded_ports),
     )
 
 

@@ -1,6 +1,6 @@
 """Our one nft table as text: pure; golden files hold what comes out.
 
-The laws of the table
+The laws of the table, which `steer.py` (9 to 13) and `inbound.py` (14, 15) go on with
 
 1. Only what a LAN client sends to the internet by way of this box is decided on: in and out by one interface, from a
    LAN address, to an address outside the LAN. Everything else leaves the chains at their first rules.
@@ -24,9 +24,6 @@ The laws of the table
    second such connection, with no direct handshake in between, deletes the proof.
 8. DNS of a proved client stays masqueraded: that costs nothing, and a client that roamed must find names before it
    sends the SYNs that law 7 needs.
-14. A client's packet with a public source address is one that a filtering bridge between it and this box has
-   translated back (the answer of a service behind a port forward of the router). It is remembered (`translated4`) to
-   be told: by way of this box such a service cannot be reached.
 
 What a connection costs: each packet a few comparisons and one or two lookups; its SYN and the first ACK one new
 element each. No element is deleted and entered again for the same client: `nft_set_hash.c` leaves the dead ones in
@@ -47,18 +44,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from sidegate.gateway import services, steer
+from sidegate.gateway import inbound, services, steer
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
+from sidegate.gateway.inbound import Forwarded
 from sidegate.gateway.nfttext import CLIENT, FLOW, FLOWS_SIZE, NO_SYN, SYN, TUPLE, block, constant, dynamic
 from sidegate.gateway.services import DNS, Services
-from sidegate.gateway.steer import INTERNET6, PRIVATE4, Memory, Steering
+from sidegate.gateway.steer import INTERNET6, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""
 PROOF_TIMEOUT_S = 300
-TRANSLATED = "translated4"
-"""The set of law 14."""
 ANSWERED_S = 1
 """No SYN is sent again sooner (RFC 6298 section 2.1): what was answered so lately was answered after the first one."""
 
@@ -87,7 +83,7 @@ class Shape(Struct, frozen=True):
 
     mac: of the interface. masquerade: for clients without a setting of their own; own: for those with one.
     lan6: the LAN's IPv6 networks; asked only where IPv6 is split. steering: None: everything goes straight.
-    router: the MAC address of the main router, for law 14; empty: nobody is suspected.
+    router: the MAC address of the main router, empty: not known. forwarded: see `inbound`.
     """
 
     interface: str
@@ -99,6 +95,7 @@ class Shape(Struct, frozen=True):
     steering: Steering | None = None
     services: Services = Services()
     router: str = ""
+    forwarded: tuple[Forwarded, ...] = ()
 
     def having(self, *settings: Masquerade) -> list[str]:
         """MAC addresses whose own setting is one of these and not the common one."""
@@ -147,7 +144,7 @@ def _sets(shape: Shape) -> list[str]:
         *([constant("lan6", "ipv6_addr", [str(n) for n in shape.lan6], "flags interval")] if shape.has_ipv6 else []),
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
-        *([dynamic(TRANSLATED, CLIENT, 256, 3600)] if shape.router else []),
+        *inbound.sets(shape.router, shape.forwarded),
     ]
     if shape.has_auto:
         sets += [
@@ -181,7 +178,7 @@ def _nat(shape: Shape) -> list[str]:
 
 
 def _chains(shape: Shape) -> list[str]:
-    chains = [block("chain", "foreign", _foreign(shape))] if shape.router else []
+    chains = [block("chain", "foreign", inbound.foreign(shape.router, shape.mac))] if shape.router else []
     chains += [block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
     if shape.has_auto:
         chains += _WATCH
@@ -202,18 +199,9 @@ def _upstream(shape: Shape) -> list[str]:
         f"ip daddr {shape.lan4} return",
         f"ether daddr != {shape.mac} return",
         f"update @clients4 {{ {CLIENT} }}",
+        *inbound.answers(shape.interface, shape.forwarded),
         *([f"{NO_SYN} {TUPLE} @begun4 notrack return"] if shape.has_auto else []),
         *_split(shape, 4),
-    ]
-
-
-def _foreign(shape: Shape) -> list[str]:
-    """From an address outside of the LAN: of the router, what is answered to masqueraded clients."""
-    return [
-        f"ether saddr {shape.router} return",
-        f"ether daddr != {shape.mac} return",
-        f"ip saddr {{ {', '.join(PRIVATE4)} }} return",
-        f"update @{TRANSLATED} {{ {CLIENT} }}",
     ]
 
 
@@ -223,6 +211,7 @@ def _upstream6(shape: Shape) -> list[str]:
         "ip6 daddr @lan6 return",
         f"ip6 daddr != {INTERNET6} return",
         f"ether daddr != {shape.mac} return",
+        *inbound.answers(shape.interface, shape.forwarded),
         *_split(shape, 6),
     ]
 

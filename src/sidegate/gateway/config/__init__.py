@@ -9,7 +9,18 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
-from sidegate.gateway.config.fields import AddressRange, DhcpMode, DomainName, InterfaceName, LeaseTime, Mac, Masquerade
+from sidegate.gateway.config.fields import (
+    AddressRange,
+    DhcpMode,
+    DomainName,
+    ForwardedPort,
+    InterfaceName,
+    LeaseTime,
+    Mac,
+    Masquerade,
+    Port,
+    Protocol,
+)
 from sidegate.gateway.config.split import Dns, Ipv6, Lists, Proxy, RuleConfig, UpstreamConfig, check_dns, check_split
 from sidegate.problems import Problem, Problems
 from sidegate.reading import read
@@ -91,7 +102,8 @@ class Dhcp(Struct, frozen=True, forbid_unknown_fields=True):
 class ClientConfig(Struct, frozen=True, forbid_unknown_fields=True):
     """One device. mac: lower case once loaded. masquerade: default: as `nat.masquerade` says.
 
-    ip: the address it always gets from our DHCP. gateway: which one our DHCP tells it.
+    ip: the address it always gets from our DHCP. gateway: which one our DHCP tells it. forwarded: ports of this device
+    that the main router forwards to it from the internet; a number alone means TCP and UDP.
     """
 
     mac: Mac
@@ -99,6 +111,18 @@ class ClientConfig(Struct, frozen=True, forbid_unknown_fields=True):
     masquerade: Masquerade | None = None
     ip: IPv4Address | None = None
     gateway: Literal["sidegate", "router"] = "sidegate"
+    forwarded: tuple[Port | ForwardedPort, ...] = ()
+
+    @property
+    def forwarded_ports(self) -> tuple[tuple[Protocol, int], ...]:
+        return tuple(port for it in self.forwarded for port in _forwarded(it))
+
+
+def _forwarded(value: int | str) -> tuple[tuple[Protocol, int], ...]:
+    if isinstance(value, int):
+        return (("tcp", value), ("udp", value))
+    protocol, _, port = value.partition("/")
+    return (("tcp" if protocol == "tcp" else "udp", int(port)),)
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,6 +208,12 @@ def _check(config: Config) -> list[Problem]:
     names = [c.name for c in config.client]
     problems += check_split(config.proxy, config.upstream, config.rule, config.lists, names)
     problems += check_dns(config.dns)
+    problems += [
+        Problem(f"client[{i}].forwarded", f"{port} is no port", "ports are 1 to 65535")
+        for i, client in enumerate(config.client)
+        for _, port in client.forwarded_ports
+        if not 1 <= port <= 65535
+    ]
     problems += _repeated("mac", [c.mac for c in config.client])
     return problems + _repeated("ip", [str(c.ip) if c.ip else None for c in config.client])
 

@@ -45,6 +45,10 @@ Port = Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")
 PortRange = Annotated[
     str, Meta(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$", description="a port or a range of ports such as 8000-8999")
 ]
+ForwardedPort = Annotated[
+    str,
+    Meta(pattern="^(tcp|udp)/[0-9]{1,5}$", description="a port of one protocol such as udp/27015"),
+]
 Country = Annotated[str, Meta(pattern="^[A-Za-z]{2}$", description="a country's two letters such as CN (ISO 3166-1)")]
 UpstreamName = Annotated[
     str,

@@ -29,7 +29,8 @@ def _proxy_lines(proxy: ProxyView) -> list[str]:
     used = f"by {proxy.chosen}, {proxy.why}" if proxy.chosen else f"{proxy.why}; meanwhile: {proxy.on_failure}"
     lines = [f"proxy: {used} ({engine}{ending})"]
     rows = [_row(it) for it in proxy.upstreams]
-    return lines + [f"  {line}" for line in table(("UPSTREAM", "STATE", "LATENCY", "SERVER", "WHY"), rows).splitlines()]
+    listed = table(("UPSTREAM", "STATE", "LATENCY", "SERVER", "WHY"), rows).splitlines() if rows else []
+    return lines + [f"  {line}" for line in listed]
 
 
 def _row(it: UpstreamView) -> tuple[str, ...]:

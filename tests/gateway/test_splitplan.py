@@ -1,0 +1,109 @@
+"""Plans: what a configuration and its files mean for the split, all errors at once, and when that changes by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sidegate.gateway import splitplan
+from sidegate.gateway.config import Config, parse_config
+from sidegate.gateway.engine.subscription import copy_path
+from sidegate.gateway.splitplan import CLOCK_S, Plan, Planner
+from sidegate.problems import Problems
+
+LINK = "socks5://192.0.2.10:1080#one"
+ADDRESS = "https://lists.example/mine"
+
+
+@pytest.fixture
+def planner(tmp_path: Path) -> Iterator[Planner]:
+    made = Planner(tmp_path, lambda _: None)
+    yield made
+    made.close()
+
+
+def config(text: str) -> Config:
+    return parse_config(text, "test")
+
+
+def test_nothing_is_split_by_default(planner: Planner) -> None:
+    plan = planner.plan(Config())
+    assert (plan.is_empty, plan.aims, plan.is_ours, plan.is_foreign) == (True, (), False, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "aims", "is_ours", "is_foreign"),
+    [
+        (f'[proxy]\nupstream = "{LINK}"', (), False, False),
+        (f'[proxy]\nupstream = "{LINK}"\nmode = "all"', ("proxy",), True, False),
+        (f'[proxy]\nupstream = "{LINK}"\nlan_port = 1080', ("proxy",), True, False),
+        (
+            f'[proxy]\nupstream = "{LINK}"\n[[rule]]\ndomain = ["a.example"]\nsend = "one"',
+            ("proxy", "one"),
+            True,
+            False,
+        ),
+        ('[[rule]]\ndomain = ["a.example"]\nsend = "block"', (), False, False),
+        ('[proxy]\nengine = "tproxy"\nmode = "all"', ("proxy",), False, True),
+        (f'[proxy]\nsubscription = "{ADDRESS}"\nmode = "all"', ("proxy",), False, False),
+    ],
+)
+def test_what_needs_an_engine(
+    planner: Planner, text: str, aims: tuple[str, ...], is_ours: bool, is_foreign: bool
+) -> None:
+    plan = planner.plan(config(text))
+    assert (plan.aims, plan.is_ours, plan.is_foreign) == (aims, is_ours, is_foreign)
+
+
+def test_all_errors_at_once_and_no_secret(planner: Planner) -> None:
+    text = '[proxy]\nupstream = "trojan://hush@"\nlist = ["/no/such/list"]\ncheck = "ftp://x"\n'
+    with pytest.raises(Problems) as caught:
+        planner.plan(config(text))
+    assert [p.where for p in caught.value.problems] == ["proxy.upstream", "/no/such/list", "proxy.check"]
+    assert "hush" not in str(caught.value)
+
+
+def test_a_start_without_a_person_does_without_a_list(planner: Planner) -> None:
+    plan = planner.plan(config(f'[proxy]\nupstream = "{LINK}"\nlist = ["/no/such/list"]'), is_tolerant=True)
+    assert [p.where for p in plan.problems if p.where.startswith("/")] == ["/no/such/list"]
+
+
+def test_the_last_good_copy_of_a_subscription_is_used(planner: Planner, tmp_path: Path) -> None:
+    text = f'[proxy]\nsubscription = "{ADDRESS}"\nmode = "all"'
+    assert planner.plan(config(text)).upstreams.names == ()
+    path = copy_path(ADDRESS, tmp_path)
+    path.parent.mkdir()
+    path.write_text(LINK)
+    plan = planner.plan(config(text))
+    assert (plan.upstreams.names, plan.is_ours) == (("one",), True)
+
+
+def test_another_set_of_subscriptions_is_another_thing_to_wait_for(planner: Planner) -> None:
+    plan = planner.plan(config(f'[proxy]\nsubscription = "{ADDRESS}"'))
+    assert planner.take(plan)
+    assert not planner.take(plan)
+    assert planner.take(Plan())
+
+
+def test_the_clock_turns_a_rule(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its boundary, and where somebody sets the clock past it; not a moment before."""
+    told = datetime(2026, 11, 23, 7, 30).astimezone()
+    monkeypatch.setattr(splitplan, "local_now", lambda: told)
+    text = f'[proxy]\nupstream = "{LINK}"\n[[rule]]\ntime = ["08:00-09:00"]\ncidr = ["192.0.2.0/24"]\nsend = "block"'
+    plan = planner.plan(config(text))
+    assert plan.policy.rules == ()
+    assert plan.until == told + timedelta(minutes=30)
+    plan = msgspec.structs.replace(plan, until=datetime.now(UTC) + timedelta(minutes=30))
+    due_s = planner.next_deadline(plan, 1000.0)
+    assert due_s is not None
+    assert 1000.0 + 1790 < due_s <= 1000.0 + 1800
+    fresh = planner.plan(config(text))
+    assert planner.turn(fresh, CLOCK_S * 1, None) is None
+    told += timedelta(minutes=45)
+    turned = planner.turn(fresh, CLOCK_S * 3, None)
+    assert turned is not None
+    assert [rule.send for rule in turned.policy.rules] == ["block"]

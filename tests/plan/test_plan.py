@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from sidegate.gateway.config import Masquerade, parse_config
+from sidegate.gateway.split.review import review
 from sidegate.home import Known, RouterProfile, load_home, load_router, shipped_routers
 from sidegate.plan import predict as predicting
 from sidegate.plan.config_text import config_for
@@ -214,15 +215,18 @@ def assert_sound(nat: Masquerade | None, it: Prediction) -> None:
 
 @pytest.mark.parametrize("router", shipped_routers())
 def test_every_config_is_accepted_and_says_what_the_way_needs(router: str) -> None:
-    plan = plan_for(router, devices=DEVICES)
-    for way in (*plan.ways, *plan.nat_choices):
-        if way.nat is None or way.possible == "no":
-            with pytest.raises(Problems, match=r"nothing to configure|not possible"):
-                config_for(plan, way.id)
-            continue
-        config = parse_config(config_for(plan, way.id), "sidegate.toml")
-        assert (config.nat.masquerade, config.dhcp.mode) == (way.nat, way.dhcp)
-        assert [c.name for c in config.client] == ["my-computer", "tablet"]
+    for wish in (w for w in WISHES if not w.standby):
+        plan = plan_for(router, wish, DEVICES)
+        for way in (*plan.ways, *plan.nat_choices):
+            if way.nat is None or way.possible == "no":
+                with pytest.raises(Problems, match=r"nothing to configure|not possible"):
+                    config_for(plan, way.id)
+                continue
+            config = parse_config(config_for(plan, way.id), "sidegate.toml")
+            assert review(config) == ()
+            assert (config.nat.masquerade, config.dhcp.mode) == (way.nat, way.dhcp)
+            assert (config.resolves, config.ipv6.mode == "gateway") == (wish.proxy != "none", wish.ipv6)
+            assert [c.name for c in config.client] == ["my-computer", "tablet"]
 
 
 def test_a_config_stands_whatever_names_and_titles_hold() -> None:
@@ -234,12 +238,16 @@ def test_a_config_stands_whatever_names_and_titles_hold() -> None:
 
 
 def test_commented_examples_of_a_config_are_valid_too() -> None:
-    text = config_for(plan_for("generic"), "static")
-    shown = "\n".join(
-        line.removeprefix("# ") if " = " in line or line == "# [[client]]" else line for line in text.splitlines()
-    )
+    text = config_for(plan_for("generic"), "coexist")
+    shown = "\n".join(line.removeprefix("# ") if is_example(line) else line for line in text.splitlines())
     config = parse_config(shown, "x")
     assert (str(config.network.router), config.client[0].name) == ("192.168.1.1", "tv")
+    assert (config.proxy.links, config.proxy.country) == (("socks5://192.0.2.10:1080#first",), ("CN",))
+    assert config.dhcp.range == "192.168.1.201-192.168.1.250", "apart from what the router is told to keep"
+
+
+def is_example(line: str) -> bool:
+    return " = " in line or line.startswith("# [")
 
 
 def test_what_else_is_unknown_is_told_only_if_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from sidegate.gateway.config import DEFAULT_PATH, DhcpMode, Masquerade
-from sidegate.plan.data import Device, Plan, Way
+from sidegate.plan.data import Device, Plan, Way, Wish
 from sidegate.problems import Problem, Problems
 
 _NAT: dict[Masquerade, str] = {
@@ -20,6 +20,32 @@ _DHCP: dict[DhcpMode, str] = {
     "off": "the router hands out addresses, or they are set by hand",
     "server": "this box alone hands out addresses: the router's DHCP must be off",
     "coexist": "this box beside the router's DHCP",
+}
+_RANGES: dict[DhcpMode, str] = {
+    "server": "192.168.1.100-192.168.1.199",
+    "coexist": "192.168.1.201-192.168.1.250",
+}
+"""Examples; beside the router's one apart from what is its own by default."""
+_PROXY = (
+    "[proxy]",
+    "# Where proxied traffic goes: the share link of your server. Until there is one, everything goes straight.",
+    '# upstream = "socks5://192.0.2.10:1080#first"',
+    '# What is proxied: "listed", what `list` and `country` name; "all-but", all else; "all", everything.',
+    '# mode = "listed"',
+    '# list = ["/etc/sidegate/lists/home.txt"]    # files of names and networks',
+    '# on_failure = "direct"    # proxied traffic goes straight while no upstream works; or "block": it is refused',
+    '# country = ["CN"]    # a country needs a database or a file of its networks:',
+    "",
+    "# [lists]",
+    '# country_files = { CN = "/etc/sidegate/lists/cn.txt" }',
+    "",
+    "[dns]",
+    'mode = "on"    # this box answers DNS, also while there is no upstream yet: devices are told to ask it',
+    "",
+)
+_IPV6 = {
+    False: 'mode = "off"    # who asks this box for names is told no IPv6 address: nothing goes round the box by IPv6',
+    True: 'mode = "gateway"    # this box is an IPv6 router too, beside the main router: IPv6 is treated as IPv4 is',
 }
 
 
@@ -49,7 +75,8 @@ def _if_it_is(way: Way) -> str:
 def _text(plan: Plan, way: Way, nat: Masquerade) -> str:
     lines = [
         f"# {way.title}.",
-        f"# Router: {_one_line(plan.title)}. Save as {DEFAULT_PATH}, then: sidegate up",
+        f"# Router: {_one_line(plan.title)}. To be saved as {DEFAULT_PATH}; every step:",
+        f"# {_one_line(plan.command)} --way {way.id}",
         "",
         "[network]",
         '# interface = "eth0"        # default: where the default route points',
@@ -60,11 +87,18 @@ def _text(plan: Plan, way: Way, nat: Masquerade) -> str:
         "",
         "[dhcp]",
         f'mode = "{way.dhcp}"             # {_DHCP[way.dhcp]}',
-        *([] if way.dhcp == "off" else ['# range = "192.168.1.100-192.168.1.199"    # default: a part of the LAN']),
+        *([] if way.dhcp == "off" else [f'# range = "{_RANGES[way.dhcp]}"    # default: a part of the LAN']),
         "",
+        *_split(plan.wish),
         *_clients(plan.devices),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _split(wish: Wish) -> list[str]:
+    """Without a proxy and without IPv6 there is nothing to tell apart: all defaults."""
+    found = [] if wish.proxy == "none" else [*_PROXY]
+    return [*found, "[ipv6]", _IPV6[wish.ipv6], ""] if found or wish.ipv6 else []
 
 
 def _one_line(text: str) -> str:

@@ -79,7 +79,7 @@ class Prediction(Struct, frozen=True):
     bridge_filter: the value assumed or known of the router. path: the way the reply takes; `none`: it is offline.
     says: the walk's verdict. up, down: who forwards (routes) a packet on its way to the internet and back.
     port_up, port_down: bytes through the gateway's port, both directions together, for each byte up- or downloaded.
-    port_forwards: the protocols in which a port forwarded to such a client works. ipv6: the way of IPv6, always by the
+    port_forwards: the protocols in which a port forwarded to such a client works. ipv6: the way of IPv6 by the
     router itself. proxied: whether a connection works that the gateway's proxy engine takes. undecided: fields of the
     profile that are unknown and would change what is said here; then the worst case is told.
     """

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from sidegate.home import RouterProfile
+from sidegate.plan.breaks import breaks
 from sidegate.plan.data import Device, DevicePrediction, Path, Plan, Prediction, Way, Wish
 from sidegate.plan.predict import predict
 from sidegate.plan.questions import QUESTIONS, ground, open_questions, relevant, value_of, with_probes
 from sidegate.plan.rank import NOT_KNOWN, points, told
-from sidegate.plan.ways import Recipe, Surroundings, decided_by, nat_recipes, possible, recipes, steps, steps_back
+from sidegate.plan.steps import Surroundings, steps, steps_back
+from sidegate.plan.ways import Recipe, decided_by, nat_recipes, possible, recipes
 
 
 def make_plan(
@@ -40,7 +42,7 @@ def make_plan(
         questions=open_questions(profile, wish),
         ask_first=tuple(w.decided_by for w in _if_yes(ways)),
         remedies=profile.remedies,
-        notes=(*notes, *_notes(wish, profile)),
+        notes=(*notes, *_notes(wish, profile, ways[0])),
         devices=tuple(devices),
     )
 
@@ -71,61 +73,11 @@ def _way(recipe: Recipe, profile: RouterProfile, wish: Wish, around: Surrounding
         dhcp=recipe.dhcp,
         steps=steps(recipe, profile, wish, around),
         back=steps_back(recipe, wish),
-        breaks=tuple(_breaks(recipe, wish, predictions)),
+        breaks=tuple(breaks(recipe, wish, predictions)),
         predictions=predictions,
         devices=tuple(_device(device, recipe, predictions) for device in devices if recipe.delivery),
         points=points(recipe, can, wish, predictions),
     )
-
-
-# What breaks
-
-
-def _breaks(recipe: Recipe, wish: Wish, predictions: tuple[Prediction, ...]) -> Iterator[str]:
-    """What will not work as before, each with what to do about it."""
-    offline = [p for p in predictions if p.path == "none"]
-    if offline:
-        yield f"IPv4 of {told(offline, predictions)}: {offline[0].says}."
-    yield from _broken_forwards(recipe, predictions)
-    masqueraded = [p for p in predictions if p.path == "masqueraded"]
-    if masqueraded:
-        who = told(masqueraded, predictions)
-        yield (
-            f"The router's logs, traffic counters and parental controls show the box's address for {who}. Servers on "
-            "your own network still see the real addresses."
-        )
-        yield (
-            f"Games and calls may report a stricter NAT type for {who}: two translations in a row, and ports opened by "
-            "UPnP do not fit."
-        )
-    yield from _of_delivery(recipe)
-    if recipe.delivery and wish.proxy != "none" and any(p.ipv6 == "direct" for p in predictions):
-        yield (
-            "IPv6 goes to the router, round the box: what is to be proxied leaks there. Turn IPv6 off on the router if "
-            "that matters."
-        )
-
-
-def _broken_forwards(recipe: Recipe, predictions: tuple[Prediction, ...]) -> Iterator[str]:
-    both = [p for p in predictions if p.path != "none" and not p.port_forwards]
-    half = [p for p in predictions if p.path != "none" and p.port_forwards == ("tcp",)]
-    how = "by hand" if recipe.dhcp == "off" else 'with `gateway = "router"` in the configuration'
-    remedy = f"Give such a device the router as its gateway, {how}."
-    if both:
-        yield f"Port forwards to {told(both, predictions)}. {remedy}"
-    if half:
-        yield f"UDP port forwards to {told(half, predictions)} (TCP ones work). {remedy}"
-
-
-def _of_delivery(recipe: Recipe) -> Iterator[str]:
-    if recipe.delivery == "own-dhcp":
-        yield "While the box is off no new device gets an address; those with one have no IPv4 internet."
-    if recipe.delivery == "coexist":
-        yield "A device that the router's DHCP answered first goes round the box: online, but not proxied."
-    if recipe.delivery == "router-dhcp":
-        yield "While the box is off nobody has IPv4 internet, until the router's gateway field is cleared."
-    if recipe.delivery == "static":
-        yield "Devices without such a setting (many TVs and gadgets) stay with the router."
 
 
 # A gateway that runs already
@@ -199,18 +151,33 @@ def _if_yes(ways: Sequence[Way]) -> list[Way]:
     return [w for w in ways if w.decided_by and w is not best and w.cost - NOT_KNOWN < best.cost]
 
 
-def _notes(wish: Wish, profile: RouterProfile) -> Iterator[str]:
+def _notes(wish: Wish, profile: RouterProfile, best: Way) -> Iterator[str]:
     if wish.proxy == "none":
         yield (
             "Without a proxy nobody needs a gateway beside the router: it only adds a hop. Go on only if the box is to "
-            "filter or to count."
+            "block or to count."
         )
+    if best.nat is not None:
+        yield from _of_the_box(wish)
     if wish.ipv6:
         yield (
-            "This version of Sidegate leaves IPv6 to the router. To take it through the box, the box must advertise "
-            "itself (router advertisements with high preference, by dnsmasq or radvd), and the router had better stop: "
+            "The box advertises itself as an IPv6 router beside the main router, with high preference. Leave the main "
+            "router's advertisements on: the box has its own address and its way out from them. Where they are off, "
+            "give the box both by hand, and devices have no IPv6 while the box is off. Of this router: "
             f"{ground(profile, 'ra_off').says}."
         )
     guessed = [f for f in relevant(wish) if getattr(profile, f).evidence == "guess"]
     for field in guessed:
         yield f"{capital(ground(profile, field).says)}; a guess is not relied on."
+
+
+def _of_the_box(wish: Wish) -> Iterator[str]:
+    yield (
+        "Before you unplug the box on purpose: `sudo sidegate down`. Devices then go on by the router without a gap, "
+        "while the box stays on, for a day at most; do meanwhile what is to be done if the box dies."
+    )
+    if wish.proxy != "none":
+        yield (
+            "If only the proxy fails, nobody is offline: what is proxied goes straight until it works again, or, with "
+            '`on_failure = "block"`, is refused.'
+        )

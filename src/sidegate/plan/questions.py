@@ -24,7 +24,7 @@ QUESTIONS: dict[str, Question] = {
         "dhcp_gateway",
         "Can the router's DHCP page name another gateway than the router itself (DHCP option 3)?",
         'look on the page "LAN" or "DHCP server" for a field "gateway", "default gateway" or "router"',
-        "whether one field on the router is all it takes",
+        "whether one page of the router is all it takes",
     ),
     "dhcp_off": Question(
         "dhcp_off",
@@ -55,7 +55,7 @@ QUESTIONS: dict[str, Question] = {
         "ra_off",
         "Can the router's IPv6 router advertisements be turned off?",
         'look on the page "IPv6" or "LAN" for "router advertisement", "RA" or "SLAAC"',
-        "whether IPv6 can be made to pass the box",
+        "whether devices that heed no preference can be made to send IPv6 by the box",
     ),
 }
 """The most deciding first."""

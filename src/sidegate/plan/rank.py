@@ -50,9 +50,11 @@ def _of_delivery(recipe: Recipe, wish: Wish) -> Iterator[Point]:
     if recipe.delivery == "own-dhcp":
         yield Point(10, "when the box dies, somebody has to turn the router's DHCP on again")
     if recipe.delivery == "router-dhcp":
-        yield Point(0, "one field on the router is all that changes, and all that has to be changed back")
+        yield Point(0, "one page of the router is all that changes, and all that has to be changed back")
     if wish.proxy == "some":
         yield Point(25, "sends every device through the box, also those that are not to be proxied")
+    if recipe.asks_router and wish.proxy != "none":
+        yield Point(30, "what is proxied by its name is so only on devices whose DNS server is set by hand")
     if wish.standby and recipe.dhcp != "off":
         yield Point(
             25, "no second box takes over by itself: the box's DHCP names the box, not an address that two share"

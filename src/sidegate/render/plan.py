@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from sidegate.plan.data import KINDS, Ground, Kind, Path, Plan, Prediction, Question, Way
+from sidegate.plan.data import KINDS, Ground, Kind, Path, Plan, Prediction, Question, Way, Wish
 from sidegate.plan.making import capital
 from sidegate.render.words import clean
 
@@ -27,7 +27,7 @@ def plan_text(plan: Plan) -> str:
         _title(plan),
         _section("In short", _items(plan.conclusion)),
         _section("What to do, in this order", _numbered(_first_steps(plan))),
-        _section("What to expect", _expectations(best)),
+        _section("What to expect", _expectations(best, plan.wish)),
         _section("Your devices, as their probes found them", _devices(best)),
         _section("What will not work as before", _items(best.breaks)),
         _section("If the box dies", _numbered(best.back)),
@@ -48,11 +48,12 @@ def way_text(plan: Plan, way: Way) -> str:
         f"{clean(plan.title)}: {way.title} ({way.id})\n",
         _section(f"Possible with this router: {way.possible}", _items(map(_full_ground, way.grounds))),
         _section("What to do, in this order", _numbered(way.steps)),
-        _section("What to expect", _expectations(way)),
+        _section("What to expect", _expectations(way, plan.wish)),
         _section("Your devices, as their probes found them", _devices(way)),
         _section("What will not work as before", _items(way.breaks)),
         _section("If the box dies", _numbered(way.back)),
         _section("Advice of the catalogue for this router", _items(plan.remedies)),
+        _section("Notes", _items(plan.notes if way.nat else ())),
         _section("Why it stands where it does", _items(p.why for p in way.points)),
     ]
     return "\n".join(part for part in parts if part)
@@ -104,7 +105,7 @@ def _wrapped(text: str, start: str) -> Iterator[str]:
 # What to expect
 
 
-def _expectations(way: Way) -> Iterator[str]:
+def _expectations(way: Way, wish: Wish) -> Iterator[str]:
     """A line for each kind of device; twice where the router's bridge filter is unknown."""
     if not way.predictions:
         return
@@ -112,7 +113,7 @@ def _expectations(way: Way) -> Iterator[str]:
     head = ("DEVICE", *(["ROUTER'S BRIDGE"] if unknown else []), "IPv4", "UP", "DOWN", "PORT LOAD", "PORT FORWARDS")
     rows = [_expectation(p, unknown) for p in way.predictions]
     yield from _columns(head, rows)
-    yield from _legend(way)
+    yield from _legend(way, wish)
 
 
 def _filter_is_unknown(way: Way) -> bool:
@@ -139,7 +140,7 @@ def _way_of(nodes: Sequence[str]) -> str:
     return f"{len(nodes)}: {', '.join(names.get(n, n) for n in nodes)}" if nodes else "-"
 
 
-def _legend(way: Way) -> Iterator[str]:
+def _legend(way: Way, wish: Wish) -> Iterator[str]:
     legend = (
         "UP, DOWN: who forwards each packet. PORT LOAD: bytes through the box's port for each byte up- or downloaded."
         if way.nat
@@ -147,13 +148,21 @@ def _legend(way: Way) -> Iterator[str]:
     )
     yield ""
     yield from _wrapped(legend, "  ")
-    if way.nat and all(p.proxied for p in way.predictions):
+    if way.nat and wish.proxy != "none" and all(p.proxied for p in way.predictions):
         yield from _wrapped("Proxied connections work for every kind, and come back by the box.", "  ")
     if all(p.ipv6 == "direct" for p in way.predictions):
-        yield from _wrapped("IPv6, where your provider gives it, works for every kind, by the router itself.", "  ")
+        yield from _wrapped(_ipv6(way, wish), "  ")
     undecided = sorted({field for p in way.predictions for field in p.undecided})
     if undecided:
         yield from _wrapped(f"* the worst case; it depends on what is not known: {', '.join(undecided)}", "  ")
+
+
+def _ipv6(way: Way, wish: Wish) -> str:
+    if way.nat and wish.ipv6:
+        return "IPv6, where your provider gives it, goes out by the box; answers come by the router directly."
+    if way.nat and wish.proxy != "none":
+        return "IPv6 is not used by devices that ask the box for names; for all others it works, by the router itself."
+    return "IPv6, where your provider gives it, works for every kind, by the router itself."
 
 
 def _devices(way: Way) -> Iterator[str]:

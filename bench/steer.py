@@ -16,11 +16,12 @@ from bench import dataplane
 from bench.dataplane import CLIENT, GATEWAY, SECONDS, TURNS
 from bench.figures import Figure, spread
 from bench.gateway import SERVER
-from sidegate.gateway.apply import LiveBox, apply, undo
+from sidegate.gateway.apply import apply, undo
 from sidegate.gateway.config import Config
 from sidegate.gateway.decide import Situation, decide
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.facts import observe
+from sidegate.gateway.livebox import LiveBox
 from sidegate.gateway.nft import Client, Shape, prove, ruleset
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.gateway.split.ports import ports

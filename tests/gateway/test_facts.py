@@ -15,11 +15,11 @@ from sidegate.gateway.facts import (
     Neighbour,
     Route,
     missing_capabilities,
-    parse_drops,
     parse_links,
     parse_neighbours,
     parse_routes,
 )
+from sidegate.gateway.firewalls import parse_drops
 from sidegate.problems import Problems
 
 LINKS = """[{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP","LOWER_UP"],"mtu":65536,"operstate":"UNKNOWN",

@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import Changes, LiveBox, Report, apply, undo
+from sidegate.gateway.apply import Changes, Report, apply, undo
 from sidegate.gateway.config import ClientConfig, Config, Nat, Network
 from sidegate.gateway.decide import decide
 from sidegate.gateway.facts import list_table, observe
+from sidegate.gateway.livebox import LiveBox
 from sidegate.problems import Exit, Problem, Problems
 from tests.kernel.gateway_rig import (
     ACK,

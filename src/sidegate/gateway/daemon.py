@@ -17,7 +17,7 @@ import msgspec
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway import telling, view
-from sidegate.gateway.apply import Change, Changes, LiveBox, apply, undo
+from sidegate.gateway.apply import Change, Changes, apply, undo
 from sidegate.gateway.asidewatch import StandingAside
 from sidegate.gateway.change import history, timer
 from sidegate.gateway.change.diff import on_this_box
@@ -33,6 +33,7 @@ from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe, vantage_of
+from sidegate.gateway.livebox import LiveBox
 from sidegate.gateway.ownaddress import OwnAddress
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import lookup

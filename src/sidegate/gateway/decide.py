@@ -10,7 +10,8 @@ from msgspec import Struct
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import Accept, Desired, Hook, PolicyRoute, Sysctl
 from sidegate.gateway.dhcp.terms import advertiser, dhcp_server
-from sidegate.gateway.facts import Facts, ForeignDrop
+from sidegate.gateway.facts import Facts
+from sidegate.gateway.firewalls import ForeignDrop
 from sidegate.gateway.inbound import Forwarded
 from sidegate.gateway.nft import Shape, ruleset
 from sidegate.gateway.services import Services

@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, collapse_addresses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway import programs, stepaside
 from sidegate.gateway.config import Config
-from sidegate.gateway.desired import TABLE, Backend, Hook
+from sidegate.gateway.desired import TABLE
+from sidegate.gateway.firewalls import ForeignDrop, drops
 from sidegate.gateway.journal import STATE_DIR
 from sidegate.packet import BROADCAST, ETH_ARP, NO_MAC, Arp, build, frame_of, parse
 from sidegate.probe.talk import Vantage
@@ -29,9 +30,7 @@ ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 
 _SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
 _SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra")
-_LEGACY: dict[int, tuple[str, Backend]] = {4: ("ip", "iptables-legacy"), 6: ("ip6", "ip6tables-legacy")}
 _END = "\n}\n"
-_CT_STATE = {"ct": {"key": "state"}}
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
 
 
@@ -58,16 +57,6 @@ class Neighbour(Struct, frozen=True):
     ip: IPv4Address
     mac: str | None
     state: str
-
-
-class ForeignDrop(Struct, frozen=True):
-    """A foreign chain that would drop what we forward, or what is for this box; why: what in it does."""
-
-    backend: Backend
-    family: str
-    table: str
-    chain: str
-    why: str
 
 
 class Facts(Struct, frozen=True):
@@ -132,8 +121,8 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
         lan=_lan(link, routes),
         neighbours=neighbours(link.interface.name),
         sysctls=_sysctls(link.interface.name),
-        forward_drops=_drops(rulesets, "forward"),
-        input_drops=_drops(rulesets, "input"),
+        forward_drops=drops(rulesets, "forward"),
+        input_drops=drops(rulesets, "input"),
         table=table,
         boot_id=journals.boot_id(),
         lan6=link.lan6,
@@ -376,86 +365,3 @@ def _sysctls(interface: str) -> dict[str, str]:
     paths6 = [f"net/ipv6/conf/{p.format(interface)}" for p in _SYSCTLS6]
     found = [*paths, *(p for p in paths6 if Path("/proc/sys", p).exists())]
     return {p: Path("/proc/sys", p).read_text().strip() for p in found}
-
-
-def _drops(listing: str, hook: Hook) -> tuple[ForeignDrop, ...]:
-    """listing: of `nft --json --terse list ruleset`."""
-    return (*map(_by_iptables, parse_drops(listing, hook)), *_legacy_drop(hook, 4), *_legacy_drop(hook, 6))
-
-
-def parse_drops(text: str, hook: Hook) -> tuple[ForeignDrop, ...]:
-    """Foreign chains on this hook that drop, in what `nft --json --terse list ruleset` printed.
-
-    That is: by policy, by a last rule for everything (firewalld), or, of what is forwarded, by a rule of the chain
-    itself that drops `ct state invalid`, which half flows are. What a chain that is jumped to drops is the owner's
-    wish.
-    """
-    objects = json.loads(text)["nftables"]
-    rules = [o["rule"] for o in objects if "rule" in o]
-    chains = [c for c in (o["chain"] for o in objects if "chain" in o) if _is_foreign(c, hook)]
-    judged = [(c, _why_drops(c, [r for r in rules if _belongs(r, c)], hook)) for c in chains]
-    return tuple(ForeignDrop("nft", c["family"], c["table"], c["name"], why) for c, why in judged if why)
-
-
-def _is_foreign(chain: dict[str, Any], hook: Hook) -> bool:
-    own = chain["family"] == "inet" and chain["table"] == TABLE
-    return chain.get("hook") == hook and chain["family"] in ("ip", "ip6", "inet") and not own
-
-
-def _belongs(rule: dict[str, Any], chain: dict[str, Any]) -> bool:
-    return (rule["family"], rule["table"], rule["chain"]) == (chain["family"], chain["table"], chain["name"])
-
-
-def _why_drops(chain: dict[str, Any], rules: list[dict[str, Any]], hook: Hook) -> str:
-    if chain.get("policy") == "drop":
-        return "its policy is drop"
-    if rules and _is_final(rules[-1]["expr"]):
-        return "its last rule drops everything"
-    if hook == "forward" and any(_drops_invalid(r["expr"]) for r in rules):
-        return "it drops ct state invalid, which half flows are"
-    return ""
-
-
-def _verdicts(expr: list[dict[str, Any]]) -> set[str]:
-    return {key for statement in expr for key in statement}
-
-
-def _is_final(expr: list[dict[str, Any]]) -> bool:
-    kinds = _verdicts(expr)
-    return bool(kinds & {"drop", "reject"}) and kinds <= {"drop", "reject", "counter", "log", "limit", "comment"}
-
-
-def _drops_invalid(expr: list[dict[str, Any]]) -> bool:
-    if any(_maps_invalid(s["vmap"]) for s in expr if "vmap" in s):
-        return True
-    matches = [s["match"] for s in expr if "match" in s] if _verdicts(expr) & {"drop", "reject"} else []
-    return any(m["left"] == _CT_STATE and "invalid" in json.dumps(m["right"]) for m in matches)
-
-
-def _maps_invalid(vmap: dict[str, Any]) -> bool:
-    pairs = vmap["data"]["set"] if vmap["key"] == _CT_STATE and isinstance(vmap["data"], dict) else []
-    return any(state == "invalid" and "drop" in verdict for state, verdict in pairs)
-
-
-def _by_iptables(drop: ForeignDrop) -> ForeignDrop:
-    """A chain of iptables-nft is best changed by iptables-nft, or iptables-save could no longer print it."""
-    programs_of: dict[str, Backend] = {"ip": "iptables-nft", "ip6": "ip6tables-nft"}
-    program = programs_of.get(drop.family)
-    if program is None or drop.table != "filter" or drop.chain not in ("FORWARD", "INPUT"):
-        return drop
-    if programs.find(program) is None:
-        return drop
-    status, _, _ = programs.attempt(program, "-w", "5", "-S", drop.chain)
-    return drop if status else ForeignDrop(program, drop.family, "filter", drop.chain, drop.why)
-
-
-def _legacy_drop(hook: Hook, version: Literal[4, 6]) -> tuple[ForeignDrop, ...]:
-    """Asked only where the kernel has the table already: iptables-legacy would create it by asking."""
-    family, program = _LEGACY[version]
-    names = Path(f"/proc/net/{family}_tables_names")
-    if not names.exists() or "filter" not in names.read_text().split() or programs.find(program) is None:
-        return ()
-    chain = hook.upper()
-    if f"-P {chain} DROP" not in programs.run(program, "-w", "5", "-S", chain).splitlines():
-        return ()
-    return (ForeignDrop(program, family, "filter", chain, "its policy is drop"),)

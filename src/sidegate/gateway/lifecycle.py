@@ -18,12 +18,13 @@ import msgspec
 from sidegate.gateway import apply as applying
 from sidegate.gateway import control, handover, stepaside
 from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import Changes, LiveBox
+from sidegate.gateway.apply import Changes
 from sidegate.gateway.change import history, pending, timer
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.config import digest, load_config
 from sidegate.gateway.dhcp.advert import end_advertiser
 from sidegate.gateway.facts import list_table, missing_capabilities
+from sidegate.gateway.livebox import LiveBox
 from sidegate.gateway.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.service import NotStarted, Report, Started, Use
 from sidegate.gateway.split.explaining import ExplainView

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,53 @@ def test_the_daemon_killed(box: Box) -> None:
         assert engine_pid(box) == pid
         assert by(box, BLOCKED, "phone") == PROXY
         assert open_one.is_alive()
+
+
+ANOTHER_PROGRAM = """
+import socket
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT, include/uapi/linux/in.h
+listener.bind(("0.0.0.0", 7893))
+listener.listen()
+while True:
+    connection, _ = listener.accept()
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 7\\r\\n\\r\\nanother")
+    connection.close()
+"""
+
+
+def test_another_program_as_the_engine(box: Box) -> None:
+    """We only steer to it, and watch that it listens."""
+    up(box, f'[proxy]\nengine = "tproxy"\n[[rule]]\ncidr = ["{FOREIGN4}/32"]\nsend = "proxy"\n')
+
+    def ask() -> str:
+        return box.lab.call("phone", http_get, FOREIGN4, 80, "/who").detail.split()[0]
+
+    assert ask() == WAN
+    assert any("no program listens at port 7893" in fault for fault in box.status()["faults"])
+    with subprocess.Popen(box.lab.command("gateway", [sys.executable, "-c", ANOTHER_PROGRAM])) as program:
+        wait_for(lambda: ask() == "another", within_s=5)
+        assert box.status()["faults"] == []
+        program.kill()
+    assert ask() == WAN
+
+
+def test_what_cannot_work_is_said_and_keeps_nobody_offline(box: Box) -> None:
+    """A configuration that is wrong changes nothing; an upstream that refuses us is told, and what else it may be."""
+    secret = box.lab.links()["proxy-socks"].split("@")[0].rpartition(":")[2]
+    up(box, conf(box, "socks").replace(secret, "wrong-password"))
+    box.probe_again()
+    wait_for(lambda: any("a wrong password or key" in fault for fault in box.status()["faults"]))
+    assert [by(box, DOMESTIC), by(box, FOREIGN)] == [WAN, WAN]
+    box.write(CONF, '[proxy]\nupstream = "trojan://hush@"\nlist = ["/no/list"]')
+    refused = box.sidegate("reload", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("proxy.upstream: ")
+    assert "/no/list: cannot be read" in refused.stderr
+    assert "hush" not in refused.stderr
+    assert by(box, DOMESTIC) == WAN
 
 
 def test_a_service_whose_answers_are_translated_on_their_way_is_told(box: Box) -> None:

@@ -201,6 +201,10 @@ class TestExec:
     def test_options_are_the_programs(self, option: str, at: Run) -> None:
         assert at("exec", "simple", "phone", "printf", "%s", "x", option).stdout == f"x{option}"
 
+    def test_two_dashes_may_come_before_the_program(self, at: Run) -> None:
+        assert at("exec", "simple", "phone", "--", "printf", "%s", "x", "--").stdout == "x--"
+        assert at("exec", "simple", "phone", "--").returncode == 2
+
     def test_an_unknown_machine_is_told(self, at: Run) -> None:
         for words in (("exec", "simple", "fone", "true"), ("capture", "simple", "fone"), ("shell", "simple", "fone")):
             done = at(*words)

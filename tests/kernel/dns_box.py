@@ -30,10 +30,17 @@ from sidegate.gateway.dns.resolver import Resolver
 from sidegate.gateway.places import Places
 from sidegate.reading import decode_address
 it = msgspec.json.decode(sys.stdin.read(), type=Resolver | None, dec_hook=decode_address)
-resolving = Resolving(Places(Path("/run/state"), Path("/run/own")), print)
+resolving = Resolving(Places(Path("/run/state"), Path("/run/own")), print, grace_s=0)
 for change in resolving.want(it, sys.argv[1]):
     print(change.what)
-resolving.settle()
+deadline = time.monotonic() + 10
+while it is not None and not resolving.is_settled() or it is None and resolving.pid():
+    resolving.turn(time.monotonic())
+    if resolving.answers():
+        resolving.led(resolving.lead)
+    assert time.monotonic() < deadline, resolving.faults()
+    time.sleep(0.01)
+resolving.turn(time.monotonic())
 print(resolving.pid())
 """
 ASK_FIRST = """

@@ -42,6 +42,7 @@ def question(to: IPv4Address, of: IPv4Address = CLIENT, port: int = 40000) -> Ip
 def listening(port: int, kind: socket.SocketKind) -> socket.socket:
     """Of the box, at every address, as our resolver and the engine's SOCKS port are."""
     heard = socket.socket(socket.AF_INET6, kind)
+    heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     heard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     heard.bind(("::", port))
     if kind == socket.SOCK_STREAM:

@@ -159,8 +159,10 @@ class Daemon:
             self._handout.ask_first(decide(self._config, facts).dhcp)
             self._splitter.ask_first(plan, facts)
         split = self._splitter.begin(plan, facts)
-        desired = decide(self._config, facts, self._splitter.situation(plan))
+        situation = self._splitter.situation(plan)
+        desired = decide(self._config, facts, situation)
         changes = apply(desired, facts, LiveBox(), self._places.state)
+        self._splitter.applied(situation)
         handed = self._hand_out(desired)
         if is_fresh:
             self._handout.settle()
@@ -232,10 +234,12 @@ class Daemon:
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
-            desired = decide(self._config, facts, self._splitter.situation(plan))
+            situation = self._splitter.situation(plan)
+            desired = decide(self._config, facts, situation)
             is_lost = self._is_table_lost(facts)
             box = CarryingBox("" if is_lost else self._splitter.carried(plan))
             changes = apply(desired, facts, box, self._places.state)
+            self._splitter.applied(situation)
             if is_lost:
                 self._splitter.forget()
             self._splitter.want(plan, facts, now)
@@ -291,11 +295,13 @@ class Daemon:
         try:
             plan = self._splitter.plan(chosen.config)
             facts = observe(chosen.config, self._places.state)
-            desired = decide(chosen.config, facts, self._splitter.situation(plan))
+            situation = self._splitter.situation(plan)
+            desired = decide(chosen.config, facts, situation)
             self._handout.ask_first(desired.dhcp)
             self._splitter.ask_first(plan, facts)
             box = CarryingBox(self._splitter.carried(plan))
             changes = apply(desired, facts, box, self._places.state)
+            self._splitter.applied(situation)
             split = self._splitter.want(plan, facts, now)
         except Problems:
             # What was begun is put right at once.

@@ -32,7 +32,7 @@ class Situation(Struct, frozen=True):
     policy: the rules that hold now. targets: for `proxy` and each upstream that a rule names, where the engine listens
     for it; None: it does not work now, and `proxy.on_failure` tells what becomes of its traffic. held: see
     `steer.Steering`. answers_names: whether our resolver serves. unsteered: addresses on the LAN whose own traffic is
-    left alone, as of an upstream's server there.
+    left alone, as of an upstream's server there. has_relief: whether the second resolver answers in place of the first.
     """
 
     policy: Policy | None = None
@@ -40,6 +40,7 @@ class Situation(Struct, frozen=True):
     held: tuple[Ports, ...] = ()
     answers_names: bool = False
     unsteered: tuple[IPv4Address | IPv6Address, ...] = ()
+    has_relief: bool = False
 
 
 NO_SPLIT = Situation()
@@ -97,6 +98,7 @@ def _services(config: Config, situation: Situation) -> Services:
         socks_port=chosen.socks if chosen is not None and is_ours else None,
         has_engine=is_ours and bool(situation.targets),
         ipv6=config.ipv6.mode == "gateway",
+        relief=situation.answers_names and situation.has_relief,
     )
 
 

@@ -1,7 +1,7 @@
 """Names for the LAN, for the daemon's loop: our resolver, whom it asks, the LAN's own names, and what names taught.
 
-Whether it answers is what leads clients to it. One that is started anew is not silent: that takes less time than a
-client waits for its answer.
+Whether it answers is what leads clients to it. One that ended and is started again is not silent: that takes less time
+than a client waits for its answer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sidegate.gateway.dhcp.leases import Lease
 from sidegate.gateway.dns import here, learned, terms
 from sidegate.gateway.dns.child import Resolving
 from sidegate.gateway.dns.hosts import hosts_file
+from sidegate.gateway.dns.places import Name
 from sidegate.gateway.dns.resolver import Proxied, Resolver
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.places import Places
@@ -26,7 +27,7 @@ from sidegate.gateway.steer import learned_sets
 from sidegate.problems import Problem
 
 MUTE_S = 5.0
-"""A resolver that is silent for so long is not just being started anew."""
+"""A resolver that is silent for so long is not just being started again."""
 HOSTS_S = 5.0
 """Between looks at who has which lease."""
 READY_LOOK_S = 0.05
@@ -47,6 +48,7 @@ class Naming:
         self._resolver: Resolver | None = None
         self._names = ""
         self._answers = False
+        self._said = (False, self.lead)
         self._mute_since_s: float | None = None
         self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
         self._hosts_at_s = 0.0
@@ -82,18 +84,32 @@ class Naming:
         self._resolver, self._names = wanted, self._hosts()
         return self._resolving.want(wanted, self._names)
 
+    @property
+    def lead(self) -> Name:
+        """Which of the two resolvers clients are to be led to."""
+        return self._resolving.lead
+
+    def led(self, name: Name) -> None:
+        """They are, now."""
+        self._resolving.led(name)
+
     def turn(self, now: float) -> bool:
-        """Whether it answers, and did not before, or the other way. Raises Problems."""
+        """Whether clients are to be led elsewhere than before the turn: to it, to the other one, or to none.
+
+        Raises Problems.
+        """
         self._resolving.turn(now)
         if self._resolver is not None and now >= self._hosts_at_s:
             self._hosts_at_s = now + HOSTS_S
             self._tell_names()
         self._age(now)
-        return self._hear(now)
+        self._hear(now)
+        before, self._said = self._said, (self._answers, self.lead)
+        return self._said != before
 
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
-        is_starting = self._resolver is not None and self._resolving.pid() is not None and not self._resolving.serves()
+        is_starting = self._resolver is not None and self._resolving.pid() is not None and not self._resolving.answers()
         ready_s = time.monotonic() + READY_LOOK_S if is_starting else None
         hosts_s = self._hosts_at_s if self._resolver is not None else None
         times = (self._resolving.next_deadline(), ready_s, hosts_s, self._age_at_s)
@@ -112,7 +128,7 @@ class Naming:
         self._resolving.forget()
 
     def serves(self) -> bool:
-        return self._resolving.serves()
+        return self._resolving.answers()
 
     def pid(self) -> int | None:
         return self._resolving.pid()
@@ -155,13 +171,11 @@ class Naming:
         names = learned_sets(self._plan.policy, self._plan.families)
         return {name: view.elements(name) for name in names}
 
-    def _hear(self, now: float) -> bool:
-        before = self._answers
+    def _hear(self, now: float) -> None:
         if self._resolver is None:
             self._answers, self._mute_since_s = False, None
-        elif self._resolving.serves():
+        elif self._resolving.answers():
             self._answers, self._mute_since_s = True, None
         elif self._answers:
             self._mute_since_s = self._mute_since_s or now
             self._answers = now < self._mute_since_s + MUTE_S
-        return self._answers != before

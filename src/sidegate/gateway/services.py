@@ -5,8 +5,14 @@
 one accept lets both pass a firewall that drops by policy; and it drops what others send to these ports and to the
 engine's. Nothing else is dropped.
 
+`relieved` and `relief` are how names are answered while the resolver at port 53 is started anew: what the LAN asks by
+UDP is led to another port, packet by packet. NAT would bind a client that keeps its source port to one resolver for as
+long as it asks (`nf_conntrack_proto_udp.c`: each packet renews the entry), and so to one that is gone. TCP is NATed:
+there the connection is what must stay with one resolver.
+
 Sources: `nf_nat_redirect.c` nf_nat_redirect_ipv4 (to the first address of the interface that the packet came in by);
-`nf_nat_core.c` (NAT needs a tracked flow: DNS is neither steered nor untracked where it is led here).
+`nf_nat_core.c` (NAT needs a tracked flow: DNS is neither steered nor untracked where it is led here); `nft_payload.c`
+nft_payload_set_eval (UDP's checksum follows; the answer is changed back before conntrack sees it).
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from sidegate.gateway.nfttext import MARKING, STEERED, block
-from sidegate.gateway.split.ports import ENGINE_PORTS
+from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
 DNS = "meta l4proto { tcp, udp } th dport 53"
 
@@ -22,6 +28,7 @@ DNS = "meta l4proto { tcp, udp } th dport 53"
 class Services(Struct, frozen=True):
     """names: whether our resolver answers on port 53. redirects: whether it answers what was meant for other servers.
 
+    relief: whether a second one answers in its place, at RELIEF_PORT.
     lan_port: of the proxy for the LAN; socks_port: where the engine offers it. has_engine: whether its ports are to be
     guarded. ipv6: whether the LAN is served by IPv6 too.
     """
@@ -32,6 +39,7 @@ class Services(Struct, frozen=True):
     socks_port: int | None = None
     has_engine: bool = False
     ipv6: bool = False
+    relief: bool = False
 
     @property
     def has_proxy_port(self) -> bool:
@@ -40,7 +48,7 @@ class Services(Struct, frozen=True):
 
     @property
     def leads(self) -> bool:
-        return self.redirects or self.has_proxy_port
+        return self.redirects or self.has_proxy_port or self.relief
 
     @property
     def guards(self) -> bool:
@@ -52,7 +60,7 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
     found = []
     if services.leads:
         found += [
-            block("chain", "served", _served(interface, lan4, ipv6=ipv6)),
+            block("chain", "served", _served(services, interface, lan4, ipv6=ipv6)),
             block("chain", "served_lan", _served_lan(services, mac, lan4, ipv6=ipv6)),
         ]
     if services.guards:
@@ -60,15 +68,37 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
             block("chain", "guard", _guard(services, interface)),
             block("chain", "lan_only", _lan_only(lan4, ipv6=ipv6)),
         ]
+    if services.names:
+        found.append(_RELIEF)
+    if services.relief:
+        found.append(block("chain", "relieved", _relieved(interface)))
     return found
 
 
-def _served(interface: str, lan4: str, *, ipv6: bool) -> list[str]:
+_RELIEF = block(
+    "chain",
+    "relief",
+    ["type filter hook output priority raw; policy accept;", f"udp sport {RELIEF_PORT} udp sport set 53"],
+)
+"""Always there: what was asked before the resolver at port 53 was back is answered after."""
+
+
+def _relieved(interface: str) -> list[str]:
+    """Behind every filter, the owner's too: they know of port 53."""
+    return [
+        "type filter hook input priority filter + 90; policy accept;",
+        f'iifname "{interface}" udp dport 53 udp dport set {RELIEF_PORT}',
+    ]
+
+
+def _served(services: Services, interface: str, lan4: str, *, ipv6: bool) -> list[str]:
+    """Link-local addresses ask by IPv6 whatever its mode."""
     return [
         "type nat hook prerouting priority dstnat - 1; policy accept;",
         f'iifname != "{interface}" return',
         f"ip saddr {lan4} goto served_lan",
         *(["ip6 saddr @lan6 goto served_lan"] if ipv6 else []),
+        *(["ip6 saddr fe80::/10 goto served_lan"] if services.relief else []),
     ]
 
 
@@ -76,9 +106,12 @@ def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[
     lines = []
     if services.has_proxy_port:
         lines.append(f"fib daddr type local tcp dport {services.lan_port} redirect to :{services.socks_port}")
+    if services.relief:
+        lines.append(f"fib daddr type local tcp dport 53 redirect to :{RELIEF_PORT}")
     if services.redirects:
         lines += [f"ip daddr {lan4} return", *(["ip6 daddr @lan6 return"] if ipv6 else [])]
-        lines.append(f"ether daddr {mac} {DNS} redirect")
+        relief = [f"ether daddr {mac} tcp dport 53 redirect to :{RELIEF_PORT}"] if services.relief else []
+        lines += [*relief, f"ether daddr {mac} {DNS} redirect"]
     return lines
 
 
@@ -90,6 +123,9 @@ def _guard(services: Services, interface: str) -> list[str]:
     ]
     if services.names:
         lines.append(f'iifname "{interface}" {DNS} goto lan_only')
+        to_relief = f"tcp dport {RELIEF_PORT} meta l4proto tcp ct original proto-dst 53"
+        lines.append(f'iifname "{interface}" {to_relief} goto lan_only')
+        lines.append(f"meta l4proto {{ tcp, udp }} th dport {RELIEF_PORT} drop")
     if services.has_proxy_port:
         to_socks = f"tcp dport {services.socks_port} meta l4proto tcp ct original proto-dst {services.lan_port}"
         lines.append(f'iifname "{interface}" {to_socks} goto lan_only')

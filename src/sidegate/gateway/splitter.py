@@ -18,6 +18,8 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.decide import NO_SPLIT, Situation
 from sidegate.gateway.dhcp.leases import Lease
 from sidegate.gateway.dns import here, terms
+from sidegate.gateway.dns.places import NAME as RESOLVER
+from sidegate.gateway.dns.places import RELIEF
 from sidegate.gateway.dns.resolver import Proxied
 from sidegate.gateway.engine.choice import Standing
 from sidegate.gateway.engine.foreign import Foreign
@@ -109,7 +111,13 @@ class Splitter:
             held=self._engine.held() if plan.is_ours else (),
             answers_names=self._naming.answers and plan.config.resolves,
             unsteered=_on_lan(plan, self._facts),
+            has_relief=self._naming.lead == RELIEF,
         )
+
+    def applied(self, situation: Situation) -> None:
+        """The kernel's rules are those of this situation now."""
+        if situation.answers_names:
+            self._naming.led(RELIEF if situation.has_relief else RESOLVER)
 
     def carried(self, plan: Plan) -> str:
         """See `Naming.carried`. Raises Problems."""

@@ -1,20 +1,21 @@
-"""Our resolver as a child of the daemon: what it reads is written here, and it is told when to forget."""
+"""Our resolvers as children of the daemon: what it reads is written here, and it is told when to forget."""
 
 from __future__ import annotations
 
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sidegate.gateway.apply import Change
 from sidegate.gateway.children import Child, ChildFile, Nursery
 from sidegate.gateway.dhcp.user import dnsmasq_user
 from sidegate.gateway.dns import here
-from sidegate.gateway.dns.dnsmasq import dnsmasq_conf
-from sidegate.gateway.dns.places import NAME, ResolverPlaces
+from sidegate.gateway.dns.dnsmasq import answers, place
+from sidegate.gateway.dns.places import NAME, NAMES, Name, ResolverPlaces
 from sidegate.gateway.dns.resolver import Resolver
+from sidegate.gateway.dns.seating import GRACE_S, Seat, Seating, seating
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.files import make_directory, replace_file
 from sidegate.gateway.places import Places, unwritable
@@ -28,19 +29,27 @@ _REASONS = {
 }
 _READABLE = 0o644
 _LOOK_AGAIN_S = 0.05
+_SERVES_WITHIN_S = 10.0
+"""A relief that takes longer does not come: then the one at port 53 is started anew without."""
 
 
 class Resolving:
-    """For a selectors loop: wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`."""
+    """For a selectors loop: wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`.
 
-    def __init__(self, at: Places, tell: Callable[[str], None]) -> None:
-        self._at = ResolverPlaces(at.runtime)
-        self._tell = tell
-        self._nursery = Nursery(self._at.directory, at.state, tell, self._prepare)
+    `lead` says where clients are to be led, and `led` is to be called when they are. grace_s: see `seating`.
+    """
+
+    def __init__(self, at: Places, tell: Callable[[str], None], grace_s: float = GRACE_S) -> None:
+        self._at = {name: ResolverPlaces(at.runtime, name) for name in NAMES}
+        self._tell, self._grace_s = tell, grace_s
+        self._nursery = Nursery(self._at[NAME].directory, at.state, tell, self._prepare)
         self._resolver: Resolver | None = None
-        self._child: Child | None = None
+        self._children: dict[Name, Child] = {}
         self._names = ""
-        self._is_due = False
+        self._forgetful: set[Name] = set()
+        self._seating = Seating(NAME)
+        self._led: Name | None = None
+        self._led_s = self._wanted_s = 0.0
         self._poll = select.epoll()
         self._poll.register(self._nursery, select.EPOLLIN)
 
@@ -49,8 +58,11 @@ class Resolving:
 
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
-        again_s = time.monotonic() + _LOOK_AGAIN_S if self._is_due else None
-        return min((t for t in (self._nursery.next_deadline(), again_s) if t is not None), default=None)
+        now = time.monotonic()
+        times = [self._nursery.next_deadline(), now + _LOOK_AGAIN_S if self._forgetful or self._is_starting() else None]
+        if all(self._nursery.runs(name) for name in NAMES) and now < self._led_s + self._grace_s:
+            times.append(self._led_s + self._grace_s)
+        return min((t for t in times if t is not None), default=None)
 
     def ask_first(self, facts: Facts) -> None:
         """Before it starts: is port 53 free? Raises Problems that say who holds it."""
@@ -66,44 +78,58 @@ class Resolving:
         What that will change: nothing where just this is answered. Raises Problems where a file cannot be written.
         """
         if it is None:
-            self._resolver, self._child, self._is_due = None, None, False
+            runs = any(self._nursery.runs(name) for name in NAMES)
+            self._resolver, self._children, self._led, self._seating = None, {}, None, Seating(NAME)
             self._nursery.want(())
-            return (Change(f"{NAME} ends", "this box answers no DNS"),) if self._nursery.runs(NAME) else ()
-        if self._child is None or it != self._resolver:
-            self._child = resolver_child(dnsmasq_conf(it, self._at, dnsmasq_user()), self._at)
+            return (Change(f"{NAME} ends", "this box answers no DNS"),) if runs else ()
+        if it != self._resolver:
+            self._children = resolver_children(it, self._at.values())
+            self._wanted_s = time.monotonic()
         self._resolver, self._names = it, names
-        self._nursery.want((self._child,))
-        if self._nursery.runs(NAME, self._child.digest):
+        self._sit(time.monotonic())
+        if any(self._nursery.runs(name, child.digest) for name, child in self._children.items()):
             self._write()
             return ()
         return (Change(f"{NAME} answers DNS on {it.interface}", _REASONS[it.proxied]),)
 
     def forget(self) -> None:
         """Empties the cache, as where the kernel's sets were lost: every name is asked for, and learned, again."""
-        self._is_due = self._child is not None
+        self._forgetful = {name for name in NAMES if self._nursery.runs(name)}
 
-    def settle(self) -> None:
-        """Waits until it serves. Raises Problems."""
-        self._nursery.settle()
-        self.turn(time.monotonic())
+    @property
+    def lead(self) -> Name:
+        """Who is to be asked for names."""
+        return self._seating.lead
+
+    def led(self, name: Name) -> None:
+        """Clients are led to this one now."""
+        if name != self._led:
+            self._led, self._led_s = name, time.monotonic()
 
     def turn(self, now: float) -> None:
+        self._sit(now)
         self._nursery.turn(now)
-        if self._is_due and self._child is not None and self._nursery.serves(self._child):
+        self._sit(now)
+        for name in [it for it in self._forgetful if not self._nursery.runs(it) or self._is_up(it)]:
             # Not before it serves: until then SIGHUP would end it, and what it is to read it reads anyway.
-            self._is_due = False
-            self._nursery.signal(NAME, signal.SIGHUP)
+            self._forgetful.discard(name)
+            if self._nursery.runs(name):
+                self._nursery.signal(name, signal.SIGHUP)
 
-    def serves(self) -> bool:
-        """Whether it answers what is wanted now."""
-        return self._child is not None and self._nursery.serves(self._child)
+    def answers(self) -> bool:
+        """Whether whoever is to be asked for names answers, if not as is wanted now."""
+        return self._is_up(self.lead)
+
+    def is_settled(self) -> bool:
+        """Whether what is wanted now is answered at port 53, and clients are led there."""
+        return self._led == NAME and self._seat(NAME, time.monotonic()).serves
 
     def pid(self) -> int | None:
-        return self._nursery.pid(NAME)
+        return self._nursery.pid(self.lead)
 
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
-        said = _text(self._at.log) if self._child is not None else None
+        said = _text(self._at[self.lead].log) if self._children else None
         return (*self._nursery.faults(), *here.loops(said or ""))
 
     def close(self) -> None:
@@ -111,28 +137,57 @@ class Resolving:
         self._nursery.close()
         self._poll.close()
 
-    def _prepare(self, _: str) -> None:
+    def _sit(self, now: float) -> None:
+        """Who is to run as what, by who does now."""
+        if not self._children:
+            return
+        home, relief = (self._seat(name, now) for name in NAMES)
+        self._seating = seating(home, relief, self._led, is_over=now >= self._led_s + self._grace_s)
+        self._nursery.want(tuple(self._children[name] for name in self._seating.start), self._seating.keep)
+
+    def _seat(self, name: Name, now: float) -> Seat:
+        child = self._children[name]
+        serves = self._nursery.serves(child)
+        is_late = not serves and now >= self._wanted_s + _SERVES_WITHIN_S
+        return Seat(self._nursery.runs(name), self._nursery.runs(name, child.digest), serves, is_late)
+
+    def _is_up(self, name: Name) -> bool:
+        """Whether it answers, whatever it was told."""
+        pid = self._nursery.pid(name)
+        return pid is not None and (_text(self._at[name].pid) or "").strip() == str(pid)
+
+    def _is_starting(self) -> bool:
+        return any(self._nursery.runs(name) and not self._is_up(name) for name in NAMES)
+
+    def _prepare(self, name: str) -> None:
         self._write()
-        self._is_due = False
+        self._forgetful -= {name}
 
     def _write(self) -> None:
         """The LAN's own names, which dnsmasq reads again by itself. Raises Problems."""
+        at = self._at[NAME]
         try:
             # dnsmasq's own user reads below them.
-            for directory in (self._at.directory, self._at.hosts):
+            for directory in (at.directory, at.hosts):
                 make_directory(directory, 0o755)
-            if _text(self._at.names) != self._names:
+            if _text(at.names) != self._names:
                 # Written next door: of this directory dnsmasq reads every file, a half one too (src/inotify.c).
-                replace_file(self._at.fresh_names, self._names.encode(), _READABLE)
-                self._at.fresh_names.rename(self._at.names)
+                replace_file(at.fresh_names, self._names.encode(), _READABLE)
+                at.fresh_names.rename(at.names)
         except OSError as error:
-            raise Problems(unwritable(self._at.directory, error)) from None
+            raise Problems(unwritable(at.directory, error)) from None
+
+
+def resolver_children(it: Resolver, places: Iterable[ResolverPlaces]) -> dict[Name, Child]:
+    """For each place one that answers the same."""
+    user, told = dnsmasq_user(), answers(it)
+    return {at.name: resolver_child(place(it, at, user) + told, at) for at in places}
 
 
 def resolver_child(conf: str, at: ResolverPlaces) -> Child:
     """By this configuration, which `dnsmasq_conf` made."""
     command = ("dnsmasq", "--keep-in-foreground", f"--conf-file={at.conf}")
-    return Child(NAME, command, str(at.pid), (ChildFile(str(at.conf), conf),), WITHOUT)
+    return Child(at.name, command, str(at.pid), (ChildFile(str(at.conf), conf),), WITHOUT)
 
 
 def _text(path: Path) -> str | None:

@@ -1,7 +1,7 @@
 """Pure: Resolver -> dnsmasq's configuration.
 
-All of it is read once, at the start, and whoever else is asked for a name means a start: with 10,000 names 30 ms in
-which nobody answers. The other way, `servers-file` and SIGHUP, compares each name in it with all others, at the start
+All of it is read once, at the start, and whoever else is asked for a name means a start: `seating` is how nobody
+notices. The other way, `servers-file` and SIGHUP, compares each name in it with all others, at the start
 too (add_update_server in src/domain-match.c, called by read_servers_file with marks set): with 100,000 names that is
 2 minutes in which nobody answers. SIGHUP only empties the cache and reads the LAN's own names again.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.learned import names_set
-from sidegate.gateway.dns.places import ResolverPlaces
+from sidegate.gateway.dns.places import NAME, ResolverPlaces
 from sidegate.gateway.dns.resolver import Answer, Resolver
 
 CACHE_SIZE = 10_000
@@ -39,25 +39,42 @@ _LONGEST_LINE = 1000
 
 
 def dnsmasq_conf(it: Resolver, at: ResolverPlaces, user: str) -> str:
-    """The configuration file; nothing else is read but the LAN's own names. user: whom it becomes.
+    """The configuration file; nothing else is read but the LAN's own names. user: whom it becomes."""
+    return place(it, at, user) + answers(it)
+
+
+def place(it: Resolver, at: ResolverPlaces, user: str) -> str:
+    """The part that says where it answers, and as whom.
+
+    The relief is bound to what is there as it starts: whoever holds its port keeps it from starting (`make_sock` in
+    src/network.c), and it does not last.
+    """
+    is_home = at.name == NAME
+    lines = [
+        "# Written by Sidegate whenever it starts this program; see [dns] in its configuration.",
+        f"port={at.port}",
+        f"interface={it.interface}",
+        "except-interface=lo",
+        "bind-dynamic" if is_home else "bind-interfaces",
+        f"user={user}",
+        *(["group="] if user == "root" else []),
+        "log-facility=-",
+        f"pid-file={at.pid}",
+        f"hostsdir={at.hosts}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def answers(it: Resolver) -> str:
+    """The part that says what it answers.
 
     Records that hold addresses besides A and AAAA (RFC 9460), and the key that hides a name from the engine, are left
     out; ANY is answered with little, for who forges its source (RFC 8482).
     """
     lines = [
-        "# Written by Sidegate whenever it starts this program; see [dns] in its configuration.",
-        "port=53",
-        f"interface={it.interface}",
-        "except-interface=lo",
-        "bind-dynamic",
-        f"user={user}",
-        *(["group="] if user == "root" else []),
-        "log-facility=-",
-        f"pid-file={at.pid}",
         "no-resolv",
         "no-poll",
         "no-hosts",
-        f"hostsdir={at.hosts}",
         f"cache-size={CACHE_SIZE}",
         f"max-ttl={CLIENT_TTL_S}",
         f"max-cache-ttl={CACHE_TTL_S}",

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from sidegate.gateway.children import Nursery
 from sidegate.gateway.dns.child import resolver_child
-from sidegate.gateway.dns.places import NAME, ResolverPlaces
+from sidegate.gateway.dns.places import NAME, RELIEF, ResolverPlaces
 from sidegate.gateway.places import Places, unwritable
 from sidegate.problems import Problems
 
@@ -29,9 +29,9 @@ def resolve_past_engine(at: Places, direct: IPv4Address) -> None:
     where = ResolverPlaces(at.runtime)
     nursery = Nursery(where.directory, at.state, lambda _: None)
     try:
-        if nursery.runs(NAME):
+        if nursery.runs(NAME) or nursery.runs(RELIEF):
             conf = past_engine(where.conf.read_text("utf-8"), direct)
-            nursery.want((resolver_child(conf, where),))
+            nursery.want((resolver_child(conf, where),), leaving=(RELIEF,))
             nursery.settle()
     except OSError as error:
         raise Problems(unwritable(where.conf, error)) from None

@@ -19,6 +19,8 @@ MOST_UPSTREAMS = 64
 _FIRST, _GENERATION, _PER_UPSTREAM = 15000, 500, 4
 ENGINE_PORTS = (_FIRST, _FIRST + 2 * _GENERATION - 1)
 """The first and the last of the engine's ports, of both generations."""
+RELIEF_PORT = 16000
+"""Where a second resolver answers while the one at port 53 is started anew (`dns.seating`)."""
 
 
 class Ports(Struct, frozen=True):

@@ -67,7 +67,7 @@ MET = Met(Client("02:00:00:00:00:99", IPv4Address("10.9.0.2")), 77)
 
 
 def test_captured_messages() -> None:
-    told = {what: parse(bytes.fromhex(data)) for what, data in CAPTURED.items()}
+    told = {what: parse(bytes.fromhex(data), set()) for what, data in CAPTURED.items()}
     assert told == {
         "reachable": [MET],
         "stale": [MET],
@@ -85,30 +85,30 @@ def test_captured_messages() -> None:
 
 def test_several_messages_at_once() -> None:
     both = bytes.fromhex(CAPTURED["reachable"] + CAPTURED["deleted"] + CAPTURED["address"])
-    assert parse(both) == [MET, Changed(), Changed()]
+    assert parse(both, set()) == [MET, Changed(), Changed()]
 
 
 @pytest.mark.parametrize("size", range(1, 76, 5))
 def test_truncated_message_ends_the_list(size: int) -> None:
     whole = bytes.fromhex(CAPTURED["reachable"])
-    assert parse(whole + whole[:size]) == [MET]
+    assert parse(whole + whole[:size], set()) == [MET]
 
 
 def test_message_shorter_than_its_own_header_ends_the_list() -> None:
     for length in range(16):
-        assert parse(struct.pack("=IHHII", length, 28, 0, 0, 0) + bytes(64)) == []
+        assert parse(struct.pack("=IHHII", length, 28, 0, 0, 0) + bytes(64), set()) == []
 
 
 def test_attribute_without_a_length_ends_the_message() -> None:
     head = struct.pack("=BxxxiHBB", 2, 2, 2, 0, 0)
     body = head + struct.pack("=HH", 0, 1) * 4
-    assert parse(struct.pack("=IHHII", 16 + len(body), 28, 0, 0, 0) + body) == []
+    assert parse(struct.pack("=IHHII", 16 + len(body), 28, 0, 0, 0) + body, set()) == []
 
 
 @given(st.binary(max_size=400))
 @settings(deadline=None)
 def test_any_bytes_are_survived(data: bytes) -> None:
-    parse(data)
+    parse(data, set())
 
 
 @given(st.data())
@@ -117,5 +117,5 @@ def test_damaged_messages_are_survived(data: st.DataObject) -> None:
     whole = bytearray(b"".join(map(bytes.fromhex, CAPTURED.values())))
     for at in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=8)):
         whole[at] = data.draw(st.integers(0, 255))
-    for event in parse(bytes(whole)):
+    for event in parse(bytes(whole), set()):
         assert isinstance(event, Changed | Met)

@@ -1,0 +1,42 @@
+"""What this kernel announces, as the daemon hears it."""
+
+from __future__ import annotations
+
+import select
+
+import pytest
+
+from sidegate.gateway.events import Changed, KernelEvents
+from tests.kernel.gateway_rig import in_namespaces, shell
+
+pytestmark = pytest.mark.kernel
+
+DEVICE = "dev lo"
+
+
+def heard(kernel: KernelEvents, script: str) -> bool:
+    """Whether something changed by it. What is announced is there when the command ends (`rtnetlink.c` rtnl_notify)."""
+    select.select([kernel], [], [], 0)
+    kernel.read()
+    shell(script)
+    return Changed() in kernel.read()
+
+
+@in_namespaces
+def test_addresses_and_routes_of_both_families() -> None:
+    kernel = KernelEvents()
+    for address, other in (("192.0.2.1/24", "198.51.100.0/24"), ("2001:db8::1/64", "2001:db8:7::/64")):
+        assert heard(kernel, f"ip address add {address} {DEVICE}")
+        assert heard(kernel, f"ip route add {other} {DEVICE}")
+        assert heard(kernel, f"ip address delete {address} {DEVICE}")
+
+
+@in_namespaces
+def test_an_address_that_is_only_told_to_live_longer_is_no_change() -> None:
+    """As with each router advertisement."""
+    kernel = KernelEvents()
+    address = f"2001:db8::1/64 {DEVICE} noprefixroute preferred_lft 600 valid_lft"
+    assert heard(kernel, f"ip address add {address} 900")
+    assert not heard(kernel, f"ip address replace {address} 1800")
+    assert heard(kernel, f"ip address delete 2001:db8::1/64 {DEVICE}")
+    assert heard(kernel, f"ip address add {address} 900")

@@ -70,6 +70,14 @@ def test_what_is_understood(golden: Golden) -> None:
     golden("engine/links.txt", pairs(_cases("links") + json_forms))
 
 
+@pytest.mark.parametrize("written", ["YctPZ6U7xPPcU+gp3u/0tw", "YctPZ6U7xPPcU-gp3u_0tw", "YctPZ6U7xPPcU+gp3u/0tw=="])
+def test_keys_in_any_base64_become_those_that_xray_takes(written: str) -> None:
+    """Xray refuses the whole configuration for a key without padding, or in the alphabet for URLs."""
+    link = f"ss://{quote(f'2022-blake3-aes-128-gcm:{written}:{written}', safe=':')}@198.51.100.7:8388"
+    settings = upstream_of_link(link, "here").outbound["settings"]
+    assert settings["password"] == "YctPZ6U7xPPcU+gp3u/0tw==:YctPZ6U7xPPcU+gp3u/0tw=="  # noqa: S105 (a test's)
+
+
 def test_what_is_refused(golden: Golden) -> None:
     json_forms = [
         vmess(aid="64"),

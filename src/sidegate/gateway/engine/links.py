@@ -6,6 +6,7 @@ socks5, http, https; ss as SIP002 and its older form say, with the ciphers of SI
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_interface
@@ -154,12 +155,15 @@ def _ss_user(user: str) -> str:
 
 
 def _ss2022_keys(method: str, password: str) -> str:
-    """Keys in base64; several, joined by colons, for a server that relays (SIP022 section 3.1, SIP023)."""
+    """Keys in base64; several, joined by colons, for a server that relays (SIP022 section 3.1, SIP023).
+
+    As Xray takes them: in the standard alphabet, padded (sing-shadowsocks, shadowaead_2022, base64.StdEncoding).
+    """
     length = _SS_KEY_BYTES[method]
-    for key in password.split(":"):
-        if len(unbase64_bytes(key, "password")) != length:
-            raise Wrong("password", f"{method} needs a key of {length} bytes in base64")
-    return password
+    keys = [unbase64_bytes(key, "password") for key in password.split(":")]
+    if any(len(key) != length for key in keys):
+        raise Wrong("password", f"{method} needs a key of {length} bytes in base64")
+    return ":".join(base64.b64encode(key).decode() for key in keys)
 
 
 # VMess

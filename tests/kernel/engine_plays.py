@@ -29,6 +29,7 @@ from tests.kernel.engine_stage import (
     Inside,
     Json,
     dns_answer,
+    dns_answers,
     engine,
     network,
     read_page,
@@ -110,6 +111,21 @@ def names() -> Json:
                 "web": web_answer(ports(0, 0).socks),
             }
         return {**told, "proxied": it.resolver.asked, "direct": it.direct_resolver.asked}
+
+
+def many_names() -> Json:
+    """Of a server that allows few connections; of one that closes each after its answer."""
+    with stage() as it:
+        servers = (RESOLVER,)
+        with engine(Engine(Policy(), upstreams_of({"socks": it.links["socks"]}), 0, servers), it.directory):
+            (at,) = dns_endpoints(0, 0, servers)
+            it.resolver.closes, it.resolver.allows = False, 3
+            kept = dns_answers(at, [f"n{i}.example" for i in range(200)])
+            most = it.resolver.most
+            it.resolver.closes, it.resolver.allows = True, 1000
+            dns_answers(at, [f"l{i}.example" for i in range(20)])
+            closed = dns_answers(at, [f"m{i}.example" for i in range(60)])
+            return {"kept": sorted(set(kept)), "closed": sorted(set(closed)), "most": most}
 
 
 # With a client behind it
@@ -228,7 +244,9 @@ def unmarked_packets() -> int:
     return int(next(it["counter"]["packets"] for it in found["nftables"] if "counter" in it))
 
 
-PLAYS: dict[str, Callable[[], Json]] = {it.__name__: it for it in (every_kind, mistakes, port_taken, names, steered)}
+PLAYS: dict[str, Callable[[], Json]] = {
+    it.__name__: it for it in (every_kind, mistakes, port_taken, names, many_names, steered)
+}
 
 if __name__ == "__main__":
     print(json.dumps(PLAYS[sys.argv[1]]()))

@@ -18,7 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -251,7 +252,13 @@ def _echo(it: socket.socket, other: socket.socket) -> None:
 
 
 class Resolver:
-    """DNS over TCP, over TLS where there is a certificate, and over UDP. asked: the names, in order."""
+    """DNS over TCP, over TLS where there is a certificate, and over UDP. asked: the names, in order.
+
+    closes: whether it closes a connection after its first answer. allows: so many connections at a time. open: so many
+    there are; most: so many there were at a time.
+    """
+
+    closes, allows, open, most = True, 1000, 0, 0
 
     def __init__(self, address: str, answer: str, certificate: Certificate | None = None) -> None:
         self.asked: list[str] = []
@@ -271,10 +278,25 @@ class Resolver:
     def _accept(self, server: socket.socket, is_tls: bool) -> None:
         while True:
             it = server.accept()[0]
-            with suppress(OSError), self._context.wrap_socket(it, server_side=True) if is_tls else it as stream:
-                with stream.makefile("rb") as words:
-                    reply = self.reply(words.read(struct.unpack("!H", words.read(2))[0]))
+            if self.open >= self.allows:
+                it.close()
+            else:
+                self.open += 1
+                self.most = max(self.most, self.open)
+                self._serve(self._converse, it, is_tls)
+
+    def _converse(self, it: socket.socket, is_tls: bool) -> None:
+        with (
+            suppress(OSError),
+            self._context.wrap_socket(it, server_side=True) if is_tls else it as stream,
+            stream.makefile("rb") as words,
+        ):
+            while length := words.read(2):
+                reply = self.reply(words.read(struct.unpack("!H", length)[0]))
                 stream.sendall(struct.pack("!H", len(reply)) + reply)
+                if self.closes:
+                    break
+        self.open -= 1
 
     def _datagrams(self, it: socket.socket) -> None:
         while True:
@@ -370,6 +392,12 @@ def dns_answer(at: tuple[str, int], name: str, kind: int = 1) -> str:
         except OSError as error:
             return type(error).__name__
     return socket.inet_ntoa(reply[-4:]) if reply[6:8] != b"\0\0" else "nothing"
+
+
+def dns_answers(at: tuple[str, int], names: Sequence[str]) -> list[str]:
+    """As `dns_answer`, many of them at a time."""
+    with ThreadPoolExecutor(20) as pool:
+        return list(pool.map(lambda name: dns_answer(at, name), names))
 
 
 def web_answer(port: int, host: str = TARGET) -> str:

@@ -85,6 +85,12 @@ def test_who_is_asked_for_names() -> None:
     assert set(told.values()) == {"203.0.113.5"}
 
 
+def test_many_names_take_few_connections() -> None:
+    """At a server that keeps connections, and allows three; and, after some of them, at one that does not keep them."""
+    told = play("many_names")
+    assert told == {"kept": ["203.0.113.5"], "closed": ["203.0.113.5"], "most": 1}
+
+
 def test_mistakes_do_not_spread() -> None:
     told = play("mistakes")
     assert told.pop("good") == f"{PROXIED} at {TARGET}"

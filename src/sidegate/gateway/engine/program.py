@@ -17,10 +17,11 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from sidegate.gateway.engine import geodata
+from sidegate.gateway.engine import geodata, questions
 from sidegate.gateway.engine.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_only
 
 USER = "nobody"
@@ -49,7 +50,9 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
     if taken is not None:
         print(f"port {taken} is taken by another program", flush=True)
         return 1
+    asked = [questions.Port((i["listen"], i["port"])) for i in config["inbounds"] if _is_asked(i)]
     _leave_out_bad_upstreams(config, refused)
+    threading.Thread(target=_lead_questions, args=(asked,), daemon=True).start()
     threading.Thread(target=_tell_when_ready, args=(config["inbounds"], ready), daemon=True).start()
     print(f"starts Xray; exit code {_REFUSED} means that it refuses its configuration", flush=True)
     _run(config)
@@ -83,6 +86,20 @@ def _first_taken(inbounds: Sequence[Json]) -> int | None:
             except OSError:
                 return int(inbound["port"])
     return None
+
+
+def _is_asked(inbound: Json) -> bool:
+    """Whether it is for DNS questions."""
+    return bool(inbound["settings"].get("network") == "tcp")
+
+
+def _lead_questions(ports: Sequence[questions.Port]) -> None:
+    """Without it no proxied name would be answered: better a new process."""
+    try:
+        questions.lead(ports)
+    finally:
+        traceback.print_exc()
+        os._exit(1)
 
 
 # Trials

@@ -113,7 +113,8 @@ def _dns_inbounds(it: Engine, i: int) -> Iterator[Json]:
 
 
 def _dns_inbound(tag: str, address: str, port: int) -> Json:
-    settings = {"network": "tcp,udp", "address": "127.0.0.1", "port": 53}
+    """For questions over TCP; those that come as datagrams are led here by `questions`, few connections for all."""
+    settings = {"network": "tcp", "address": "127.0.0.1", "port": 53}
     return {"tag": tag, "listen": address, "port": port, "protocol": "dokodemo-door", "settings": settings}
 
 

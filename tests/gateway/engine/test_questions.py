@@ -1,0 +1,145 @@
+"""Questions as datagrams, led over few connections: with a server of our own at the other end."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+
+import pytest
+
+from sidegate.gateway.engine.questions import LATE_S, MOST_STREAMS, WITHIN_S, Port, fitting
+
+NAME = b"\1a\7example\0\0\1\0\1"
+PLAIN = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + NAME
+WITH_OPT = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 1) + NAME + b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
+LONG = PLAIN + bytes(600)
+
+
+@pytest.mark.parametrize(("question", "length"), [(PLAIN, len(PLAIN)), (WITH_OPT, len(LONG)), (PLAIN[:15], 15)])
+def test_an_answer_that_is_too_long_is_to_be_asked_for_over_tcp(question: bytes, length: int) -> None:
+    found = fitting(LONG, question)
+    assert len(found) == length
+    assert bool(found[2] & 0x02) == (length < len(LONG))
+
+
+class Both:
+    """A port, a client, and the server behind it."""
+
+    def __init__(self) -> None:
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.at = self.server.getsockname()
+        self.port = Port(self.at)
+        self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.client.connect(self.at)
+        self.now = time.monotonic()
+
+    def ask(self, number: int) -> None:
+        self.client.send(struct.pack("!H", number) + PLAIN[2:])
+        assert select.select([self.port.socket], [], [], 5)[0]
+        self.port.receive(self.now)
+
+    def accept(self) -> socket.socket:
+        self.server.settimeout(5)
+        connection = self.server.accept()[0]
+        connection.settimeout(5)
+        for stream in self.port.streams:
+            self.port.turn(stream, self.now)
+        return connection
+
+    def hear(self, at: socket.socket) -> bytes:
+        """The next question there."""
+        length = struct.unpack("!H", at.recv(2))[0]
+        return at.recv(length, socket.MSG_WAITALL)
+
+    def answer(self, at: socket.socket, question: bytes) -> None:
+        at.sendall(struct.pack("!H", len(question)) + question)
+        assert select.select([stream.socket for stream in self.port.streams], [], [], 5)[0]
+        for stream in list(self.port.streams):
+            self.port.turn(stream, self.now)
+
+    def told(self) -> int:
+        self.client.settimeout(5)
+        return int.from_bytes(self.client.recv(2048)[:2], "big")
+
+
+@pytest.fixture
+def both() -> Both:
+    return Both()
+
+
+def test_one_connection_and_any_order(both: Both) -> None:
+    both.ask(5)
+    connection = both.accept()
+    both.ask(5)
+    both.ask(9)
+    first, second, third = (both.hear(connection) for _ in range(3))
+    assert len({first[:2], second[:2], third[:2]}) == 3, "numbers of our own"
+    both.answer(connection, third)
+    assert both.told() == 9
+    both.answer(connection, first)
+    assert both.told() == 5
+    assert len(both.port.streams) == 1
+
+
+def test_what_is_late_is_asked_on_another_connection_and_answered_once(both: Both) -> None:
+    both.ask(5)
+    first = both.accept()
+    question = both.hear(first)
+    both.now += LATE_S
+    both.port.mind(both.now)
+    second = both.accept()
+    both.answer(second, both.hear(second))
+    assert both.told() == 5
+    both.answer(first, question)
+    both.ask(6)
+    assert len(both.port.streams) == 2
+    both.answer(first, both.hear(first))
+    assert both.told() == 6, "and not 5 again"
+
+
+def test_a_connection_that_ends_loses_no_question(both: Both) -> None:
+    both.ask(5)
+    first = both.accept()
+    both.hear(first)
+    first.close()
+    assert select.select([both.port.streams[0].socket], [], [], 5)[0]
+    both.port.turn(both.port.streams[0], both.now)
+    second = both.accept()
+    both.answer(second, both.hear(second))
+    assert both.told() == 5
+
+
+def test_who_never_answers_is_left(both: Both) -> None:
+    both.ask(5)
+    for _ in range(20):
+        both.now += WITHIN_S / 10
+        both.port.mind(both.now)
+        assert len(both.port.streams) <= MOST_STREAMS
+    assert both.port.streams == []
+    both.ask(6)
+    assert len(both.port.streams) == 1
+
+
+def test_a_server_that_closes_gets_a_connection_for_each(both: Both) -> None:
+    """Of which nothing is seen here but that it falls silent after its first answer."""
+    both.ask(1)
+    first = both.accept()
+    both.answer(first, both.hear(first))
+    both.ask(2)
+    both.now += LATE_S
+    both.port.mind(both.now)
+    second = both.accept()
+    both.answer(second, both.hear(second))
+    both.now += 2 * LATE_S
+    both.port.mind(both.now)
+    assert first.recv(2048)
+    both.ask(3)
+    third = both.accept()
+    both.ask(4)
+    fourth = both.accept()
+    both.answer(fourth, both.hear(fourth))
+    both.answer(third, both.hear(third))
+    assert [both.told() for _ in range(4)] == [1, 2, 4, 3]
+    assert third.recv(2048) == fourth.recv(2048) == b""

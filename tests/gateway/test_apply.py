@@ -5,6 +5,7 @@ tests/kernel/test_gateway_apply.py asks the same of the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -185,6 +186,61 @@ def test_setting_that_is_not_there_is_told_before_anything_is_done(tmp_path: Pat
     with pytest.raises(Problems, match="eth0/forwarding: no such setting"):
         up(box, desired(), tmp_path)
     assert (box.told, list(tmp_path.iterdir())) == ([], [])
+
+
+EVERYWHERE, OTHERS = "6/all/forwarding", ("6/default/forwarding", "6/eth0/forwarding", "6/eth1/forwarding")
+
+
+class OldKernel(PaperBox):
+    """Before Linux 6.17: IPv6 forwarding of `all` sets that of every interface (`addrconf.c` addrconf_forward_change).
+
+    dies_at: the number of the write before which the power goes.
+    """
+
+    def __init__(self, values: tuple[str, ...], dies_at: int = 0) -> None:
+        super().__init__(FRESH | {EVERYWHERE: "0"} | dict(zip(OTHERS, values, strict=True)))
+        self.dies_at = dies_at
+
+    def write_sysctl(self, path: str, value: str) -> None:
+        self.dies_at -= 1
+        if self.dies_at == 0:
+            raise KeyboardInterrupt
+        super().write_sysctl(path, value)
+        if path == EVERYWHERE:
+            self.sysctls |= dict.fromkeys(OTHERS, value)
+
+
+FORWARDS6 = Desired(
+    (Sysctl(EVERYWHERE, "1", "why", OTHERS), Sysctl("6/eth0/forwarding", "1", "why")), (), "table", "why"
+)
+VALUES = st.tuples(*[st.sampled_from("01")] * 3)
+
+
+@given(VALUES)
+def test_interfaces_that_the_kernel_sets_along_stay_as_they_were(values: tuple[str, ...]) -> None:
+    with TemporaryDirectory() as name:
+        box = OldKernel(values)
+        before = box.state()
+        up(box, FORWARDS6, Path(name))
+        assert [box.sysctls[p] for p in OTHERS] == [values[0], "1", values[2]]
+        assert up(box, FORWARDS6, Path(name)) == Changes()
+        undo(box, Path(name))
+        assert box.state() == before
+
+
+@given(VALUES, st.integers(1, 12))
+@settings(deadline=None)
+def test_interfaces_that_the_kernel_sets_along_are_put_back_from_wherever_it_ended(
+    values: tuple[str, ...], dies_at: int
+) -> None:
+    with TemporaryDirectory() as name:
+        box = OldKernel(values, dies_at)
+        before = box.state()
+        with contextlib.suppress(KeyboardInterrupt):
+            up(box, FORWARDS6, Path(name))
+            undo(box, Path(name))
+        undo(box, Path(name))
+        assert box.state() == before
 
 
 DESIRED = st.builds(

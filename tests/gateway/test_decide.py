@@ -135,12 +135,15 @@ def test_nothing_is_split_where_everything_goes_straight() -> None:
 def test_older_kernels_forward_ipv6_by_the_common_word() -> None:
     config, before = Config(ipv6=Ipv6("gateway")), behind_firewall()
     older = {p: v for p, v in before.sysctls.items() if not p.endswith("force_forwarding")}
+    older |= {f"net/ipv6/conf/{name}/forwarding": "0" for name in ("all", "default", "eth0", "eth1")}
     desired = decide(config, structs.replace(before, sysctls=older))
     assert [(s.path.partition("conf/")[2], s.value) for s in desired.sysctls if "ipv6" in s.path] == [
         ("eth0/accept_ra", "2"),
         ("all/forwarding", "1"),
         ("eth0/forwarding", "1"),
     ]
+    (everywhere,) = (s for s in desired.sysctls if s.flips)
+    assert [p.split("/")[3] for p in everywhere.flips] == ["default", "eth0", "eth1"]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,8 @@ def _plan(desired: Desired, facts: Facts, box: Box, old: Journal | None) -> Jour
         if item.path in steps:
             steps[item.path] = msgspec.structs.replace(steps[item.path], wrote=item.value)
         elif current != item.value:
-            steps[item.path] = SysctlStep(item.path, current, item.value)
+            flips = {path: value for path in item.flips if (value := box.read_sysctl(path)) is not None}
+            steps[item.path] = SysctlStep(item.path, current, item.value, flips)
     accepts = [*(old.accepts if old else ()), *desired.accepts]
     unchanged = old.table if old and old.table and old.table.ruleset == desired.ruleset else None
     table = unchanged or TableStep(desired.ruleset)
@@ -175,8 +176,9 @@ def _perform(
     desired: Desired, box: Box, old: Journal | None, new: Journal, table: list[str], state_dir: Path
 ) -> Changes:
     changes: list[Change] = []
+    steps = {s.path: s for s in new.sysctls}
     for item in filter(_is_redirect, desired.sysctls):
-        _set(item, box, changes)
+        _set(item, steps.get(item.path), box, changes)
     for accept in desired.accepts:
         _admit(accept, box, changes)
     for route in desired.routes:
@@ -189,7 +191,7 @@ def _perform(
         journals.save(new, state_dir)
     for item in desired.sysctls:
         if not _is_redirect(item):
-            _set(item, box, changes)
+            _set(item, steps.get(item.path), box, changes)
     if old is not None:
         _put_back_obsolete(desired, box, new, changes, state_dir)
     return Changes(tuple(changes))
@@ -199,10 +201,20 @@ def _is_redirect(item: Sysctl | SysctlStep) -> bool:
     return item.path.endswith("/send_redirects")
 
 
-def _set(item: Sysctl, box: Box, changes: list[Change]) -> None:
+def _set(item: Sysctl, step: SysctlStep | None, box: Box, changes: list[Change]) -> None:
+    """step: of the journal, which has one for what differs."""
     if _read(box, item) != item.value:
         box.write_sysctl(item.path, item.value)
         changes.append(Change(f"sysctl {item.path}={item.value}", item.reason))
+        if step is not None:
+            _flip_back(step, box)
+
+
+def _flip_back(step: SysctlStep, box: Box) -> None:
+    """What the kernel has overwritten, as it was before we came."""
+    for path, before in step.flips.items():
+        if box.read_sysctl(path) not in (None, before):
+            box.write_sysctl(path, before)
 
 
 def _admit(accept: Accept, box: Box, changes: list[Change]) -> None:
@@ -314,11 +326,13 @@ def _restore(step: SysctlStep, box: Box) -> _Done:
     if current is None:
         return _Done(f"{step.path}: gone, with its interface", is_left_alone=True)
     if current == step.before:
+        _flip_back(step, box)
         return _Done()
     if current != step.wrote:
         what = f"{step.path}: {current}, neither what we wrote ({step.wrote}) nor what was there before ({step.before})"
         return _Done(what, is_left_alone=True)
     box.write_sysctl(step.path, step.before)
+    _flip_back(step, box)
     return _Done(f"sysctl {step.path}={step.before}", is_restored=True)
 
 

@@ -145,8 +145,8 @@ def _forwarding(facts: Facts) -> Sysctl:
 def _forwarding6(config: Config, facts: Facts) -> tuple[Sysctl, ...]:
     """accept_ra comes first: 1 means only where nothing is forwarded, and the routes learned would go with forwarding
     (`route.c` rt6_purge_dflt_routers). Some kernels forward by the interface's own word (`ip6_output.c` ip6_forward,
-    force_forwarding, Linux 6.17), older ones by that of `all`; `forwarding` of the interface tells neighbours that a
-    router is here (`ndisc.c`).
+    force_forwarding, Linux 6.17), older ones by that of `all`, whose writing sets every interface's (`addrconf.c`
+    addrconf_forward_change); `forwarding` of the interface tells neighbours that a router is here (`ndisc.c`).
     """
     if config.ipv6.mode != "gateway":
         return ()
@@ -155,11 +155,14 @@ def _forwarding6(config: Config, facts: Facts) -> tuple[Sysctl, ...]:
     if facts.sysctls.get(_path(name, "accept_ra", 6)) in ("1", "2"):
         why = "a box that forwards would forget the main router's advertisements"
         found.append(Sysctl(_path(name, "accept_ra", 6), "2", why))
-    own = _path(name, "force_forwarding", 6)
-    found.append(
-        Sysctl(own, "1", reason) if own in facts.sysctls else Sysctl(_path("all", "forwarding", 6), "1", reason)
-    )
+    own, everywhere = (_path(name, "force_forwarding", 6), _path("all", "forwarding", 6))
+    each = tuple(p for p in facts.sysctls if _is_forwarding6(p) and p != everywhere)
+    found.append(Sysctl(own, "1", reason) if own in facts.sysctls else Sysctl(everywhere, "1", reason, each))
     return (*found, Sysctl(_path(name, "forwarding", 6), "1", "neighbours must see a router here"))
+
+
+def _is_forwarding6(path: str) -> bool:
+    return path.startswith("net/ipv6/conf/") and path.endswith("/forwarding")
 
 
 def _accepts(facts: Facts, shape: Shape) -> tuple[Accept, ...]:

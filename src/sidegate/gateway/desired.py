@@ -17,11 +17,15 @@ Hook = Literal["forward", "input"]
 
 
 class Sysctl(Struct, frozen=True):
-    """path: below /proc/sys, separated by `/`, so that an interface such as eth0.10 works."""
+    """path: below /proc/sys, separated by `/`, so that an interface such as eth0.10 works.
+
+    flips: settings that the kernel overwrites whenever this one is written, and that are to stay as they are.
+    """
 
     path: str
     value: str
     reason: str
+    flips: tuple[str, ...] = ()
 
 
 class Accept(Struct, frozen=True):

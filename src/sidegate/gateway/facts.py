@@ -29,6 +29,7 @@ ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 """How long each ARP request waits for its answer: 1.5 s in all."""
 
 _SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
+_SETTINGS6 = Path("/proc/sys/net/ipv6/conf")
 _SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra")
 _END = "\n}\n"
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
@@ -360,8 +361,10 @@ def _lan(link: Link, routes: Iterable[Route]) -> tuple[IPv4Network, ...]:
 
 
 def _sysctls(interface: str) -> dict[str, str]:
-    """Those of IPv6 where the kernel has them."""
+    """Those of IPv6 where the kernel has them; every interface's forwarding where it has one switch for all of them."""
     paths = [f"net/ipv4/conf/{p.format(interface)}" for p in _SYSCTLS]
     paths6 = [f"net/ipv6/conf/{p.format(interface)}" for p in _SYSCTLS6]
-    found = [*paths, *(p for p in paths6 if Path("/proc/sys", p).exists())]
+    if not Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists():
+        paths6 += sorted(f"net/ipv6/conf/{p.parent.name}/forwarding" for p in _SETTINGS6.glob("*/forwarding"))
+    found = [*paths, *(p for p in dict.fromkeys(paths6) if Path("/proc/sys", p).exists())]
     return {p: Path("/proc/sys", p).read_text().strip() for p in found}

@@ -22,11 +22,15 @@ _NAME = "journal.json"
 
 
 class SysctlStep(Struct, frozen=True, forbid_unknown_fields=True):
-    """before: the value found; wrote: the value that replaced it or was about to."""
+    """before: the value found; wrote: the value that replaced it or was about to.
+
+    flips: by path, the values before of what the kernel overwrites along with it.
+    """
 
     path: str
     before: str
     wrote: str
+    flips: dict[str, str] = {}
 
 
 class TableStep(Struct, frozen=True, forbid_unknown_fields=True):

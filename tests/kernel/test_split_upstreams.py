@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -108,3 +109,36 @@ def test_subscriptions_that_come_late(box: Box) -> None:
         assert proxied.is_alive()
         assert direct.is_alive()
     assert token not in box.sidegate("status").stdout + box.sidegate("status", "--json").stdout
+
+
+def test_why_an_upstream_does_not_work(box: Box) -> None:
+    """A wrong password, nobody there, nobody at all, a name that nobody knows: no secret is told."""
+    links = {
+        "guess": f"socks5://lab:hunter2@{PROXY}:1080#guess",
+        "dead": f"socks5://{PROXY}:9#dead",
+        "ss": f"ss://2022-blake3-aes-128-gcm:AAECAwQFBgcICQoLDA0ODw==@{PROXY}:8388#ss",
+        "unknown": "trojan://hunter2@nobody.example:443#unknown",
+        "named": "socks5://lab:hunter2@proxy.example:1080#named",
+    }
+    listed = ", ".join(f'"{link}"' for link in links.values())
+    up(box, f"upstream = [{listed}]")
+
+    def whys() -> dict[str, str]:
+        box.probe_again()
+        found = upstreams(box)
+        return (
+            {name: it["why"] for name, it in found.items()}
+            if all(it["state"] == "down" for it in found.values())
+            else {}
+        )
+
+    words = {
+        "guess": "its server answers, and lets nothing through: look at its user name and password",
+        "dead": f"its server {PROXY}:9 refuses connections: nothing listens there",
+        "ss": "its server answers, and lets nothing through: look at its password and cipher and this box's clock",
+        "unknown": "its server's name nobody.example cannot be looked up",
+        "named": "look at whether proxy.example:1080 is reachable and its user name and password",
+    }
+    told = wait_for(lambda: found if all(w in (found := whys()).get(n, "") for n, w in words.items()) else None, 20)
+    assert told is not None
+    assert "hunter2" not in box.sidegate("status", check=False).stdout + json.dumps(box.status())

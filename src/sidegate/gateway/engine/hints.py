@@ -7,6 +7,7 @@ ends, or one on which nothing comes, and cannot tell the causes apart; but they 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from sidegate.gateway.engine.upstream import Kind, Upstream
 
@@ -24,13 +25,17 @@ _VMESS_CLOCK_S, _SS2022_CLOCK_S = 120, 30
 """proxy/vmess/aead/authid.go; SIP022 section 3.1.3."""
 
 
-def hint(it: Upstream) -> str:
-    """What to look at, in the order in which it is most often wrong."""
-    looks = [f"whether {it.where} is reachable", f"{_SECRETS[it.kind]}", *_security(it)]
+def hint(it: Upstream, now: datetime, *, is_there: bool = False) -> str:
+    """What to look at, in the order in which it is most often wrong.
+
+    now: by this box's clock. is_there: whether its server takes connections.
+    """
+    looks = [] if is_there else [f"whether {it.where} is reachable"]
+    looks += [_SECRETS[it.kind], *_security(it)]
     clock_s = _clock_s(it)
     if clock_s is not None:
-        looks.append(f"this box's clock, which may be off by {clock_s} s at most")
-    return f"look at {', '.join(looks[:-1])} and {looks[-1]}"
+        looks.append(f"this box's clock, which says {now:%Y-%m-%d %H:%M} UTC and may be off by {clock_s} s at most")
+    return f"look at {' and '.join(part for part in (', '.join(looks[:-1]), looks[-1]) if part)}"
 
 
 def _security(it: Upstream) -> list[str]:

@@ -9,6 +9,7 @@ import socket
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
+from sidegate.gateway.engine.hints import hint
 from sidegate.gateway.engine.upstream import Upstream
 
 WITHIN_S = 3.0
@@ -21,7 +22,7 @@ class Knocks:
     """
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[socket.socket, str, float]] = {}
+        self._open: dict[str, tuple[socket.socket, Upstream, float]] = {}
         self._poll = select.epoll()
 
     def fileno(self) -> int:
@@ -30,24 +31,27 @@ class Knocks:
     def next_deadline(self) -> float | None:
         return min((until_s for _, _, until_s in self._open.values()), default=None)
 
-    def start(self, it: Upstream, now: float) -> None:
-        """Only where its server has an address and speaks TCP: looking up a name could take long."""
+    def start(self, it: Upstream, now: float) -> bool:
+        """Only where its server has an address and speaks TCP: looking up a name could take long. Whether it is so."""
         family = _family(it.host)
-        if family is None or it.kind == "wireguard" or it.name in self._open:
-            return
+        if family is None or it.kind == "wireguard":
+            return False
+        if it.name in self._open:
+            return True
         knock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self._open[it.name] = (knock, it.where, now + WITHIN_S)
+        self._open[it.name] = (knock, it, now + WITHIN_S)
         knock.connect_ex((it.host, it.port))
         self._poll.register(knock, select.EPOLLOUT)
+        return True
 
     def turn(self, now: float) -> list[tuple[str, str]]:
         """By upstream, what was found out."""
         ready = {fd for fd, _ in self._poll.poll(0)}
         found = []
-        for name, (knock, where, until_s) in list(self._open.items()):
+        for name, (knock, it, until_s) in list(self._open.items()):
             if knock.fileno() in ready or now >= until_s:
                 answered = knock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if knock.fileno() in ready else None
-                found.append((name, words(answered, where, datetime.now(UTC))))
+                found.append((name, words(answered, it, datetime.now(UTC))))
                 self._poll.unregister(knock)
                 knock.close()
                 del self._open[name]
@@ -60,19 +64,16 @@ class Knocks:
         self._poll.close()
 
 
-def words(answered: int | None, where: str, now: datetime) -> str:
+def words(answered: int | None, it: Upstream, now: datetime) -> str:
     """answered: the error number of the connection, 0 for none, None for silence. now: by this box's clock.
 
     Servers of several kinds are silent, or close the connection, for whoever has a wrong key or a wrong clock.
     """
     if answered == 0:
-        return (
-            f"its server answers, and lets nothing through: a wrong password or key, settings that differ from the"
-            f" server's, or a wrong clock (this box's says {now:%Y-%m-%d %H:%M} UTC)"
-        )
+        return f"its server answers, and lets nothing through: {hint(it, now, is_there=True)}"
     if answered == errno.ECONNREFUSED:
-        return f"its server {where} refuses connections: nothing listens there"
-    return f"its server {where} is not to be reached: {os.strerror(answered) if answered else 'it does not answer'}"
+        return f"its server {it.where} refuses connections: nothing listens there"
+    return f"its server {it.where} is not to be reached: {os.strerror(answered) if answered else 'it does not answer'}"
 
 
 def _family(host: str) -> socket.AddressFamily | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec import Struct
 from sidegate.gateway.engine.child import engine_child, refused_file
 from sidegate.gateway.engine.choice import Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
+from sidegate.gateway.engine.hints import hint
 from sidegate.gateway.engine.knock import Knocks
 from sidegate.gateway.engine.trial import Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
@@ -114,8 +116,7 @@ class Supervision:
         for name, outcome in self._trials.turn(now):
             self._note(name, outcome, now)
         for name, why in self._knocks.turn(now):
-            self._choice.explain(name, why)
-            self._tell(f"upstream {name}: {why}")
+            self._explain(name, why)
         self._settle_choice(before)
         return self._state != before
 
@@ -251,10 +252,13 @@ class Supervision:
         """Why it does not work. What Xray says of a name that cannot be looked up: "... for domain NAME > ..."."""
         generation = self._generations.current
         if f" domain {it.host} >" in _end_of(self._directory / f"engine-{generation}.log"):
-            self._choice.explain(it.name, f"its server's name {it.host} cannot be looked up")
-            self._tell(f"upstream {it.name}: its server's name {it.host} cannot be looked up")
-        else:
-            self._knocks.start(it, now)
+            self._explain(it.name, f"its server's name {it.host} cannot be looked up")
+        elif not self._knocks.start(it, now):
+            self._explain(it.name, f"{self._choice[it.name].why}; {hint(it, datetime.now(UTC))}")
+
+    def _explain(self, name: str, why: str) -> None:
+        self._choice.explain(name, why)
+        self._tell(f"upstream {name}: {why}")
 
     def _settle_choice(self, before: State) -> None:
         chosen = self._choice.chosen

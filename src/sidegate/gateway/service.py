@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import socket
 import sys
@@ -34,6 +35,10 @@ class NotStarted(msgspec.Struct, frozen=True, tag="not-started"):
 
 Report = Started | NotStarted
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""malloc.h"""
+_LARGE = 1 << 16
+
 Use = Literal["file", "file-or-last-good", "last-good"]
 
 
@@ -44,6 +49,17 @@ def notify_service_manager(state: str) -> None:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+
+def give_memory_back() -> None:
+    """Has large pieces that are freed go back to the system at once; glibc keeps more with every one (mallopt(3)).
+
+    The text of a large list is needed for a moment, several times over. Another C library has its own ways.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            mallopt(parameter, _LARGE)
 
 
 def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], use: Use = "file") -> int:
@@ -101,6 +117,7 @@ def main() -> None:
     parser.add_argument("--use", choices=get_args(Use), default="file", help=about_use)
     parser.add_argument("--report-fd", type=int, help="where to tell, in JSON, how the start went")
     options = parser.parse_args()
+    give_memory_back()
 
     def tell(report: Report) -> None:
         if options.report_fd is not None:

@@ -15,7 +15,7 @@ from sidegate.problems import Problem, Problems
 
 NAMES = ("engine-0", "engine-1")
 LEAVES_WITHIN_S = 1800.0
-COUNT_S = 10.0
+COUNT_S = 5.0
 """Between counts of the connections of one that leaves; also the least time that it is given."""
 READY_LOOK_S = 0.05
 """Between looks whether one that starts serves already."""

@@ -108,7 +108,7 @@ def _flatten(data: Any, path: str, found: dict[str, str]) -> None:
     elif isinstance(data, list | tuple) and any(isinstance(item, dict) for item in data):
         for i, item in enumerate(data):
             _flatten(item, f"{path}[{item.get('mac', item.get('name', i))}]", found)
-    elif data is not None:
+    elif data is not None and data != [] and data != ():
         found[path] = msgspec.json.encode(data).decode()
 
 

@@ -86,7 +86,9 @@ def test_configuration(name: str, golden: Golden, tmp_path: Path) -> None:
 def test_no_line_is_longer_than_dnsmasq_reads_and_no_name_is_lost(labels: list[str], rules: int) -> None:
     names = tuple(f"{label}.{label}.{label}.n{i}.example" for i, label in enumerate(labels))
     table = NameTable(
-        "direct", (Asked("proxied", names),), (Learned(tuple(range(90, 90 + rules)), names),) if rules else ()
+        "direct",
+        (Asked("proxied", names),),
+        (Learned(tuple(f"{n:010x}" for n in range(rules)), names),) if rules else (),
     )
     lines = dnsmasq_conf(structs.replace(CASES["ipv6-gateway"], names=table), AT, "root").splitlines()
     assert max(map(len, lines)) < 1024

@@ -48,11 +48,13 @@ from ipaddress import IPv4Address
 from sidegate.gateway.dns.here import port_problem
 print(port_problem(IPv4Address("192.168.1.2")) or "", end="")
 """
-TABLE = """
-table inet sidegate {
-    set names0_4 { type ipv4_addr; flags timeout; timeout 2h; }
-    set kept0_4 { type ipv4_addr; flags timeout; timeout 2h; }
-}
+KEY = Destination(suffixes=("foreign.example",)).names_key
+NAMES4, KEPT4, NAMES6 = f"names_{KEY}_4", f"kept_{KEY}_4", f"names_{KEY}_6"
+TABLE = f"""
+table inet sidegate {{
+    set {NAMES4} {{ type ipv4_addr; flags timeout; timeout 2h; }}
+    set {KEPT4} {{ type ipv4_addr; flags timeout; timeout 2h; }}
+}}
 """
 
 
@@ -116,7 +118,7 @@ class DnsBox:
         """Who is in the way, in words; empty for nobody."""
         return self.lab.run("gateway", sys.executable, "-c", ASK_FIRST).stdout
 
-    def learned(self, name: str = "names0_4") -> dict[str, int]:
+    def learned(self, name: str = NAMES4) -> dict[str, int]:
         """The addresses in a set, and the seconds that each has left."""
         text = self.lab.run("gateway", "nft", "-j", "list", "set", "inet", "sidegate", name).stdout
         found = next(o["set"] for o in msgspec.json.decode(text)["nftables"] if "set" in o)

@@ -18,7 +18,7 @@ from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import TYPES, labels, read_reply, resolve
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.dns_box import LIE, TRUTH, WE, DnsBox, proxied, resolver, within
+from tests.kernel.dns_box import KEPT4, LIE, NAMES4, NAMES6, TRUTH, WE, DnsBox, proxied, resolver, within
 
 pytestmark = pytest.mark.kernel
 
@@ -119,10 +119,10 @@ def test_ipv6_left_to_the_router_is_told_for_direct_names_only(box: DnsBox) -> N
 
 
 def test_ipv6_through_this_box_is_told_and_learned(box: DnsBox) -> None:
-    box.nft("add set inet sidegate names0_6 { type ipv6_addr; flags timeout; timeout 2h; }")
+    box.nft(f"add set inet sidegate {NAMES6} {{ type ipv6_addr; flags timeout; timeout 2h; }}")
     box.want(resolver(FOREIGN, ipv6="gateway"))
     assert box.ask("www.foreign.example", "AAAA") == FOREIGN6
-    assert set(box.learned("names0_6")) == {FOREIGN6}
+    assert set(box.learned(NAMES6)) == {FOREIGN6}
 
 
 def test_what_is_blocked_does_not_exist(box: DnsBox) -> None:
@@ -154,15 +154,15 @@ def test_the_lans_own_names_change_while_it_runs(box: DnsBox) -> None:
 def test_what_was_learned_long_ago_is_moved_and_learned_again(box: DnsBox) -> None:
     """dnsmasq's answer alone keeps nothing alive; moved, an address is in one of the two sets at any time."""
     box.want(resolver(FOREIGN))
-    box.nft("flush set inet sidegate names0_4")
-    box.nft(f"add element inet sidegate names0_4 {{ {CLOUD} timeout 1h }}")
+    box.nft(f"flush set inet sidegate {NAMES4}")
+    box.nft(f"add element inet sidegate {NAMES4} {{ {CLOUD} timeout 1h }}")
     before = box.learned()[CLOUD]
     assert box.ask("cloud.foreign.example") == CLOUD
     found = box.learned()[CLOUD]
     assert found <= before or found > 7000, "left alone, or renewed by a newer kernel"
-    box.nft(ageing({"names0_4": [Element((CLOUD,), expires_s=1), Element(("9.9.9.9",), expires_s=1)]}))
+    box.nft(ageing({NAMES4: [Element((CLOUD,), expires_s=1), Element(("9.9.9.9",), expires_s=1)]}))
     assert box.learned() == {}
-    assert set(box.learned("kept0_4")) == {CLOUD, "9.9.9.9"}
+    assert set(box.learned(KEPT4)) == {CLOUD, "9.9.9.9"}
     box.want(None)
     box.want(resolver(FOREIGN))
     assert box.ask("cloud.foreign.example") == CLOUD

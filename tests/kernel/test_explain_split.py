@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sidegate.gateway.dns.learned import kept_set, names_set
+from sidegate.gateway.split.policy import Destination
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get, ping
 from sidegate.lab.visiting import visit
@@ -87,14 +89,14 @@ def test_what_goes_straight_is_walked(box: Box) -> None:
     assert seen_as(box, DOMESTIC) not in (SERVERS["proxy"], "")
 
 
-def forget(box: Box, rule: int) -> None:
-    """What was learned for a rule, as if nobody had asked."""
-    for kind in ("names", "kept"):
-        box.lab.run("gateway", "nft", "flush", "set", "inet", "sidegate", f"{kind}{rule}_4")
+def forget(box: Box, it: Destination) -> None:
+    """What was learned for a rule with these names, as if nobody had asked."""
+    for name_of in (names_set, kept_set):
+        box.lab.run("gateway", "nft", "flush", "set", "inet", "sidegate", name_of(it.names_key, 4))
 
 
 def test_a_rule_for_one_client(box: Box) -> None:
-    forget(box, 0)
+    forget(box, Destination(names=(DOMESTIC,)))
     assert box.lab.call("nas", http_get, SERVERS["domestic"]).ok
     before = explained(box, SERVERS["domestic"], "--port", "80", client="192.168.1.127")
     assert before["split"]["goes"] == "straight"
@@ -132,7 +134,7 @@ def test_what_another_rule_would_change_is_that_rule_alone(box: Box) -> None:
 
 def test_a_name_that_no_client_asked_for_is_not_known(box: Box) -> None:
     """As of a client that asked by HTTPS: the name is known to `explain` alone."""
-    forget(box, 2)
+    forget(box, Destination(suffixes=("foreign.example",)))
     question = f"client={WIRED}&mac=02:00:00:00:00:01&destination={SERVERS['foreign']}&name={FOREIGN}&port=80"
     told = json.loads(box.lab.run("gateway", "python3", "-c", _ASK, f"/v1/explain?{question}").stdout)
     assert (told["goes"], told["decides"]) == ("straight", "kernel")

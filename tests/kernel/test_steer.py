@@ -168,22 +168,31 @@ def test_flows_leave_an_upstream_that_does_not_work(to: IPv4Address) -> None:
 @BOTH
 @in_namespaces
 def test_learned_addresses_lead_to_the_port_where_names_are_looked_for(to: IPv4Address, kind: str) -> None:
-    rig = SplitRig(Policy((Rule("rule[0]", "proxy", Destination(suffixes=("example.org",))),)))
+    named = Destination(suffixes=("example.org",))
+    rig = SplitRig(Policy((Rule("rule[0]", "proxy", named),)))
     Engine(CHOSEN)
     assert rig.went(datagram(40000, to)) != "engine"
-    rig.nft(f"add element inet sidegate {kind}0_{to.version} {{ {to} }}\n")
+    rig.nft(f"add element inet sidegate {kind}_{named.names_key}_{to.version} {{ {to} }}\n")
     assert [rig.connect(40001, to)[1], rig.engine_port(datagram(40001, to))] == [CHOSEN.named, CHOSEN.named]
 
 
 @in_namespaces
 def test_learned_addresses_outlive_other_changes_and_no_other_names() -> None:
-    named = Rule("rule[0]", "proxy", Destination(suffixes=("example.org",)))
+    """Wherever the rule stands, and wherever it sends."""
+    names, others = Destination(suffixes=("example.org",)), Destination(suffixes=("example.com",))
+    named = Rule("rule[0]", "proxy", names)
+    learned, unlearned = f"names_{names.names_key}_4", f"names_{others.names_key}_4"
     rig = SplitRig(Policy((named,)))
-    rig.nft(f"add element inet sidegate names0_4 {{ {SERVER} }}\n")
-    rig.steer(Policy((named, LISTED.rules[0])))
-    assert rig.holds("names0_4", str(SERVER))
-    rig.steer(Policy((structs.replace(named, destination=Destination(suffixes=("example.com",))),)))
-    assert not rig.holds("names0_4")
+    rig.nft(f"add element inet sidegate {learned} {{ {SERVER} }}\n")
+    rig.steer(
+        Policy((structs.replace(named, destination=others), LISTED.rules[0], structs.replace(named, send="other")))
+    )
+    assert rig.holds(learned, str(SERVER))
+    assert not rig.holds(unlearned)
+    rig.steer(Policy((structs.replace(named, destination=others),)))
+    assert not rig.holds(unlearned)
+    rig.steer(Policy((named,)))
+    assert not rig.holds(learned)
 
 
 @in_namespaces

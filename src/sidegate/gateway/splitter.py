@@ -32,9 +32,10 @@ from sidegate.gateway.facts import Facts
 from sidegate.gateway.naming import Naming
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import rules
-from sidegate.gateway.split.policy import PROXY, Destination, Policy
+from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
 from sidegate.gateway.splitplan import Plan, Planner
+from sidegate.gateway.steer import learned_sets
 from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
 from sidegate.problems import Problem
 
@@ -121,7 +122,7 @@ class Splitter:
 
     def carried(self, plan: Plan) -> str:
         """See `Naming.carried`. Raises Problems."""
-        if not rules.is_split(plan.policy) or _named(self._plan.policy) == _named(plan.policy):
+        if not rules.is_split(plan.policy) or learned_sets(self._plan.policy) == learned_sets(plan.policy):
             return ""
         return self._naming.carried(plan)
 
@@ -192,6 +193,7 @@ class Splitter:
             resolves=self._naming.serves() if plan.config.resolves else None,
             resolver_pid=self._naming.pid(),
             proxied_names=self._naming.proxied or "",
+            notes=self.hints(),
         )
 
     def _proxy_view(self, now: float) -> ProxyView:
@@ -273,11 +275,6 @@ def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: flo
     while not condition() and not part.faults() and time.monotonic() < end_s:
         time.sleep(_LOOK_AGAIN_S)
         part.turn(time.monotonic())
-
-
-def _named(policy: Policy) -> list[tuple[int, Destination | None]]:
-    """What the learned sets are for: they go by a rule's place."""
-    return [(i, r.destination) for i, r in enumerate(policy.rules) if r.destination and r.destination.has_names]
 
 
 def _upstream_view(standing: Standing, it: Upstream, chosen: str | None, now: float) -> UpstreamView:

@@ -129,9 +129,12 @@ def is_splitting(policy: Policy | None) -> bool:
 
 
 def learned_sets(policy: Policy, numbers: Sequence[int] = (4, 6)) -> tuple[str, ...]:
-    """The sets that the resolver fills: for each rule with names, by its index, `names` and `kept` of each family."""
-    named = [i for i, rule in enumerate(policy.rules) if rule.destination is not None and rule.destination.has_names]
-    return tuple(f"{kind}{i}_{n}" for i in named for kind in ("names", "kept") for n in numbers)
+    """The sets that the resolver fills: for what rules name, `names` and `kept` of each family.
+
+    By the names that they are for: so they are the same ones wherever a rule stands and wherever it sends.
+    """
+    named = dict.fromkeys(r.destination.names_key for r in policy.rules if r.destination and r.destination.has_names)
+    return tuple(f"{kind}_{key}_{n}" for key in named for kind in ("names", "kept") for n in numbers)
 
 
 def parts(steering: Steering, memory: Memory) -> tuple[list[str], list[str]]:
@@ -191,12 +194,10 @@ def _sets_of(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterato
     if name := networks.name(i, family):
         yield name, constant(name, f"{family.type} . inet_proto", networks.elements(i, family), "flags interval")
     if rule.destination.has_names:
-        # The comment makes it another set, an empty one, once the index is that of a rule with other names.
-        names = _digest([*rule.destination.names, "below", *rule.destination.suffixes])
         for kind in ("names", "kept"):
-            name = f"{kind}{i}_{family.number}"
+            name = f"{kind}_{rule.destination.names_key}_{family.number}"
             lines = [f"type {family.type}", f"size {LEARNED_SIZE}", "flags timeout", f"timeout {LEARNED_S}s"]
-            yield name, block("set", name, [*lines, f'comment "{names}"'])
+            yield name, block("set", name, lines)
 
 
 def _networks(rule: Rule, family: Family) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -370,7 +371,8 @@ def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> li
     if name := networks.name(i, family):
         found.append(([f"{family.ip} daddr . meta l4proto @{name}"], "decided"))
     if rule.destination.has_names:
-        sets_of = [f"{family.ip} daddr @{kind}{i}_{family.number}" for kind in ("names", "kept")]
+        key = rule.destination.names_key
+        sets_of = [f"{family.ip} daddr @{kind}_{key}_{family.number}" for kind in ("names", "kept")]
         found += [([condition], "named") for condition in sets_of]
     return found
 

@@ -142,7 +142,7 @@ def _learned(it: Resolver) -> Iterator[str]:
     """Into the sets that there are: those for IPv6 only where this box routes it."""
     versions = (4, 6) if it.ipv6 == "gateway" else (4,)
     for group in it.names.learned:
-        sets = ",".join(f"{v}#inet#{TABLE}#{names_set(i, v)}" for i in group.rules for v in versions)
+        sets = ",".join(f"{v}#inet#{TABLE}#{names_set(key, v)}" for key in group.keys for v in versions)
         yield from _lines("nftset=/", group.names, sets)
 
 

@@ -3,7 +3,7 @@
 dnsmasq adds an address to a set when an answer comes in from outside, not when it answers from its cache; and adding
 what is there leaves the old timeout (before Linux 6.12; nft_rhash_insert in net/netfilter/nft_set_hash.c). So an
 element that just ends would end although its name was asked for a second ago, and the client's next connection would
-go round the proxy. Hence two sets for each rule and family, and the rules ask both (`steer.learned_sets`):
+go round the proxy. Hence two sets for each rule's names and family, and the rules ask both (`steer.learned_sets`):
 
 - `names`: dnsmasq adds here. It is never left to its timeout, which lasts for when nobody looks.
 - `kept`: what has been in `names` for a while is moved here, in one transaction, and stays KEPT_S.
@@ -15,14 +15,12 @@ Whoever is told such an address later than the move is told it from dnsmasq's ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-
-import msgspec
+from collections.abc import Iterable, Mapping, Sequence
 
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.nft import Element
 from sidegate.gateway.split.policy import Policy, Rule
-from sidegate.gateway.steer import LEARNED_S, LEARNED_SIZE, learned_sets
+from sidegate.gateway.steer import LEARNED_S, LEARNED_SIZE
 
 MOVED_AFTER_S = min(LEARNED_S // 4, 86_400)
 KEPT_S = 86_400
@@ -35,16 +33,13 @@ Sets = Mapping[str, Sequence[Element]]
 """The elements by the name of their set."""
 
 
-def names_set(rule: int, version: int) -> str:
-    """rule: its index in the policy. version: 4 or 6."""
-    return f"names{rule}_{version}"
+def names_set(key: str, version: int) -> str:
+    """key: `Destination.names_key`. version: 4 or 6."""
+    return f"names_{key}_{version}"
 
 
-def kept_set(rule: int, version: int) -> str:
-    return f"kept{rule}_{version}"
-
-
-_BOTH: tuple[Callable[[int, int], str], ...] = (names_set, kept_set)
+def kept_set(key: str, version: int) -> str:
+    return f"kept_{key}_{version}"
 
 
 def ageing(sets: Sets) -> str:
@@ -66,48 +61,26 @@ def _old(elements: Sequence[Element]) -> list[Element]:
 
 
 def carried(old: Policy, new: Policy, sets: Sets, versions: Sequence[int] = (4, 6)) -> str:
-    """What follows, in one transaction, the ruleset that puts another policy in force: sets go by a rule's place.
+    """What follows, in one transaction, the ruleset that puts another policy in force: sets go by a rule's names.
 
-    A rule that only moved takes its addresses along. One that became another, in the same place of the configuration
-    and with the same aim, keeps them in `kept`: which of them it still names shows as clients ask. sets: as they were.
+    A rule whose names became others, as when its list is a newer one, keeps the addresses in `kept`: which of them it
+    still names shows as clients ask. sets: as they were.
     """
-    text = "".join(f"flush set inet {TABLE} {name}\n" for name in learned_sets(new, versions))
-    for i, rule in enumerate(old.rules):
-        for version in versions:
-            text += _carried_to(_heirs(rule, old, new), version, sets, i)
-    return text
+    before = _keys(old)
+    places = {(rule.origin, rule.send): key for key, rule in before.items()}
+    heirs = {key: places.get((rule.origin, rule.send)) for key, rule in _keys(new).items() if key not in before}
+    return "".join(_carried(heir, key, v, sets) for key, heir in heirs.items() if heir is not None for v in versions)
 
 
-def _carried_to(heirs: tuple[int | None, int | None], version: int, sets: Sets, old: int) -> str:
-    same, like = heirs
-    held = [(name_of, sets.get(name_of(old, version), ())) for name_of in _BOTH]
-    if same is not None:
-        return "".join(_added(name_of(same, version), _with_time_left(elements)) for name_of, elements in held)
-    if like is not None:
-        addresses = dict.fromkeys(it.key[0] for _, elements in held for it in elements)
-        return _added(kept_set(like, version), [(key, KEPT_S) for key in addresses])
-    return ""
+def _keys(policy: Policy) -> dict[str, Rule]:
+    """One of the rules of each key."""
+    return {r.destination.names_key: r for r in policy.rules if r.destination and r.destination.has_names}
 
 
-def _heirs(rule: Rule, old: Policy, new: Policy) -> tuple[int | None, int | None]:
-    """The same rule, and one that took its place and is no other old one, by their index."""
-    named = [(i, it) for i, it in enumerate(new.rules) if it.destination and it.destination.has_names]
-    same = (i for i, it in named if _is_same(it, rule))
-    like = (
-        i
-        for i, it in named
-        if (it.origin, it.send) == (rule.origin, rule.send) and not any(_is_same(it, other) for other in old.rules)
-    )
-    return next(same, None), next(like, None)
-
-
-def _is_same(one: Rule, other: Rule) -> bool:
-    """Wherever they stand."""
-    return msgspec.structs.replace(one, origin=other.origin) == other
-
-
-def _with_time_left(elements: Iterable[Element]) -> list[tuple[str, int]]:
-    return [(it.key[0], it.expires_s or 1) for it in elements]
+def _carried(old: str, new: str, version: int, sets: Sets) -> str:
+    held = (sets.get(name_of(old, version), ()) for name_of in (names_set, kept_set))
+    addresses = dict.fromkeys(it.key[0] for elements in held for it in elements)
+    return _added(kept_set(new, version), [(key, KEPT_S) for key in addresses])
 
 
 def _added(name: str, elements: Iterable[tuple[str, int]]) -> str:

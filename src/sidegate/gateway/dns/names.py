@@ -28,7 +28,7 @@ from sidegate.problems import Problem, Problems
 T = TypeVar("T")
 _LONGEST = 253
 _SHOWN = 60
-MOST_RULES = 12
+MOST_RULES = 10
 """That may decide about one name: their sets must fit into one line for dnsmasq."""
 
 
@@ -47,7 +47,7 @@ def name_table(policy: Policy) -> NameTable:
     """
     book = _Book(policy)
     asked: dict[str, Answer] = {"": book.default.answer}
-    learned: dict[str, tuple[int, ...]] = {"": ()}
+    learned: dict[str, tuple[str, ...]] = {"": ()}
     for name in sorted(book.named(), key=lambda n: (n.count("."), n)):
         above = tuple(parents(name))
         itself, below = book.verdicts(name, above)
@@ -58,14 +58,15 @@ def name_table(policy: Policy) -> NameTable:
         if len(itself.rules) > MOST_RULES:
             what = f"{name} is named by more than {MOST_RULES} rules with further conditions"
             raise Problems(Problem(policy.rules[itself.rules[MOST_RULES]].origin, what, "join some of them"))
-        if itself.answer != "blocked" and _nearest(learned, above) != itself.rules:
-            learned[name] = itself.rules
+        keys = book.keys(itself.rules)
+        if itself.answer != "blocked" and _nearest(learned, above) != keys:
+            learned[name] = keys
     default = asked.pop("")
     del learned[""]
     return NameTable(
         default,
         tuple(Asked(answer, names) for answer, names in _groups(asked)),
-        tuple(Learned(rules, names) for rules, names in _groups(learned)),
+        tuple(Learned(keys, names) for keys, names in _groups(learned)),
     )
 
 
@@ -80,6 +81,7 @@ class _Book:
     def __init__(self, policy: Policy) -> None:
         rules, self._default = _effective(policy)
         self._rules = rules
+        self._keys: dict[tuple[int, ...], tuple[str, ...]] = {}
         self._verdicts: dict[tuple[int, ...], Verdict] = {}
         self._exact: dict[str, list[int]] = defaultdict(list)
         self._suffix: dict[str, list[int]] = defaultdict(list)
@@ -95,6 +97,13 @@ class _Book:
     @property
     def default(self) -> Verdict:
         return self._verdict(())
+
+    def keys(self, rules: tuple[int, ...]) -> tuple[str, ...]:
+        """Of the sets that these rules ask."""
+        if rules not in self._keys:
+            named = (it.names_key for i in rules if (it := self._rules[i].destination) is not None)
+            self._keys[rules] = tuple(dict.fromkeys(named))
+        return self._keys[rules]
 
     def verdicts(self, name: str, above: Iterable[str]) -> tuple[Verdict, Verdict]:
         """For a name, and for any name below it that no rule names. above: its parents."""

@@ -23,9 +23,9 @@ class Asked(Struct, frozen=True):
 
 
 class Learned(Struct, frozen=True):
-    """Names whose addresses go into the learned sets of these rules, by their index in the policy, in order."""
+    """Names whose addresses go into the learned sets of these keys (`Destination.names_key`), in order."""
 
-    rules: tuple[int, ...]
+    keys: tuple[str, ...]
     names: tuple[str, ...]
 
 

@@ -56,9 +56,12 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 
 def learned_in(policy: Policy, address: IPv4Address | IPv6Address) -> tuple[int, ...]:
     """The rules, by their place, for one of whose names the kernel has this address now. Raises Problems."""
-    named = [i for i, rule in enumerate(policy.rules) if rule.destination is not None and rule.destination.has_names]
-    sets = {i: (names_set(i, address.version), kept_set(i, address.version)) for i in named}
-    return tuple(i for i in named if any(_is_in(name, address) for name in sets[i]))
+    named = [(i, it.names_key) for i, r in enumerate(policy.rules) if (it := r.destination) and it.has_names]
+    version = address.version
+    holding = {
+        key for key in {key for _, key in named} if any(_is_in(s(key, version), address) for s in (names_set, kept_set))
+    }
+    return tuple(i for i, key in named if key in holding)
 
 
 def _is_in(name: str, address: IPv4Address | IPv6Address) -> bool:

@@ -6,6 +6,9 @@ kernel alone; rules whose time is not now are not in a policy.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import Struct
@@ -29,6 +32,17 @@ class Destination(Struct, frozen=True):
     @property
     def has_names(self) -> bool:
         return bool(self.names or self.suffixes)
+
+    @property
+    def names_key(self) -> str:
+        """The same for the same names, whatever rule they are of: by it what they taught is found again."""
+        return _names_key(self.names, self.suffixes)
+
+
+@lru_cache(maxsize=64)
+def _names_key(names: Iterable[str], suffixes: Iterable[str]) -> str:
+    """Kept: lists are long, and asked for with every look at the box."""
+    return hashlib.sha256("\n".join((*names, "below", *suffixes)).encode()).hexdigest()[:10]
 
 
 class Source(Struct, frozen=True):

@@ -253,9 +253,11 @@ def test_another_program_as_the_engine(box: Box) -> None:
 def test_what_cannot_work_is_said_and_keeps_nobody_offline(box: Box) -> None:
     """A configuration that is wrong changes nothing; an upstream that refuses us is told, and what else it may be."""
     secret = box.lab.links()["proxy-socks"].split("@")[0].rpartition(":")[2]
-    up(box, conf(box, "socks").replace(secret, "wrong-password"))
+    box.write("/run/list.txt", "a.example\n!!\n")
+    box.write(CONF, conf(box, "socks", more='list = ["/run/list.txt"]').replace(secret, "wrong-password"))
+    assert "to know: /run/list.txt:2: " in box.sidegate("up", "--config", CONF).stdout
     box.probe_again()
-    wait_for(lambda: any("a wrong password or key" in fault for fault in box.status()["faults"]))
+    wait_for(lambda: any("its user name and password" in fault for fault in box.status()["faults"]))
     assert [by(box, DOMESTIC), by(box, FOREIGN)] == [WAN, WAN]
     box.write(CONF, '[proxy]\nupstream = "trojan://hush@"\nlist = ["/no/list"]')
     refused = box.sidegate("reload", check=False)

@@ -63,6 +63,9 @@ def _tell_went(went: lifecycle.Went, confirm_s: float | None, as_json: bool) -> 
         click.echo(f"{change.what}\n    {change.why}")
     if not changes:
         click.echo("The box was as it should be. Nothing was changed.")
+    split = lifecycle.status(places()).split
+    for note in split.notes if split else ():
+        click.echo(f"to know: {note}")
     click.echo(f"Up (process {went.pid}). See: sidegate status, sidegate clients. Undo: sidegate down.")
     if confirm_s is not None:
         click.echo(f"It undoes itself in {confirm_s:g} s. If all works, log in anew and run: sidegate confirm")

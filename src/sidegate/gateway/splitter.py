@@ -41,6 +41,8 @@ from sidegate.problems import Problem
 
 SETTLE_S = 5.0
 """How long a start waits for engine and resolver, if they do not fail, before it goes on without."""
+SURE_S = 1.5
+"""How long of that for the upstream's first answer: names that were led to one that is dead would have none."""
 FALL_BACK_S = 3.0
 """After the engine's end, before proxied names are resolved without it: by then it is back, as a rule, and an answer of
 a lying resolver would be believed for a minute."""
@@ -92,6 +94,7 @@ class Splitter:
         self._foreign.turn(time.monotonic())
         if plan.is_ours:
             _await(self._engine, lambda: self._engine.state.serves, end_s)
+            _await(self._engine, lambda: self._engine.is_sure, min(end_s, time.monotonic() + SURE_S))
         changes = self._want_names(time.monotonic())
         if plan.config.resolves:
             _await(self._naming, self._naming.serves, end_s)

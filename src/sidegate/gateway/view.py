@@ -149,7 +149,7 @@ class SplitView(Struct, frozen=True, kw_only=True):
 
     proxy: None where nothing is proxied. resolves: whether this box answers names now; None: it is not to.
     proxied_names: whom names that are proxied are asked: the engine (`asked`), the servers of the others (`direct`), or
-    nobody (`refused`).
+    nobody (`refused`). notes: what is worth knowing of lists, upstreams and rules, though no error.
     """
 
     rules: int
@@ -159,6 +159,7 @@ class SplitView(Struct, frozen=True, kw_only=True):
     resolves: bool | None = None
     resolver_pid: int | None = None
     proxied_names: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class StatusView(Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from sidegate.gateway.children import Child, ChildFile, end_child
 from sidegate.gateway.engine import supervision
 from sidegate.gateway.engine.generations import COUNT_S
 from sidegate.gateway.engine.supervision import Supervision, Wanted
-from sidegate.gateway.engine.trial import Outcome, Question, Trials
+from sidegate.gateway.engine.trial import WITHIN_S, Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine
 from sidegate.gateway.places import Places
@@ -43,7 +43,7 @@ class Paper(Trials):
         self.outcomes = outcomes
         self.asked: dict[str, int] = {}
 
-    def start(self, name: str, port: int, it: Question, now_s: float) -> None:
+    def start(self, name: str, port: int, it: Question, now_s: float, within_s: float = WITHIN_S) -> None:
         self.asked[name] = port
 
     def turn(self, now_s: float) -> list[tuple[str, Outcome]]:
@@ -103,6 +103,15 @@ def test_the_first_upstream_is_used_as_soon_as_the_engine_serves(box: Box) -> No
     assert box.engine.state.chosen == "a"
     assert (box.engine.place("a"), box.engine.place("b"), box.engine.place("c")) == (ports(0, 0), ports(0, 1), None)
     assert box.engine.dns_port() == ports(0, 0).socks + 1
+
+
+@pytest.mark.parametrize("outcome", [GOOD, BAD])
+def test_it_is_sure_once_the_chosen_one_has_answered_or_none_works(box: Box, outcome: Outcome) -> None:
+    box.outcomes["a"] = outcome
+    box.want("a")
+    assert not box.engine.is_sure
+    box.until(lambda: box.engine.is_sure)
+    assert box.engine.state.chosen == ("a" if outcome is GOOD else None)
 
 
 def test_down_it_has_no_place_and_names_are_asked_by_the_other(box: Box) -> None:

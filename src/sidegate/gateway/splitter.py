@@ -41,8 +41,9 @@ from sidegate.problems import Problem
 
 SETTLE_S = 5.0
 """How long a start waits for engine and resolver, if they do not fail, before it goes on without."""
-SURE_S = 1.5
-"""How long of that for the upstream's first answer: names that were led to one that is dead would have none."""
+SURE_S = 3.0
+"""How long of that for the upstream's first answer: names that were led to one that is dead would have none. Xray tries
+a server that refuses five times in a second (common/retry), and two trials must say so."""
 FALL_BACK_S = 3.0
 """After the engine's end, before proxied names are resolved without it: by then it is back, as a rule, and an answer of
 a lying resolver would be believed for a minute."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidegate.gateway.engine.choice import AGAIN_S, FASTER, OTHERS_EVERY_S, ROUNDS, Choice, Way
+from sidegate.gateway.engine.choice import AGAIN_S, AT_FIRST_S, FASTER, OTHERS_EVERY_S, ROUNDS, Choice, Way
 from sidegate.gateway.engine.trial import Outcome
 
 NAMES = ("first", "second", "third")
@@ -63,6 +63,12 @@ def test_one_that_never_worked_is_left_at_its_first_failure(way: Way) -> None:
     world = World(way, None, 40)
     world.step()
     assert world.chosen() == ("second", "first does not work: no answer")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_that_none_ever_worked_is_known_soon(way: Way) -> None:
+    world = World(way, None, None).run(2 * AT_FIRST_S)
+    assert world.chosen() == (None, "no upstream works")
 
 
 def test_away_and_back() -> None:

@@ -2,8 +2,11 @@
 
 An upstream turns down and up again as a check of `health` does. The one that is used is left when it is down, or for
 another that works: with `first` one that comes before it, with `fastest` one that was clearly faster several times in a
-row. Nothing is waited for at the start: the first is used until its first trial speaks against it. While all are down,
-none is chosen.
+row. While all are down, none is chosen.
+
+One that was not tried yet counts as one that works, or every start would send what is to be proxied another way for a
+moment; and trials at the start are short and follow each other quickly, so that one that does not work is known as such
+before long (`Splitter.begin` gives it a while before anything is steered).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ EVERY_S = 10.0
 OTHERS_EVERY_S = 60.0
 AGAIN_S = 1.0
 """After a failure, and until enough is known of an upstream."""
+AT_FIRST_S = 0.25
+"""After a failure of one that never answered: whoever is waiting for its first word shall know soon."""
 SPARING = 10
 """One that is down is tried again after a part of the time it has been down, up to
 OTHERS_EVERY_S: this is the part."""
@@ -218,6 +223,8 @@ def _turn(standing: Standing, outcome: Outcome, now_s: float) -> Turned | None:
 def _rest_s(standing: Standing, is_good: bool, now_s: float) -> float:
     if standing.state == "down" and not is_good:
         return min(max(AGAIN_S, (now_s - standing.since_s) / SPARING), OTHERS_EVERY_S)
+    if standing.state == "unknown":
+        return AT_FIRST_S
     is_steady = is_good and standing.state == "up" and len(standing.results) >= KNOWN_AFTER
     return OTHERS_EVERY_S if is_steady else AGAIN_S
 

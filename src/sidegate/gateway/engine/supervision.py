@@ -19,7 +19,7 @@ from sidegate.gateway.engine.choice import Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
 from sidegate.gateway.engine.hints import hint
 from sidegate.gateway.engine.knock import Knocks
-from sidegate.gateway.engine.trial import Outcome, Question, Trials
+from sidegate.gateway.engine.trial import FIRST_WITHIN_S, WITHIN_S, Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
 from sidegate.gateway.files import replace_file
@@ -123,6 +123,12 @@ class Supervision:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the chosen upstream has answered, or none works."""
+        name = self._state.chosen
+        return self._state.serves and (name is None or self._choice[name].state == "up")
 
     # Where traffic is taken in
 
@@ -237,7 +243,8 @@ class Supervision:
             if name in self._refused:
                 self._note(name, _REFUSED, now)
             elif made is not None and (own := self._ports(made.engine.generation, name)) is not None:
-                self._trials.start(name, own.socks, made.check, now)
+                within_s = FIRST_WITHIN_S if self._choice[name].state == "unknown" else WITHIN_S
+                self._trials.start(name, own.socks, made.check, now, within_s)
 
     def _note(self, name: str, outcome: Outcome, now: float) -> None:
         turned = self._choice.result(name, outcome, now)

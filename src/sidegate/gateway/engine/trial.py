@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WITHIN_S = 5.0
 """For a whole trial. A page that takes longer through an upstream is one that people give up on."""
+FIRST_WITHIN_S = 2.0
+"""For one that never answered: few take longer, and those are tried again with more time."""
 _MOST_BYTES = 1 << 16
 _HEAD_MOST = 1 << 14
 _RECEIVE = 1 << 14
@@ -177,9 +179,9 @@ def _decrypted(tls: ssl.SSLObject) -> list[bytes]:
 class _Call:
     """One talk on its socket."""
 
-    def __init__(self, port: int, talk: Talk, now_s: float) -> None:
+    def __init__(self, port: int, talk: Talk, now_s: float, within_s: float) -> None:
         """Raises OSError where nobody listens, unless that is told later."""
-        self.began_s, self.ends_s = now_s, now_s + WITHIN_S
+        self.began_s, self.within_s, self.ends_s = now_s, within_s, now_s + within_s
         self._talk = talk
         self._out = next(talk)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -229,10 +231,10 @@ class Trials:
         """When a trial has lasted long enough; None: none is under way."""
         return min((call.ends_s for call in self._calls.values()), default=None)
 
-    def start(self, name: str, port: int, it: Question, now_s: float) -> None:
+    def start(self, name: str, port: int, it: Question, now_s: float, within_s: float = WITHIN_S) -> None:
         """A trial by the HTTP proxy at 127.0.0.1:port. One of the same name that is under way is given up."""
         self.give_up(name)
-        call = self._calls[name] = _Call(port, asking(it), now_s)
+        call = self._calls[name] = _Call(port, asking(it), now_s, within_s)
         self._poll.register(call.socket, call.wants)
 
     def turn(self, now_s: float) -> list[tuple[str, Outcome]]:
@@ -272,4 +274,4 @@ def _turn(call: _Call, now_s: float) -> Outcome | None:
         latency_ms = (time.monotonic() - call.began_s) * 1000
         is_good = 200 <= status < 400
         return Outcome(is_good, f"answered {status} in {latency_ms:.0f} ms", latency_ms if is_good else None)
-    return Outcome(False, f"no answer within {WITHIN_S:g} s") if now_s >= call.ends_s else None
+    return Outcome(False, f"no answer within {call.within_s:g} s") if now_s >= call.ends_s else None

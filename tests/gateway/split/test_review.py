@@ -35,6 +35,18 @@ def test_bad_lines_and_idle_rules_are_worth_knowing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("rest", ["", '[[rule]]\ndomain = ["a.example"]\nsend = "direct"\n'])
+def test_an_upstream_and_nothing_to_proxy_is_worth_knowing(rest: str) -> None:
+    upstream = '[proxy]\nupstream = ["socks5://192.0.2.1:1080"]\n'
+    assert [(p.where, p.what) for p in review(parse_config(upstream + rest, "x"))] == [
+        ("proxy.upstream", "is never used: nothing is to be proxied")
+    ]
+    for used in ('mode = "all"\n', 'mode = "all-but"\n', "lan_port = 1080\n", rest.replace("direct", "proxy")):
+        more = rest if "rule" not in used else ""
+        if used:
+            assert review(parse_config(upstream + used + more, "x")) == ()
+
+
 def test_every_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(Problems) as caught:
         review(parse_config(TEXT.format(tmp_path, "second").replace("socks5:", "socks9:"), "x"))

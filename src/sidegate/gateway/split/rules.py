@@ -43,7 +43,7 @@ def policy(config: Config, material: Material, upstream_names: Collection[str], 
 def hints(config: Config, material: Material, upstream_names: Collection[str]) -> tuple[Problem, ...]:
     """What is no error, and hardly meant: rules that never match, and what is said in vain."""
     unknown = _unknown_upstreams(config, upstream_names) if config.proxy.subscriptions else []
-    return (*unknown, *_idle_settings(config), *_never_matched(config, material))
+    return (*unknown, *_idle_upstreams(config), *_idle_settings(config), *_never_matched(config, material))
 
 
 def next_turn(config: Config, now: datetime, zone: tzinfo | None = None) -> datetime | None:
@@ -143,6 +143,18 @@ def _unknown_upstreams(config: Config, names: Collection[str]) -> list[Problem]:
         for i, rule in enumerate(config.rule)
         if rule.send not in known
     ]
+
+
+def _idle_upstreams(config: Config) -> Iterator[Problem]:
+    """As of who sets an upstream, and nothing else, and expects to be proxied."""
+    proxy = config.proxy
+    is_used = proxy.mode != "listed" or proxy.list or proxy.country or proxy.lan_port is not None
+    if is_used or any(rule.send not in (DIRECT, BLOCK) for rule in config.rule):
+        return
+    key = "proxy.upstream" if proxy.links else "proxy.subscription" if proxy.subscriptions else "upstream"
+    if proxy.links or proxy.subscriptions or config.upstream:
+        remedy = 'name what is to be proxied in proxy.list, or set proxy.mode = "all" or "all-but", or add a [[rule]]'
+        yield Problem(key, "is never used: nothing is to be proxied", remedy)
 
 
 def _idle_settings(config: Config) -> Iterator[Problem]:

@@ -140,6 +140,20 @@ def test_port_of_the_relief_is_shut() -> None:
     assert rig.ask(Ipv4(OUTSIDE, GATEWAY, TCP, Tcp(40000, 53, 1, 0, SYN)), ROUTER_MAC) is None
 
 
+@pytest.mark.parametrize("to", [GATEWAY, SERVER])
+@in_namespaces
+def test_who_asks_for_names_is_known(to: IpAddress) -> None:
+    """Whomever a client asks: with dns.redirect it is answered here."""
+    rig = SplitRig(ALL, shape=ALONE)
+    for is_relieved, port in ((False, 40001), (True, 40002)):
+        lead(rig, relief=is_relieved)
+        rig.nft("flush set inet sidegate askers4\n")
+        put(rig, _from_client(to, UDP, Udp(port, 54, b"?")))
+        assert not rig.holds("askers4")
+        put(rig, question(to, port))
+        assert rig.holds("askers4", f"{CLIENT_MAC} . {CLIENT}")
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
     with gateway_in(HOME) as box:

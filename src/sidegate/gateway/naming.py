@@ -21,6 +21,7 @@ from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.places import Name
 from sidegate.gateway.dns.resolver import Proxied, Resolver
 from sidegate.gateway.facts import Facts
+from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
 from sidegate.gateway.splitplan import Plan
 from sidegate.gateway.steer import learned_sets
@@ -28,6 +29,8 @@ from sidegate.problems import Problem
 
 MUTE_S = 5.0
 """A resolver that is silent for so long is not just being started again."""
+ASKS_WITHIN_S = 300.0
+"""A device in use asks for a name within so long: an answer holds a minute (CLIENT_TTL_S)."""
 HOSTS_S = 5.0
 """Between looks at who has which lease."""
 READY_LOOK_S = 0.05
@@ -50,6 +53,7 @@ class Naming:
         self._answers = False
         self._said = (False, self.lead)
         self._mute_since_s: float | None = None
+        self._answers_since_s: float | None = None
         self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
         self._hosts_at_s = 0.0
         self._poll = select.epoll()
@@ -104,6 +108,7 @@ class Naming:
             self._tell_names()
         self._age(now)
         self._hear(now)
+        self._answers_since_s = (self._answers_since_s or now) if self._answers else None
         before, self._said = self._said, (self._answers, self.lead)
         return self._said != before
 
@@ -124,7 +129,8 @@ class Naming:
         return learned.carried(old, new, self._sets(), plan.families)
 
     def forget(self) -> None:
-        """The kernel's sets were lost: what addresses names have is to be learned again."""
+        """The kernel's sets were lost: what addresses names have is to be learned again, and who asks for names."""
+        self._answers_since_s = None
         self._resolving.forget()
 
     def serves(self) -> bool:
@@ -132,6 +138,13 @@ class Naming:
 
     def pid(self) -> int | None:
         return self._resolving.pid()
+
+    def askers(self, now: float) -> frozenset[Client] | None:
+        """Who asked for a name of late; None where that says nothing yet, or no rule has names. Raises Problems."""
+        is_known = self._answers_since_s is not None and now >= self._answers_since_s + ASKS_WITHIN_S
+        if not is_known or not learned_sets(self._plan.policy):
+            return None
+        return frozenset(view.client_of(it) for it in view.elements("askers4"))
 
     @property
     def proxied(self) -> Proxied | None:

@@ -54,6 +54,8 @@ from sidegate.gateway.steer import INTERNET6, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""
+ASKERS_S = 86_400
+"""Whoever asked for no name for so long asks somebody else."""
 PROOF_TIMEOUT_S = 300
 ANSWERED_S = 1
 """No SYN is sent again sooner (RFC 6298 section 2.1): what was answered so lately was answered after the first one."""
@@ -144,6 +146,7 @@ def _sets(shape: Shape) -> list[str]:
         *([constant("lan6", "ipv6_addr", [str(n) for n in shape.lan6], "flags interval")] if shape.has_ipv6 else []),
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
+        *([dynamic("askers4", CLIENT, CLIENTS_SIZE, ASKERS_S)] if shape.services.names else []),
         *inbound.sets(shape.router, shape.forwarded),
     ]
     if shape.has_auto:

@@ -3,7 +3,7 @@
 `served` (nat) leads clients there: plain DNS that they send to other servers, and the port of the proxy. `guard`
 (input) comes before the owner's own filter: it marks what the LAN may ask, as the split marks what it steers, so that
 one accept lets both pass a firewall that drops by policy; and it drops what others send to these ports and to the
-engine's. Nothing else is dropped.
+engine's. Nothing else is dropped. `askers4` is who asks our resolver for names.
 
 `relieved` and `relief` are how names are answered while the resolver at port 53 is started anew: what the LAN asks by
 UDP is led to another port, packet by packet. NAT would bind a client that keeps its source port to one resolver for as
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from sidegate.gateway.nfttext import MARKING, STEERED, block
+from sidegate.gateway.nfttext import CLIENT, MARKING, STEERED, block
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
 DNS = "meta l4proto { tcp, udp } th dport 53"
@@ -65,7 +65,7 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
         ]
     if services.guards:
         found += [
-            block("chain", "guard", _guard(services, interface)),
+            block("chain", "guard", _guard(services, interface, lan4)),
             block("chain", "lan_only", _lan_only(lan4, ipv6=ipv6)),
         ]
     if services.names:
@@ -115,14 +115,15 @@ def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[
     return lines
 
 
-def _guard(services: Services, interface: str) -> list[str]:
+def _guard(services: Services, interface: str, lan4: str) -> list[str]:
     lines = [
         "type filter hook input priority filter - 10; policy accept;",
         f"{STEERED} accept",
         'iifname "lo" accept',
     ]
     if services.names:
-        lines.append(f'iifname "{interface}" {DNS} goto lan_only')
+        asker = f"ip saddr {lan4} update @askers4 {{ {CLIENT} }}"
+        lines += [f'iifname "{interface}" {DNS} {asker}', f'iifname "{interface}" {DNS} goto lan_only']
         to_relief = f"tcp dport {RELIEF_PORT} meta l4proto tcp ct original proto-dst 53"
         lines.append(f'iifname "{interface}" {to_relief} goto lan_only')
         lines.append(f"meta l4proto {{ tcp, udp }} th dport {RELIEF_PORT} drop")

@@ -30,6 +30,7 @@ from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, has_ipv6
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.naming import Naming
+from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.policy import PROXY
@@ -176,6 +177,10 @@ class Splitter:
     def hints(self) -> tuple[str, ...]:
         """What somebody should know of the configuration's files."""
         return tuple(f"{p.where}: {p.what}" for p in self._plan.problems)
+
+    def askers(self, now: float) -> frozenset[Client] | None:
+        """See `Naming.askers`. Raises Problems."""
+        return self._naming.askers(now)
 
     def via(self, send: str) -> str | None:
         """The upstream that carries what a rule sends there; None: none works."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
+from sidegate.gateway.dns.unasked import unasked
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.returnpath import Standing
@@ -102,7 +103,17 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
     others = [f"{name} forwards packets itself: {_SECOND}" for name in of.clientele.gateways()]
     parts = (of.clientele, of.advertising, of.splitter)
-    return (*told, *others, *(hint for part in parts for hint in part.hints()))
+    return (*told, *others, *_unasked(of, keep), *(hint for part in parts for hint in part.hints()))
+
+
+def _unasked(of: Parts, keep: Collection[str]) -> tuple[str, ...]:
+    """Raises Problems."""
+    askers = of.splitter.askers(time.monotonic())
+    if askers is None or of.facts is None:
+        return ()
+    active = [s.client for s in of.clientele if s.active_s is not None and s.client.mac not in keep]
+    named = [(client, of.clientele.named(client)) for client in active]
+    return unasked(named, askers, of.facts.interface.addresses[0].ip)
 
 
 def clients(of: Parts, ip: str | None, *, with_evidence: bool) -> ClientsView:

@@ -374,7 +374,14 @@ def test_demo_from_end_to_end(tmp_path: Path) -> None:
     }
     assert all(p.evidence for p in result.probes)
     assert len(result.throughput) == 2
+    assert result.split is not None
+    assert result.split.client == "phone"
+    assert [[v.outcome for v in scene.visits] for scene in result.split.scenes[:2]] == [
+        ["straight", "lie", "dead"],
+        ["straight", "proxied", "proxied"],
+    ]
+    assert result.split.ok
     text = report.read_text()
     assert text.lower().startswith("<!doctype html>")
-    assert all(client.name in text for client in load_home("velop-mesh").client)
+    assert all(client.name in text for client in load_home("split").client)
     assert os.listdir(tmp_path) == ["report.html"]

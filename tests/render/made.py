@@ -14,8 +14,11 @@ from sidegate.demo.result import (
     ProbeFinding,
     Reach,
     Result,
+    Split,
+    SplitScene,
     Stage,
     Versions,
+    Visit,
 )
 from sidegate.home import (
     Assumed,
@@ -115,6 +118,19 @@ def big_home(clients: int, nodes: int, v6: bool = False) -> Home:
     )
 
 
+SPLIT = Split(
+    "phone",
+    (
+        SplitScene(
+            "Without a proxy",
+            (Visit("www.example", "lie", "a page of 192.0.2.66", 2.0), Visit("a.example", "dead", "lost")),
+        ),
+        SplitScene("Engine killed", (Visit("www.example", "proxied", "the server saw 192.0.2.9", 3.1),)),
+    ),
+    310.4,
+)
+
+
 def demo_result() -> Result:
     """A demo of `article_home` that went as it should."""
     v6 = Reach("direct", "200 OK", 2.5)
@@ -145,6 +161,7 @@ def demo_result() -> Result:
             Bar("wired client, masquerade for all", 95.2, "gateway port 100 Mbit/s, client 1 Gbit/s"),
             Bar("wired client, with Sidegate", 949.0, "the same home in the same run"),
         ),
+        split=SPLIT,
     )
 
 

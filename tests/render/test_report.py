@@ -109,9 +109,9 @@ def test_marks_tell_ipv4_and_that_ipv6_lives() -> None:
     }
 
 
-def test_one_stage_no_probe_no_throughput_is_still_a_report() -> None:
-    bare = replace(made.demo_result(), stages=(stage("direct"),), probes=(), throughput=())
-    assert "What masquerade costs" not in report(bare, made.article_home())
+def test_one_stage_no_probe_no_throughput_no_split_is_still_a_report() -> None:
+    bare = replace(made.demo_result(), stages=(stage("direct"),), probes=(), throughput=(), split=None)
+    assert not re.search("What masquerade costs|What the split does", report(bare, made.article_home()))
 
 
 def test_a_result_without_stages_is_refused() -> None:

@@ -7,7 +7,8 @@ import sys
 from io import StringIO
 
 from sidegate.demo.result import ClientReach, Reach, Stage
-from sidegate.render.text import BarRow, bars, reach_table, wants_colour
+from sidegate.render.text import BarRow, bars, reach_table, split_table, wants_colour
+from tests.render import made
 
 STAGE = Stage(
     "forwards",
@@ -25,6 +26,14 @@ def test_reach_as_plain_text() -> None:
         "client        IPv4                                         IPv6",
         "my-computer   ✓ online, direct                             ⇄ online, masqueraded",
         "tablet        ✗ offline (no answer �[2Jwithin [bold]1 s)   not asked",
+    ]
+
+
+def test_the_split_as_plain_text() -> None:
+    assert [line.rstrip() for line in split_table(made.SPLIT).splitlines()] == [
+        "site          Without a proxy        Engine killed",
+        "www.example   ✗ the provider's lie   ✓ by the proxy",
+        "a.example     ✗ nothing (lost)       not asked",
     ]
 
 

@@ -12,12 +12,12 @@ from sidegate.cli.output import json_option, print_json
 from sidegate.problems import Exit, Problem, Problems
 
 if TYPE_CHECKING:
-    from sidegate.demo.result import Result, Stage
+    from sidegate.demo.result import Result, Split, Stage
     from sidegate.home import Home
 
 
 @click.command()
-@click.argument("home", default="velop-mesh")
+@click.argument("home", default="split")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def demo(home: str, report: Path, as_json: bool) -> int:
     """Watch the article's home break and heal, on this machine's kernel.
 
-    Builds the home in namespaces of its own; the machine's network is not touched.
-    Exit code 1: a client stayed offline.
+    Builds the home in namespaces of its own; the machine's network is not touched. Its provider lies and blocks: at
+    last a proxy is set up, and its engine is killed. Exit code 1: a client stayed offline.
     """
     from sidegate.demo.run import demonstrate, with_rates
     from sidegate.home import load_home
@@ -45,7 +45,7 @@ def demo(home: str, report: Path, as_json: bool) -> int:
         print_json(result)
     else:
         _show_end(result, report)
-    healed = all(c.v4 and c.v4.ok for c in result.stages[-1].clients)
+    healed = all(c.v4 and c.v4.ok for c in result.stages[-1].clients) and (result.split is None or result.split.ok)
     return int(Exit.FINE if healed else Exit.FAULT)
 
 
@@ -67,6 +67,16 @@ class _Screen:
 
         click.echo(f"\n{stage.name}. Who reaches {stage.target}?\n")
         click.echo(reach_table(stage, wants_colour(sys.stdout)))
+
+    def split(self, split: Split) -> None:
+        if self._quiet:
+            return
+        from sidegate.render.text import split_table, wants_colour
+        from sidegate.render.words import duration
+
+        click.echo(f"\nWhat {split.client} gets:\n")
+        click.echo(split_table(split, wants_colour(sys.stdout)))
+        click.echo(f"\nAfter {duration(split.back_ms)} new connections went by the proxy again.")
 
 
 def _write_report(result: Result, home: Home, path: Path) -> None:

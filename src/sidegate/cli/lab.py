@@ -182,9 +182,9 @@ def _isp_lines(home: Home) -> list[str]:
 @lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @lab_argument
 @machine_argument
-@click.argument("command", metavar="[--] PROGRAM [ARGUMENT]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_command(lab_name: str, machine: str, command: tuple[str, ...]) -> None:
-    """Run a program on a machine of a lab. Its exit code is ours."""
+    """Run a program on a machine of a lab. Its exit code is ours. `--` may stand before it."""
     program = command[1:] if command[0] == "--" else command
     if not program:
         raise click.UsageError("name a program")

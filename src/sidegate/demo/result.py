@@ -80,6 +80,51 @@ class Bar(Struct, frozen=True):
     note: str = ""
 
 
+class Visit(Struct, frozen=True):
+    """A site visited by its name. lie: a page came, but from where the provider's false answer led. straight: past the
+    proxy. detail: whom the server saw, or what was seen instead.
+    """
+
+    site: str
+    outcome: Literal["proxied", "straight", "lie", "dead"]
+    detail: str = ""
+    took_ms: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome in ("proxied", "straight")
+
+
+class SplitScene(Struct, frozen=True):
+    """One device's visits in one state of the gateway. name: a few words."""
+
+    name: str
+    visits: tuple[Visit, ...]
+
+    def visit(self, site: str) -> Visit | None:
+        return next((v for v in self.visits if v.site == site), None)
+
+
+class Split(Struct, frozen=True):
+    """What the split did for one device: before it, with it, and as its engine was killed.
+
+    back_ms: from the kill until what is proxied went through the engine again.
+    """
+
+    client: str
+    scenes: tuple[SplitScene, ...]
+    back_ms: float
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(v.site for scene in self.scenes for v in scene.visits))
+
+    @property
+    def ok(self) -> bool:
+        """Whether every site was reached from the moment the split was on."""
+        return all(v.ok for scene in self.scenes[1:] for v in scene.visits)
+
+
 class Durations(Struct, frozen=True):
     """built_ms: the home on the kernel. decided_ms: from `sidegate up` to every client proved or masqueraded."""
 
@@ -104,4 +149,5 @@ class Result(Struct, frozen=True):
     command: str
     probes: tuple[ProbeFinding, ...] = ()
     throughput: tuple[Bar, ...] = ()
+    split: Split | None = None
     schema: int = SCHEMA

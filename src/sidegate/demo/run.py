@@ -17,9 +17,11 @@ from sidegate.demo.result import (
     ProbeFinding,
     Reach,
     Result,
+    Split,
     Stage,
     Versions,
 )
+from sidegate.demo.splitting import cast, play
 from sidegate.home import Client, GatewayRuns, Home
 from sidegate.lab.asking import Answer, download_mbit
 from sidegate.lab.check import (
@@ -60,6 +62,9 @@ class Listener(Protocol):
     def stage(self, stage: Stage) -> None:
         """Who reaches the internet, as just seen."""
 
+    def split(self, split: Split) -> None:
+        """What the split did for one device."""
+
 
 def demonstrate(home: Home, listener: Listener) -> Result:
     """Builds the home, breaks it, heals it, measures. Raises Problems."""
@@ -79,6 +84,7 @@ def demonstrate(home: Home, listener: Listener) -> Result:
         listener.stage(after)
         probes = _probes(lab)
         fast = _bar(lab, "with Sidegate", "the router answers this client directly")
+        split = _split(lab, listener)
     return Result(
         home=home.name,
         title=home.title,
@@ -88,6 +94,7 @@ def demonstrate(home: Home, listener: Listener) -> Result:
         command="make demo",
         probes=probes,
         throughput=(slow, fast),
+        split=split,
     )
 
 
@@ -100,6 +107,16 @@ def _bring_up(lab: Lab, listener: Listener) -> float:
     decided_ms = _ms_since(start)
     listener.step(f"Every client proved or masqueraded after {decided_ms:.0f} ms.")
     return decided_ms
+
+
+def _split(lab: Lab, listener: Listener) -> Split | None:
+    """Only in a home where something is to be proxied."""
+    who = cast(lab)
+    if who is None:
+        return None
+    found = play(lab, who, listener)
+    listener.split(found)
+    return found
 
 
 def _stage(lab: Lab, name: str, runs: GatewayRuns | None) -> Stage:

@@ -63,6 +63,13 @@ OUTCOMES: dict[str, tuple[Tone, str]] = {
     "dead": ("bad", "offline"),
 }
 """How each outcome of `home.Outcome` is told."""
+VISITS: dict[str, tuple[Tone, str]] = {
+    "proxied": ("good", "by the proxy"),
+    "straight": ("good", "straight"),
+    "lie": ("bad", "the provider's lie"),
+    "dead": ("bad", "nothing"),
+}
+"""How each outcome of `demo.result.Visit` is told."""
 
 
 class Rect(Struct, frozen=True):

@@ -8,8 +8,10 @@ from sidegate.demo.result import Bar, ClientReach, ProbeFinding, Reach, Result, 
 from sidegate.home import Behaviour, GatewayRuns, Home
 from sidegate.render.layout import Marks
 from sidegate.render.picture import OUTCOMES, Mark, Tone
+from sidegate.render.report_split import split_section
 from sidegate.render.report_style import style_sheet
-from sidegate.render.svg import SIGNS, svg
+from sidegate.render.signs import tone_html
+from sidegate.render.svg import svg
 from sidegate.render.words import duration, escape, rate
 
 Pair = tuple[Stage, Stage]
@@ -34,6 +36,7 @@ def report(result: Result, home: Home, behaviour: Behaviour | None = None) -> st
     parts += [
         *_probes(result),
         *_throughput(result),
+        *split_section(result.split),
         *_reproduce(result),
         *_footnotes(result),
         "</main>",
@@ -190,14 +193,7 @@ def _cell(reach: Reach | None) -> str:
     tone, words = OUTCOMES[reach.outcome]
     took = f" · {duration(reach.took_ms)}" if reach.took_ms is not None else ""
     detail = f"{escape(reach.detail)}{took}".removeprefix(" · ")
-    return f"<td>{_tone(tone, words)}{f'<small>{detail}</small>' if detail else ''}</td>"
-
-
-def _tone(tone: Tone, words: str) -> str:
-    """A sign and its words; the sign is decoration, the words say it all."""
-    sign = f'<circle r="7.5"/><path d="{SIGNS[tone]}"/>'
-    sign = f'<svg viewBox="-8 -8 16 16" width="16" height="16" aria-hidden="true">{sign}</svg>'
-    return f'<span class="tone {tone}">{sign} {escape(words)}</span>'
+    return f"<td>{tone_html(tone, words)}{f'<small>{detail}</small>' if detail else ''}</td>"
 
 
 # What it means
@@ -243,7 +239,7 @@ def _probes(result: Result) -> Iterator[str]:
 
 def _probe(probe: ProbeFinding) -> Iterator[str]:
     tone, words = _VERDICTS[probe.verdict]
-    yield f"<details><summary><b>{escape(probe.client)}</b> {_tone(tone, words)}</summary>"
+    yield f"<details><summary><b>{escape(probe.client)}</b> {tone_html(tone, words)}</summary>"
     facts = (("confidence", probe.confidence), ("method", probe.method), ("target", probe.target))
     yield f"<p>{' · '.join(f'{name}: <b>{escape(value)}</b>' for name, value in facts if value)}</p>"
     yield '<ol class="evidence">' if probe.evidence else "<p>No evidence was recorded.</p>"

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, TextIO
 
 from msgspec import Struct
 
-from sidegate.render.picture import OUTCOMES, Tone
+from sidegate.render.picture import OUTCOMES, VISITS, Tone
 from sidegate.render.words import clean, rate
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text as RichText
 
-    from sidegate.demo.result import Reach, Stage
+    from sidegate.demo.result import Reach, Split, Stage, Visit
 
 SIGNS: dict[Tone, str] = {"good": "✓", "costly": "⇄", "bad": "✗", "unknown": "?"}
 _COLOURS: dict[Tone, str] = {"good": "green", "costly": "yellow", "bad": "red", "unknown": "bright_black"}
@@ -55,6 +55,28 @@ def _outcome(reach: Reach | None) -> RichText:
         return Text("not asked", _COLOURS["unknown"])
     tone, words = OUTCOMES[reach.outcome]
     detail = f" ({clean(reach.detail)})" if reach.detail and not reach.ok else ""
+    return Text(f"{SIGNS[tone]} {words}{detail}", _COLOURS[tone])
+
+
+def split_table(split: Split, colour: bool = False, width: int = 110) -> str:
+    """What one device found, a line a site, a column a scene, at most `width` columns wide."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for heading in ("site", *(scene.name for scene in split.scenes)):
+        table.add_column(heading, overflow="fold")
+    for site in split.sites:
+        table.add_row(clean(site), *(_visit(scene.visit(site)) for scene in split.scenes))
+    return _rendered(table, colour, width)
+
+
+def _visit(visit: Visit | None) -> RichText:
+    from rich.text import Text
+
+    if visit is None:
+        return Text("not asked", _COLOURS["unknown"])
+    tone, words = VISITS[visit.outcome]
+    detail = f" ({clean(visit.detail)})" if visit.detail and visit.outcome == "dead" else ""
     return Text(f"{SIGNS[tone]} {words}{detail}", _COLOURS[tone])
 
 

@@ -63,6 +63,11 @@ class Generations:
         """Whether the current one is the one that was wanted last."""
         return self._current is not None and self._current == self._target
 
+    @property
+    def starts(self) -> bool:
+        """Whether what was wanted last is still to be started."""
+        return self._child is not None and not self._nursery.runs(self._child.name, self._child.digest)
+
     def want(self, children: tuple[Child, Child] | None) -> None:
         """One engine as generation 0 and as 1: one of them shall run from the next `turn` on. None: no engine."""
         if children is None:

@@ -130,6 +130,11 @@ class Supervision:
         name = self._state.chosen
         return self._state.serves and (name is None or self._choice[name].state == "up")
 
+    @property
+    def starts(self) -> bool:
+        """Whether another engine than the one that serves is still to be started."""
+        return self._generations.starts
+
     # Where traffic is taken in
 
     def place(self, name: str | None) -> Ports | None:
@@ -193,7 +198,12 @@ class Supervision:
 
     def _ports(self, generation: int, name: str) -> Ports | None:
         names = self._names(generation)
-        return ports(generation, names.index(name)) if name in names else None
+        if name not in names:
+            return None
+        number = names.index(name)
+        return msgspec.structs.replace(
+            ports(generation, number), udp=self._made[generation].engine.upstreams[number].udp
+        )
 
     def _start(self, wanted: Wanted) -> None:
         """The engine that is wanted, with the upstream by which it may ask for names itself."""

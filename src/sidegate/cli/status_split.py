@@ -36,7 +36,8 @@ def _proxy_lines(proxy: ProxyView) -> list[str]:
 def _row(it: UpstreamView) -> tuple[str, ...]:
     latency = f"{it.latency_ms:.0f} ms" if it.latency_ms is not None else ""
     state = f"{it.state} for {duration(it.since_s)}"
-    return (f"{it.name}{' (used)' if it.is_chosen else ''}", state, latency, f"{it.kind} {it.server}", it.why)
+    kind = it.kind if it.carries_udp else f"{it.kind} (no UDP)"
+    return (f"{it.name}{' (used)' if it.is_chosen else ''}", state, latency, f"{kind} {it.server}", it.why)
 
 
 def _resolver_lines(split: SplitView) -> list[str]:

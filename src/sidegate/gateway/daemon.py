@@ -365,7 +365,8 @@ class Daemon:
             return Reply(200, telling.clients(self._told(), ip, with_evidence=with_evidence))
         if request.method == "GET" and request.path == "/v1/explain":
             plan = self._splitter.plan_in_force
-            told = lookup.answer(request.query, plan.policy, self._splitter.via, plan.config.proxy.on_failure)
+            split, on_failure = self._splitter, plan.config.proxy.on_failure
+            told = lookup.answer(request.query, plan.policy, split.via, on_failure, split.carries_udp)
             return Reply(200, told)
         if request.method == "GET" and request.path == "/v1/diff":
             return self._answer_diff(request)

@@ -189,6 +189,10 @@ class Splitter:
         name = self._engine.state.chosen if send == PROXY else send
         return name if self._engine.state.serves and self._engine.place(name) is not None else None
 
+    def carries_udp(self, name: str) -> bool:
+        """Whether this upstream does; another program is taken to."""
+        return all(it.udp for it in self._plan.upstreams.found if it.name == name)
+
     def view(self, now: float) -> SplitView | None:
         """For `status`; None where nothing is split and no name is answered."""
         plan = self._plan
@@ -297,6 +301,7 @@ def _upstream_view(standing: Standing, it: Upstream, chosen: str | None, now: fl
         why=standing.why,
         latency_ms=None if latency_ms is None else round(latency_ms, 1),
         is_chosen=it.name == chosen,
+        carries_udp=it.udp,
     )
 
 

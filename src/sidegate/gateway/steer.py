@@ -11,6 +11,7 @@ The laws of the split, which go on from those of `nft.py`
 11. `tproxy` matches only while a socket listens. With nobody there the rule ends and the same packet goes on: straight,
    or with `on_failure = "block"` into `refused`, as segments of flows do that the engine had (`engaged`). Datagrams
    that go straight for want of an engine are not remembered: they are steered again once it is back.
+   UDP for an upstream that carries none is refused at once, so that whoever sends it goes on over TCP.
 12. Steered is what a LAN client sends to the internet by this interface. A destination that is not of the internet
    (`private`) is steered only by a rule with a network that contains it. What is neither TCP nor UDP goes straight.
 13. The first rule that matches decides. Rules by network, port and client lead to the port `decided`; those by learned
@@ -84,7 +85,7 @@ class Steering(Struct, frozen=True):
     def datagram_ports(self) -> list[int]:
         """Of the engine, where UDP flows may be."""
         places = [*self.held, *(ports for _, ports in self.targets if ports is not None)]
-        return sorted({port for ports in places for port in (ports.decided, ports.named)})
+        return sorted({port for ports in places if ports.udp for port in (ports.decided, ports.named)})
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -299,10 +300,9 @@ def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[st
     if ports is not None:
         port = ports.decided if way.kind == "decided" else ports.named
         tproxy = _tproxy(port, family)
-        lines += [
-            f"meta l4proto udp {tproxy} update @steered{port}_{family.number} {{ {family.flow} }} goto steered",
-            f"{tproxy} goto steered",
-        ]
+        remembered = f"{tproxy} update @steered{port}_{family.number} {{ {family.flow} }} goto steered"
+        lines.append(f"meta l4proto udp {remembered if ports.udp else 'goto refused'}")
+        lines.append(f"{tproxy} goto steered")
     if steering.on_failure == "block":
         lines.append("meta l4proto { tcp, udp } goto refused")
     return lines

@@ -124,6 +124,7 @@ class UpstreamView(Struct, frozen=True, kw_only=True):
     why: str
     latency_ms: float | None = None
     is_chosen: bool = False
+    carries_udp: bool = True
 
 
 class ProxyView(Struct, frozen=True, kw_only=True):

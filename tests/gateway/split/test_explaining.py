@@ -142,3 +142,13 @@ def test_addresses_of_both_kinds() -> None:
 )
 def test_who_is_asked_for_a_name(policy: Policy, name: str, answer: str) -> None:
     assert ask({"name": name}, policy).dns == answer
+
+
+@pytest.mark.parametrize(("protocol", "goes"), [("udp", "refused"), ("tcp", "proxied"), ("icmp", "straight")])
+def test_an_upstream_that_carries_no_udp(protocol: str, goes: str) -> None:
+    it = packet_of(
+        {"client": "192.168.1.7", "mac": "aa:bb:cc:00:00:01", "destination": "203.0.113.9", "protocol": protocol}
+    )
+    told = explained(POLICY, it, WORKING.get, "direct", lambda _: False)
+    assert told.goes == goes
+    assert any("carries no UDP" in note for note in told.notes) == (protocol == "udp")

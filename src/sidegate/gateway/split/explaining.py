@@ -16,6 +16,8 @@ from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Pol
 
 Via = Callable[[str], str | None]
 """What a rule sends to (`proxy` or an upstream's name) -> the upstream that carries it now; None: none works."""
+Carries = Callable[[str], bool]
+"""Whether an upstream carries UDP."""
 SCHEMA = 1
 
 
@@ -36,18 +38,22 @@ class ExplainView(Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
 
 
-def explained(policy: Policy, packet: Packet, via: Via, on_failure: OnFailure) -> ExplainView:
+def explained(
+    policy: Policy, packet: Packet, via: Via, on_failure: OnFailure, carries_udp: Carries = lambda _: True
+) -> ExplainView:
     """packet: see `lookup.learned_in` for what was learned."""
     it = outcome(policy, packet)
     final = it.final
+    lost_by = _lost_by(it, packet, via, carries_udp)
+    lost = (f"{lost_by} carries no UDP: it is refused at once, so that TCP is tried",) if lost_by else ()
     return ExplainView(
-        goes=_goes(final, packet, via, on_failure),
+        goes="refused" if lost_by else _goes(final, packet, via, on_failure),
         upstream=_upstream(final, packet, via),
         rule=_rule(final),
         why=final.why,
         decides="engine" if it.engine else "kernel",
         dns="" if packet.name is None else asked_for(policy, packet.name),
-        notes=tuple(_notes(it, packet, via, on_failure)),
+        notes=(*lost, *_notes(it, packet, via, on_failure)),
     )
 
 
@@ -75,6 +81,12 @@ def _goes(it: Judgement, packet: Packet, via: Via, on_failure: OnFailure) -> Lit
     if via(it.send) is not None:
         return "proxied"
     return "refused" if on_failure == "block" else "straight"
+
+
+def _lost_by(it: Outcome, packet: Packet, via: Via, carries_udp: Carries) -> str | None:
+    """The upstream that the kernel would lead it to, and that carries no UDP."""
+    by = via(it.kernel.send) if packet.protocol == "udp" and _is_steered(it.kernel, packet) else None
+    return by if by is not None and not carries_udp(by) else None
 
 
 def _upstream(it: Judgement, packet: Packet, via: Via) -> str:

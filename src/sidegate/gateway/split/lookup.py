@@ -11,7 +11,7 @@ from sidegate.gateway import programs
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.learned import kept_set, names_set
-from sidegate.gateway.split.explaining import ExplainView, Via, explained
+from sidegate.gateway.split.explaining import Carries, ExplainView, Via, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.names import ascii_name
 from sidegate.gateway.split.policy import Policy
@@ -20,11 +20,13 @@ from sidegate.problems import Problem, Problems
 _PROTOCOLS = ("tcp", "udp", "icmp")
 
 
-def answer(query: Mapping[str, str], policy: Policy, via: Via, on_failure: OnFailure) -> ExplainView:
+def answer(
+    query: Mapping[str, str], policy: Policy, via: Via, on_failure: OnFailure, carries_udp: Carries
+) -> ExplainView:
     """query: see `packet_of`. Raises Problems: the question makes no sense, or nft is missing."""
     packet = packet_of(query)
     learned = learned_in(policy, packet.destination)
-    return explained(policy, structs.replace(packet, learned=learned), via, on_failure)
+    return explained(policy, structs.replace(packet, learned=learned), via, on_failure, carries_udp)
 
 
 def packet_of(query: Mapping[str, str]) -> Packet:

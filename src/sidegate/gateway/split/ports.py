@@ -27,12 +27,14 @@ class Ports(Struct, frozen=True):
     """Of one upstream in one generation of the engine.
 
     decided: TPROXY; all of it goes to this upstream. named: TPROXY; the name that the traffic itself shows decides
-    once more, by the policy's rules. socks: SOCKS5 and HTTP, to this upstream.
+    once more, by the policy's rules. socks: SOCKS5 and HTTP, to this upstream. udp: whether UDP goes this way at all:
+    what could not go on would be lost without a word, and browsers wait for QUIC's answer.
     """
 
     decided: int
     named: int
     socks: int
+    udp: bool = True
 
 
 def ports(generation: int, upstream: int) -> Ports:

@@ -67,7 +67,8 @@ def foreseen(config: Config) -> Situation:
 
 def _place(config: Config, names: tuple[str, ...], aim: str) -> Ports | None:
     if config.proxy.engine == "tproxy":
-        return Ports(*[config.proxy.tproxy_port] * 3)
+        port = config.proxy.tproxy_port
+        return Ports(port, port, port)
     number = 0 if aim == PROXY else names.index(aim) if aim in names else None
     return None if number is None or not names else ports(0, number)
 

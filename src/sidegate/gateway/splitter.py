@@ -49,6 +49,7 @@ FALL_BACK_S = 3.0
 """After the engine's end, before proxied names are resolved without it: by then it is back, as a rule, and an answer of
 a lying resolver would be believed for a minute."""
 _LOOK_AGAIN_S = 0.01
+_FIRST = "what is proxied goes through it"
 
 
 class Splitter:
@@ -92,20 +93,20 @@ class Splitter:
         The engine comes first: a name that is asked meanwhile would be resolved as if nobody proxied.
         """
         end_s = time.monotonic() + SETTLE_S
-        self._want_engine(plan, facts, time.monotonic())
+        started = self._want_engine(plan, facts, time.monotonic())
         self._foreign.turn(time.monotonic())
         if plan.is_ours:
             _await(self._engine, lambda: self._engine.state.serves, end_s)
             _await(self._engine, lambda: self._engine.is_sure, min(end_s, time.monotonic() + SURE_S))
-        changes = self._want_names(time.monotonic())
+        changes = (*started, *self._want_names(time.monotonic()))
         if plan.config.resolves:
             _await(self._naming, self._naming.serves, end_s)
         return changes
 
     def want(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
         """From the next `turn` on this holds; what it changes. Raises Problems where a file cannot be written."""
-        self._want_engine(plan, facts, now)
-        return self._want_names(now)
+        started = self._want_engine(plan, facts, now)
+        return (*started, *self._want_names(now))
 
     def situation(self, plan: Plan) -> Situation:
         """What the kernel's rules are decided for: this plan, with whoever serves now."""
@@ -227,13 +228,16 @@ class Splitter:
 
     # How it is done
 
-    def _want_engine(self, plan: Plan, facts: Facts, now: float) -> None:
+    def _want_engine(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
         self._plan, self._facts = plan, facts
         if self._planner.take(plan):
             # What it stood for before is closed, and with that no longer waited for (epoll(7)).
             self._poll.register(self._planner, select.EPOLLIN)
         self._engine.want(self._wanted(plan, facts) if plan.is_ours else None, now)
         self._foreign.want(plan.config.proxy.tproxy_port if plan.is_foreign else None, now)
+        why = "rules or upstreams are others; connections that are open stay with the one before"
+        is_first = self._engine.state.generation is None
+        return (Change("engine starts", _FIRST if is_first else why),) if self._engine.starts else ()
 
     def _wanted(self, plan: Plan, facts: Facts) -> Wanted:
         config, proxy = plan.config, plan.config.proxy

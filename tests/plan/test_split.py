@@ -45,6 +45,17 @@ def test_where_every_device_comes_to_the_box_a_rule_says_which_are_not_proxied()
         assert not says(plan.way("static"))
 
 
+def test_forwarded_udp_ports_are_to_be_named_where_their_answers_would_not_go_straight() -> None:
+    def says(wish: Wish, way: str) -> bool:
+        found = plan_for("linksys-velop-mx4200", wish).way(way)
+        assert found is not None
+        return any("`forwarded = [" in text for text in found.breaks)
+
+    assert says(Wish("all"), "own-dhcp"), "they may be proxied"
+    assert not says(Wish("none"), "own-dhcp")
+    assert says(Wish("none"), "masquerade-all")
+
+
 def test_a_gateway_that_runs_keeps_its_file() -> None:
     running = plan_for("openwrt", devices=DEVICES)
     assert any("add what it lacks" in step for step in running.best.steps)

@@ -13,7 +13,7 @@ def breaks(recipe: Recipe, wish: Wish, predictions: tuple[Prediction, ...]) -> I
     offline = [p for p in predictions if p.path == "none"]
     if offline:
         yield f"IPv4 of {told(offline, predictions)}: {offline[0].says}."
-    yield from _broken_forwards(recipe, predictions)
+    yield from _broken_forwards(recipe, wish, predictions)
     yield from _of_masquerade(predictions)
     if recipe.delivery is None:
         return
@@ -23,15 +23,17 @@ def breaks(recipe: Recipe, wish: Wish, predictions: tuple[Prediction, ...]) -> I
     yield from _of_ipv6(wish)
 
 
-def _broken_forwards(recipe: Recipe, predictions: tuple[Prediction, ...]) -> Iterator[str]:
+def _broken_forwards(recipe: Recipe, wish: Wish, predictions: tuple[Prediction, ...]) -> Iterator[str]:
     both = [p for p in predictions if p.path != "none" and not p.port_forwards]
     half = [p for p in predictions if p.path != "none" and p.port_forwards == ("tcp",)]
     how = "by hand" if recipe.dhcp == "off" else 'with `gateway = "router"` in the configuration'
-    remedy = f"Give such a device the router as its gateway, {how}."
+    named = "Name the ports in a [[client]] section: `forwarded = [27015]`."
     if both:
-        yield f"Port forwards to {told(both, predictions)}. {remedy}"
+        yield f"Port forwards to {told(both, predictions)}. Give such a device the router as its gateway, {how}."
     if half:
-        yield f"UDP port forwards to {told(half, predictions)} (TCP ones work). {remedy}"
+        yield f"UDP port forwards to {told(half, predictions)} (TCP ones work). {named}"
+    elif recipe.delivery and wish.proxy != "none" and any("udp" in p.port_forwards for p in predictions):
+        yield f"Answers of a UDP service that the router forwards to a device may be proxied. {named}"
 
 
 def _of_masquerade(predictions: tuple[Prediction, ...]) -> Iterator[str]:

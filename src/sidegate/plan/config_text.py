@@ -116,6 +116,7 @@ def _clients(devices: Sequence[Device]) -> list[str]:
             '# name = "tv"',
             '# masquerade = "always"',
             '# gateway = "router"       # our DHCP tells this device the router, as for a port forward',
+            '# forwarded = [25565, "udp/27015"]    # or: these ports the router forwards to it',
         ]
     lines = []
     for device in named:

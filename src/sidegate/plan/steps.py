@@ -137,7 +137,7 @@ def _deliver(recipe: Recipe, profile: RouterProfile, wish: Wish, file: tuple[str
 
 
 def _hands_out(wish: Wish) -> str:
-    told = ", as the gateway and the DNS server" if _asks_box(wish) else " as the gateway"
+    told = " as the gateway and the DNS server" if _asks_box(wish) else " as the gateway"
     return f"From now on the box hands out addresses, and itself{told}."
 
 

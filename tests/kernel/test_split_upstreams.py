@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidegate.home import load_home
+from sidegate.lab.asking import http_get, udp_echo
 from sidegate.lab.visiting import visit
 from tests.kernel.gateway_lab import Box, Connection, gateway_in, wait_for
 
@@ -142,3 +143,20 @@ def test_why_an_upstream_does_not_work(box: Box) -> None:
     told = wait_for(lambda: found if all(w in (found := whys()).get(n, "") for n, w in words.items()) else None, 20)
     assert told is not None
     assert "hunter2" not in box.sidegate("status", check=False).stdout + json.dumps(box.status())
+
+
+def test_a_dead_upstream_is_known_before_anything_is_led_to_it(box: Box) -> None:
+    up(box, f'upstream = "socks5://{PROXY}:9"')
+    assert page(box) == WAN
+    assert box.status()["split"]["proxy"]["chosen"] == ""
+
+
+def test_udp_for_an_upstream_that_carries_none_is_refused_at_once(box: Box) -> None:
+    up(box, f'upstream = "{box.lab.links()["proxy-http-proxy"]}"\n')
+    for who in ("nas", "phone"):
+        assert box.lab.call(who, http_get, FOREIGN4, 80, "/who").detail.startswith(PROXY)
+        assert box.lab.call(who, udp_echo, FOREIGN4).detail == "Connection refused"
+        assert box.lab.call(who, udp_echo, DOMESTIC4).ok
+    assert "http (no UDP)" in box.sidegate("status").stdout
+    words = ("explain", "192.168.1.127", FOREIGN4, "--proto", "udp", "--json")
+    assert "carries no UDP: it is refused at once" in box.sidegate(*words, check=False).stdout

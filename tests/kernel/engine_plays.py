@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.kernel.engine_stage import (
     BOX6,
     CLIENT,
     CLIENT6,
+    NAME,
     RESOLVER,
     TARGET,
     TARGET6,
@@ -126,6 +128,17 @@ def many_names() -> Json:
             dns_answers(at, [f"l{i}.example" for i in range(20)])
             closed = dns_answers(at, [f"m{i}.example" for i in range(60)])
             return {"kept": sorted(set(kept)), "closed": sorted(set(closed)), "most": most}
+
+
+def names_over_https() -> Json:
+    """One, and then many at a time; the authority is one that this system trusts."""
+    with stage() as it:
+        servers = (f"https://{NAME}/dns-query",)
+        os.environ["SSL_CERT_FILE"] = str(it.certificate.authority)
+        with engine(Engine(Policy(), upstreams_of({"socks": it.links["socks"]}), 0, servers), it.directory):
+            (at,) = dns_endpoints(0, 0, servers)
+            found = [dns_answer(at, "first.example"), *dns_answers(at, [f"n{i}.example" for i in range(50)])]
+        return {"found": sorted(set(found)), "direct": it.direct_resolver.asked, "most": it.resolver.most}
 
 
 # With a client behind it
@@ -245,7 +258,7 @@ def unmarked_packets() -> int:
 
 
 PLAYS: dict[str, Callable[[], Json]] = {
-    it.__name__: it for it in (every_kind, mistakes, port_taken, names, many_names, steered)
+    it.__name__: it for it in (every_kind, mistakes, port_taken, names, many_names, names_over_https, steered)
 }
 
 if __name__ == "__main__":

@@ -75,10 +75,13 @@ def url64(data: bytes) -> str:
 
 
 class Certificate:
-    """Of NAME, signed by an authority that nobody knows. pin: its SHA-256."""
+    """Of NAME, signed by an authority that nobody knows. pin: its SHA-256. authority: a file with that one's own."""
 
     def __init__(self, directory: Path) -> None:
-        made = trustme.CA().issue_cert(NAME)
+        self.authority = directory / "authority.pem"
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.authority))
+        made = authority.issue_cert(NAME)
         self.chain, self.key = directory / "chain.pem", directory / "key.pem"
         made.cert_chain_pems[0].write_to_path(str(self.chain))
         made.private_key_pem.write_to_path(str(self.key))
@@ -255,7 +258,7 @@ class Resolver:
     """DNS over TCP, over TLS where there is a certificate, and over UDP. asked: the names, in order.
 
     closes: whether it closes a connection after its first answer. allows: so many connections at a time. open: so many
-    there are; most: so many there were at a time.
+    there are; most: so many there were at a time, or at all over HTTPS.
     """
 
     closes, allows, open, most = True, 1000, 0, 0
@@ -265,8 +268,10 @@ class Resolver:
         self._answer = socket.inet_aton(answer)
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         if certificate:
+            self._certificate = certificate
             self._context.load_cert_chain(certificate.chain, certificate.key)
             self._serve(self._accept, socket.create_server((address, 853)), True)
+            self._serve(self._accept_https, socket.create_server((address, 443)))
         self._serve(self._accept, socket.create_server((address, 53)), False)
         datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         datagrams.bind((address, 53))
@@ -298,6 +303,28 @@ class Resolver:
                     break
         self.open -= 1
 
+    def _accept_https(self, server: socket.socket) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._certificate.chain, self._certificate.key)
+        context.set_alpn_protocols(["h2"])
+        while True:
+            with suppress(OSError):
+                self._serve(self._converse_https, context.wrap_socket(server.accept()[0], server_side=True))
+
+    def _converse_https(self, it: socket.socket) -> None:
+        """As much of HTTP/2 as DNS over HTTPS needs (RFC 9113 section 4.1): a question is the body of a POST."""
+        self.most += 1
+        with suppress(OSError), it, it.makefile("rb") as words:
+            words.read(24)
+            it.sendall(_frame(_SETTINGS, 0, 0))
+            while head := words.read(9):
+                body, kind, flags = words.read(int.from_bytes(head[:3], "big")), head[3], head[4]
+                if kind == _SETTINGS and not flags:
+                    it.sendall(_frame(_SETTINGS, 1, 0))
+                if kind == _DATA and body:
+                    stream = int.from_bytes(head[5:], "big")
+                    it.sendall(_frame(_HEADERS, 4, stream, _STATUS_200) + _frame(_DATA, 1, stream, self.reply(body)))
+
     def _datagrams(self, it: socket.socket) -> None:
         while True:
             question, peer = it.recvfrom(2048)
@@ -314,6 +341,15 @@ class Resolver:
         head = question[:2] + struct.pack("!HHHHH", 0x8180, 1, 1, 0, 0)
         record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + self._answer
         return head + question[12 : end + 5] + record
+
+
+_DATA, _HEADERS, _SETTINGS = 0, 1, 4
+_STATUS_200 = b"\x88"
+"""RFC 7541 appendix A, entry 8."""
+
+
+def _frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
+    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body
 
 
 @contextmanager

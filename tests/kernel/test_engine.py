@@ -91,6 +91,12 @@ def test_many_names_take_few_connections() -> None:
     assert told == {"kept": ["203.0.113.5"], "closed": ["203.0.113.5"], "most": 1}
 
 
+def test_names_over_https_take_one_connection() -> None:
+    """Once there is one: Xray begins one for each question before that."""
+    told = play("names_over_https")
+    assert told == {"found": ["203.0.113.5"], "direct": [], "most": 1}
+
+
 def test_mistakes_do_not_spread() -> None:
     told = play("mistakes")
     assert told.pop("good") == f"{PROXIED} at {TARGET}"

@@ -1,9 +1,9 @@
-"""Our resolver with 10,000 proxied names beside 10,000 networks: starting, changing, remembering, learning."""
+"""Our resolver with 10,000 proxied names beside 10,000 networks: changing, remembering, learning."""
 
 from __future__ import annotations
 
 import re
-import statistics
+import socket
 import sys
 import time
 from ipaddress import IPv4Address, IPv4Network
@@ -11,46 +11,48 @@ from pathlib import Path
 
 import msgspec
 
-from bench.figures import Figure, median_ms, spread
+from bench.figures import Figure, median_ms
+from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.dnsmasq import dnsmasq_conf
+from sidegate.gateway.dns.learned import names_set
 from sidegate.gateway.dns.names import name_table
 from sidegate.gateway.dns.places import ResolverPlaces
 from sidegate.gateway.dns.resolver import Resolver
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
-from sidegate.probe.dns import ask
+from sidegate.probe.dns import A, DnsQuestion, answer_to, ask, encoded
 from sidegate.reading import encode_address
 
 NAMES = NETWORKS = 10_000
 _ENGINE_PORT, _WE, _CLIENT = 15499, "192.168.1.2", "my-computer"
-_STARTS, _LEARNED = 5, 50
+_LEARNED = 50
 _ENGINE = (
     f"dnsmasq --conf-file=/dev/null --port={_ENGINE_PORT} --listen-address=127.0.0.1 --bind-interfaces --no-resolv "
     "--no-hosts --user=root --group= --pid-file= --local-ttl=600"
 )
-_SETS = """
-table inet sidegate {
-    set networks { type ipv4_addr . inet_proto; flags interval; }
-    set names0_4 { type ipv4_addr; size 65536; flags timeout; timeout 2h; }
-}
+_MANY = 100_000
+_CHANGES, _ASKED_EVERY_S, _ASKED_FOR_S = 3, 0.005, 40.0
+_CONF = """
+[proxy]
+upstream = "{link}"
+list = ["/run/names.txt"]
 """
 _WANT = """
 import sys, time, msgspec
 from pathlib import Path
 from sidegate.gateway.dns.child import Resolving
-from sidegate.gateway.dns.places import ResolverPlaces
 from sidegate.gateway.dns.resolver import Resolver
 from sidegate.gateway.places import Places
 from sidegate.reading import decode_address
-wanted = [msgspec.json.decode(line, type=Resolver, dec_hook=decode_address) for line in sys.stdin]
+it = msgspec.json.decode(sys.stdin.read(), type=Resolver, dec_hook=decode_address)
 resolving = Resolving(Places(Path("/run/state"), Path("/run/own")), lambda _: None)
-for it in wanted:
-    resolving.want(it)
-    while not resolving.serves():
-        resolving.turn(time.monotonic())
-        time.sleep(0.001)
-    time.sleep(0.3)
+resolving.want(it)
+while not resolving.is_settled():
+    resolving.turn(time.monotonic())
+    if resolving.answers():
+        resolving.led(resolving.lead)
+    time.sleep(0.001)
 print(resolving.pid())
 """
 
@@ -73,11 +75,11 @@ def resolver(it: Policy) -> Resolver:
 
 def resolver_with_many_names() -> list[Figure]:
     with Lab.up(load_home("split")) as lab:
-        lab.run("gateway", "nft", "-f", "-", text=_SETS)
+        lab.run("gateway", "nft", "-f", "-", text=_sets())
         answers = (f"--address=/new{n}.name{n}.foreign.example/6.0.0.{n}" for n in range(_LEARNED))
         lab.run("gateway", *_ENGINE.split(), "--address=/foreign.example/5.1.2.3", *answers)
         decided, runs = median_ms(decide, 5)
-        gaps, pid = _silent_while_changing(lab)
+        pid = _start(lab)
         alone = _learning_ms(lab, range(_LEARNED // 2))
         rate = _answers_per_s(lab)
         memory = _memory_mb(lab, pid)
@@ -86,8 +88,8 @@ def resolver_with_many_names() -> list[Figure]:
         grown = _memory_mb(lab, pid)
     many = f"with {NAMES:,} names"
     return [
+        *(figure for count in (NAMES, _MANY) for figure in _while_changing(count)),
         Figure(f"resolver: other rules decided, {many}", decided, "ms", note=runs),
-        Figure(f"resolver: silent while it is started anew, {many}", statistics.median(gaps), "ms", note=spread(gaps)),
         Figure(f"resolver: answers from its cache, {many}", rate, "per s", 20_000, "least", "dnsperf, 10 clients"),
         Figure(f"resolver: memory, {many}", memory, "MB"),
         Figure("resolver: a new name asked and learned", alone, "ms", note=f"mean of {_LEARNED // 2}"),
@@ -104,28 +106,97 @@ def decide() -> str:
     return dnsmasq_conf(resolver(policy()), ResolverPlaces(Path("/run/own")), "root")
 
 
-def _silent_while_changing(lab: Lab) -> tuple[list[float], int]:
-    """How long nobody answers, for each change of whom proxied names are asked at; and the last process."""
-    it = resolver(policy())
-    states = [msgspec.structs.replace(it, proxied=("refused", "asked")[n % 2]) for n in range(_STARTS + 1)]
-    text = "".join(msgspec.json.encode(state, enc_hook=encode_address).decode() + "\n" for state in states)
-    asking = lab.begin(_CLIENT, longest_silences, _STARTS, 20.0)
-    pid = lab.run("gateway", sys.executable, "-c", _WANT, text=text, timeout_s=60).stdout
-    return [it * 1000 for it in asking.result()], int(pid)
+def _sets() -> str:
+    (rule,) = policy().rules
+    assert rule.destination is not None
+    names = (
+        f"set {names_set(rule.destination.names_key, 4)} {{ type ipv4_addr; size 65536; flags timeout; timeout 2h; }}"
+    )
+    networks = "set networks { type ipv4_addr . inet_proto; flags interval; }"
+    return f"table inet {TABLE} {{\n{networks}\n{names}\n}}\n"
 
 
-def longest_silences(count: int, within_s: float) -> list[float]:
-    """The longest times between two answers, in seconds, once there was one. Runs at a client."""
-    deadline = time.monotonic() + within_s
-    silences: list[float] = []
-    answered_s = 0.0
-    while time.monotonic() < deadline and sum(it > 0.02 for it in silences) < count:
-        if ask(_WE, "www.domestic.example", timeout_s=0.01) is None:
-            continue
-        now = time.monotonic()
-        silences += [now - answered_s] if answered_s else []
-        answered_s = now
-    return sorted(silences)[-count:]
+def _start(lab: Lab) -> int:
+    """Its process id."""
+    text = msgspec.json.encode(resolver(policy()), enc_hook=encode_address).decode()
+    return int(lab.run("gateway", sys.executable, "-c", _WANT, text=text, timeout_s=60).stdout)
+
+
+def _while_changing(count: int) -> list[Figure]:
+    """The daemon's own changes, as clients see them: one that keeps its port, and one that takes another each time."""
+    with Lab.up(load_home("split")) as lab:
+        link = lab.links()["proxy-socks"]
+        lab.run("gateway", "sh", "-c", "cat >/run/split.toml", text=_CONF.format(link=link))
+        _list_names(lab, count, 0)
+        _sidegate(lab, "up", "--config", "/run/split.toml")
+        clients = ((_CLIENT, 40053), ("nas", 0))
+        asking = [lab.begin(who, asked_all_the_time, port, _ASKED_FOR_S) for who, port in clients]
+        for n in range(1, _CHANGES + 1):
+            _list_names(lab, count, n)
+            before = _resolvers(lab)
+            _sidegate(lab, "reload")
+            while len(now := _resolvers(lab)) != 1 or now == before:
+                time.sleep(0.05)
+        if any(it.is_over for it in asking):
+            raise RuntimeError(f"changes take longer than {_ASKED_FOR_S:g} s")
+        told = [it.result() for it in asking]
+        _sidegate(lab, "down", "--now")
+    asked, lost = sum(it[0] for it in told), sum(it[1] for it in told)
+    longest = max(it[2] for it in told) * 1000
+    name, note = f"{_CHANGES} changes with {count:,} names", f"of {asked:,} questions of 2 clients"
+    return [
+        Figure(f"resolver: lost queries during {name}", lost, "queries", 0, note=note),
+        Figure(f"resolver: longest wait for an answer during {name}", longest, "ms"),
+    ]
+
+
+def _list_names(lab: Lab, count: int, change: int) -> None:
+    names = "".join(f"name{n}.foreign.example\n" for n in range(count - 1)) + f"change{change}.example\n"
+    lab.run("gateway", "sh", "-c", "cat >/run/names.txt", text=names)
+
+
+def _sidegate(lab: Lab, *words: str) -> None:
+    lab.run("gateway", sys.executable, "-m", "sidegate", *words, timeout_s=120)
+
+
+def _resolvers(lab: Lab) -> list[str]:
+    script = "for f in /run/sidegate/resolver/*.pid; do p=$(cat $f); kill -0 $p 2>/dev/null && echo $p; done; true"
+    return lab.run("gateway", "sh", "-c", script).stdout.split()
+
+
+def asked_all_the_time(port: int, during_s: float) -> tuple[int, int, float]:
+    """How many were asked, how many of them had no answer within a second, and the longest wait for one, in seconds.
+
+    port: from this one; 0: from one of its own for each question. Runs at a client.
+    """
+    kept = _asker(port) if port else None
+    asked = lost = 0
+    longest_s = 0.0
+    end_s = time.monotonic() + during_s
+    while time.monotonic() < end_s:
+        asker = kept or _asker(0)
+        asked += 1
+        began_s = time.monotonic()
+        question = DnsQuestion("www.domestic.example", A, asked & 0xFFFF)
+        try:
+            asker.send(encoded(question))
+            while answer_to(question, asker.recv(512)) is None:
+                pass
+        except OSError:
+            lost += 1
+        longest_s = max(longest_s, time.monotonic() - began_s)
+        if kept is None:
+            asker.close()
+        time.sleep(_ASKED_EVERY_S)
+    return asked, lost, longest_s
+
+
+def _asker(port: int) -> socket.socket:
+    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asker.bind(("", port))
+    asker.connect((_WE, 53))
+    asker.settimeout(1.0)
+    return asker
 
 
 def _learning_ms(lab: Lab, which: range) -> float:

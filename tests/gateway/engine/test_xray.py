@@ -17,7 +17,7 @@ from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints, xray_config, xray_json
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy, Rule, Source
-from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, MOST_UPSTREAMS, dns_port, ports
+from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, MOST_UPSTREAMS, Ports, dns_port, ports
 from tests.conftest import Golden
 
 LINKS = {
@@ -130,11 +130,15 @@ def test_the_ports_of_both_generations_and_all_upstreams_differ() -> None:
         port
         for generation in (0, 1)
         for i in range(MOST_UPSTREAMS)
-        for port in (*msgspec.structs.astuple(ports(generation, i)), dns_endpoints(generation, i, servers)[0][1])
+        for port in (*_numbers(ports(generation, i)), dns_endpoints(generation, i, servers)[0][1])
     ]
     all_of_them += [dns_port(0), dns_port(1)]
     assert len(all_of_them) == len(set(all_of_them))
     assert dns_endpoints(0, 0, servers) == (("127.0.0.1", 15003), ("127.0.0.2", 15003))
+
+
+def _numbers(it: Ports) -> tuple[int, int, int]:
+    return it.decided, it.named, it.socks
 
 
 def test_secrets_are_in_one_file_for_root_alone() -> None:

@@ -9,7 +9,8 @@ from ipaddress import IPv4Address
 import pytest
 from msgspec import structs
 
-from sidegate.gateway.services import Services
+from sidegate.gateway.services import TCP_PER_ASKER, Services
+from sidegate.gateway.split.ports import RELIEF_PORT
 from sidegate.packet import TCP, UDP, Ipv4, Ipv6, Tcp, Udp
 from tests.kernel.gateway_rig import (
     ACK,
@@ -18,6 +19,7 @@ from tests.kernel.gateway_rig import (
     GATEWAY,
     LAN,
     ROUTER_MAC,
+    RST,
     SERVER,
     SHAPE,
     SYN,
@@ -79,6 +81,22 @@ def answered(rig: SplitRig, first: Packet, src: str = CLIENT_MAC) -> bool:
     seen = rig.ask(first, src)
     assert seen is None or (seen.src, seen.dst) == (first.dst, first.src)
     return seen is not None and isinstance(seen.body, Tcp) and seen.body.flags == SYN | ACK
+
+
+@pytest.mark.parametrize("relief", [False, True])
+@in_namespaces
+def test_nobody_holds_all_connections_to_the_resolver(relief: bool) -> None:
+    """By whatever addresses it asks, and whomever it means to ask."""
+    services = structs.replace(SERVICES, relief=relief)
+    rig = SplitRig(ALL, shape=structs.replace(SHAPE, services=services))
+    _by_tcp = listening(RELIEF_PORT if relief else 53, socket.SOCK_STREAM)
+    for port in range(TCP_PER_ASKER):
+        assert answered(rig, syn(41000 + port, dport=53))
+    refused = rig.ask(syn(42000, dport=53))
+    assert refused is not None
+    assert isinstance(refused.body, Tcp)
+    assert refused.body.flags & RST
+    assert answered(rig, syn(42001, dport=53), src="02:00:00:00:00:11")
 
 
 @in_namespaces

@@ -147,6 +147,7 @@ def _sets(shape: Shape) -> list[str]:
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
         *([dynamic("askers4", CLIENT, CLIENTS_SIZE, ASKERS_S)] if shape.services.names else []),
+        *services.sets(shape.services),
         *inbound.sets(shape.router, shape.forwarded),
     ]
     if shape.has_auto:

@@ -3,7 +3,8 @@
 `served` (nat) leads clients there: plain DNS that they send to other servers, and the port of the proxy. `guard`
 (input) comes before the owner's own filter: it marks what the LAN may ask, as the split marks what it steers, so that
 one accept lets both pass a firewall that drops by policy; and it drops what others send to these ports and to the
-engine's. Nothing else is dropped. `askers4` is who asks our resolver for names.
+engine's. Nothing else is dropped. `askers4` is who asks our resolver for names. One device may hold only so many TCP
+connections to it (`tcp_askers`): dnsmasq gives each a process, and has a limit for all of them together.
 
 `relieved` and `relief` are how names are answered while the resolver at port 53 is started anew: what the LAN asks by
 UDP is led to another port, packet by packet. NAT would bind a client that keeps its source port to one resolver for as
@@ -12,7 +13,8 @@ there the connection is what must stay with one resolver.
 
 Sources: `nf_nat_redirect.c` nf_nat_redirect_ipv4 (to the first address of the interface that the packet came in by);
 `nf_nat_core.c` (NAT needs a tracked flow: DNS is neither steered nor untracked where it is led here); `nft_payload.c`
-nft_payload_set_eval (UDP's checksum follows; the answer is changed back before conntrack sees it).
+nft_payload_set_eval (UDP's checksum follows; the answer is changed back before conntrack sees it); `nft_connlimit.c`
+nft_connlimit_do_eval (`ct count`: connections that conntrack knows and that are not closed).
 """
 
 from __future__ import annotations
@@ -23,6 +25,11 @@ from sidegate.gateway.nfttext import CLIENT, MARKING, STEERED, block
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
 DNS = "meta l4proto { tcp, udp } th dport 53"
+TCP_ASKERS = "tcp_askers"
+TCP_PER_ASKER = 10
+"""Connections of one device to our resolver at a time; by its MAC address, for it may have as many others as it likes.
+A resolver on the LAN keeps one or a few, and asks again by another when it is refused."""
+_TCP_ASKERS_SIZE = 16384
 
 
 class Services(Struct, frozen=True):
@@ -75,6 +82,17 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
     return found
 
 
+def sets(services: Services) -> list[str]:
+    """No timeout: the kernel takes out whoever has no connection left (nft_connlimit_gc); others are not to be forgotten."""
+    if not services.names:
+        return []
+    return [block("set", TCP_ASKERS, ["typeof ether saddr", f"size {_TCP_ASKERS_SIZE}", "flags dynamic"])]
+
+
+_TOO_MANY = (
+    f"tcp dport {{ 53, {RELIEF_PORT} }} ct original proto-dst 53 ct state new"
+    f" add @{TCP_ASKERS} {{ ether saddr ct count over {TCP_PER_ASKER} }} reject with tcp reset"
+)
 _RELIEF = block(
     "chain",
     "relief",
@@ -123,7 +141,8 @@ def _guard(services: Services, interface: str, lan4: str) -> list[str]:
     ]
     if services.names:
         asker = f"ip saddr {lan4} update @askers4 {{ {CLIENT} }}"
-        lines += [f'iifname "{interface}" {DNS} {asker}', f'iifname "{interface}" {DNS} goto lan_only']
+        lines += [f'iifname "{interface}" {DNS} {asker}', f'iifname "{interface}" {_TOO_MANY}']
+        lines.append(f'iifname "{interface}" {DNS} goto lan_only')
         to_relief = f"tcp dport {RELIEF_PORT} meta l4proto tcp ct original proto-dst 53"
         lines.append(f'iifname "{interface}" {to_relief} goto lan_only')
         lines.append(f"meta l4proto {{ tcp, udp }} th dport {RELIEF_PORT} drop")

@@ -26,6 +26,9 @@ CACHE_TTL_S = 3600
 NEGATIVE_TTL_S = 60
 """For a denial that does not say how long it holds."""
 CONCURRENT = 1000
+CONNECTIONS = 100
+"""By TCP, of all clients together; dnsmasq gives each a process (tcp_request, for 150 s at the most). Of one device the
+kernel lets fewer through: see `services`."""
 NOBODY = "127.0.0.1#0"
 """A server that dnsmasq cannot send to (EINVAL, udp_sendmsg in net/ipv4/udp.c): it answers REFUSED at once."""
 LOCAL_SUFFIXES = ("home.arpa", "internal", "lan", "local", "localdomain", "fritz.box")
@@ -80,6 +83,7 @@ def answers(it: Resolver) -> str:
         f"max-cache-ttl={CACHE_TTL_S}",
         f"neg-ttl={NEGATIVE_TTL_S}",
         f"dns-forward-max={CONCURRENT}",
+        f"max-tcp-connections={CONNECTIONS}",
         "dns-loop-detect",
         "bogus-priv",
         "filter-rr=ANY,HTTPS,SVCB",

@@ -83,7 +83,7 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
 
 
 def sets(services: Services) -> list[str]:
-    """No timeout: the kernel takes out whoever has no connection left (nft_connlimit_gc); others are not to be forgotten."""
+    """No timeout, which would forget what is open: the kernel takes out who has nothing open (nft_connlimit_gc)."""
     if not services.names:
         return []
     return [block("set", TCP_ASKERS, ["typeof ether saddr", f"size {_TCP_ASKERS_SIZE}", "flags dynamic"])]

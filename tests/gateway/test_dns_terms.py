@@ -16,7 +16,7 @@ from sidegate.gateway.config import Config, parse_config
 from sidegate.gateway.dhcp.dnsmasq import LeasePlaces
 from sidegate.gateway.dhcp.dnsmasq import dnsmasq_conf as dhcp_conf
 from sidegate.gateway.dhcp.terms import dhcp_server
-from sidegate.gateway.dns.dnsmasq import dnsmasq_conf
+from sidegate.gateway.dns.dnsmasq import answers, dnsmasq_conf
 from sidegate.gateway.dns.names import MOST_RULES
 from sidegate.gateway.dns.places import ResolverPlaces
 from sidegate.gateway.dns.resolver import Asked, Learned, NameTable, Proxied, Resolver
@@ -118,6 +118,17 @@ def test_this_box_never_asks_itself(
 ) -> None:
     config = parse_config(f"[dns]\nservers = {servers}", "config")
     assert direct_servers(config, facts(), own) == expected
+
+
+@pytest.mark.parametrize("proxied", ["direct", "refused"])
+@pytest.mark.parametrize("mode", ["off", "router"])
+def test_without_a_proxied_name_an_engine_that_cannot_be_asked_changes_nothing(proxied: Proxied, mode: str) -> None:
+    """No name loses its IPv6 addresses for it, and nobody is alarmed."""
+    text, policy = f'{SPLIT}[ipv6]\nmode = "{mode}"\n', Policy(RULES[:2])
+    fallen_back = wanted(text, policy, proxied)
+    assert not fallen_back.names.proxies
+    assert answers(fallen_back) == answers(wanted(text, policy))
+    assert wanted(text).names.proxies
 
 
 def test_another_programs_engine_answers_no_names() -> None:

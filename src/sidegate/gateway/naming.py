@@ -148,8 +148,8 @@ class Naming:
 
     @property
     def proxied(self) -> Proxied | None:
-        """What becomes of names that are proxied; None where we answer none."""
-        return self._resolver.proxied if self._resolver else None
+        """What becomes of names that are proxied; None where none is, or we answer none."""
+        return self._resolver.proxied if self._resolver and self._resolver.names.proxies else None
 
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""

@@ -27,6 +27,7 @@ _REASONS = {
     "direct": "the engine cannot be asked: proxied names are resolved as if they were direct",
     "refused": "the engine cannot be asked: proxied names are refused",
 }
+_NONE_PROXIED = "the LAN's own names are answered here, and rules may ask for names; none is proxied"
 _READABLE = 0o644
 _LOOK_AGAIN_S = 0.05
 _SERVES_WITHIN_S = 10.0
@@ -90,7 +91,11 @@ class Resolving:
         if any(self._nursery.runs(name, child.digest) for name, child in self._children.items()):
             self._write()
             return ()
-        return (Change(f"{NAME} answers DNS on {it.interface}", _REASONS[it.proxied]),)
+        return (
+            Change(
+                f"{NAME} answers DNS on {it.interface}", _REASONS[it.proxied] if it.names.proxies else _NONE_PROXIED
+            ),
+        )
 
     def forget(self) -> None:
         """Empties the cache, as where the kernel's sets were lost: every name is asked for, and learned, again."""

@@ -36,6 +36,11 @@ class NameTable(Struct, frozen=True):
     asked: tuple[Asked, ...] = ()
     learned: tuple[Learned, ...] = ()
 
+    @property
+    def proxies(self) -> bool:
+        """Whether any name is to be asked through the engine."""
+        return "proxied" in (self.default, *(it.answer for it in self.asked))
+
 
 class Resolver(Struct, frozen=True):
     """direct: servers for direct names, one at least, never this box itself.

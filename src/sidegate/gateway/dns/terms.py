@@ -23,23 +23,30 @@ def resolver(
 ) -> Resolver | None:
     """None where this box answers no DNS. Raises Problems for a name of the policy that is none.
 
-    own_servers: those that this box itself uses (`here.own_servers`). generation: of the engine.
+    own_servers: those that this box itself uses (`here.own_servers`). generation: of the engine. Where no name is
+    proxied, an engine that cannot be asked changes nothing.
     """
     if not config.resolves:
         return None
+    names = name_table(policy)
     return Resolver(
         interface=facts.interface.name,
         lan=facts.lan,
         router=facts.router.address,
         direct=direct_servers(config, facts, own_servers),
         engine_port=dns_port(generation),
-        names=name_table(policy),
-        proxied=proxied if config.proxy.engine == "xray" or proxied == "refused" else "direct",
+        names=names,
+        proxied=_proxied(config, proxied) if names.proxies else "asked",
         ipv6=config.ipv6.mode,
         engine_servers=max(1, len(config.dns.proxied)),
         domain=config.dhcp.domain.rstrip(".").lower(),
         rebinding=_rebinding(config),
     )
+
+
+def _proxied(config: Config, proxied: Proxied) -> Proxied:
+    """Another program as the engine answers no DNS."""
+    return proxied if config.proxy.engine == "xray" or proxied == "refused" else "direct"
 
 
 def direct_servers(config: Config, facts: Facts, own_servers: Iterable[IPv4Address]) -> tuple[IPv4Address, ...]:

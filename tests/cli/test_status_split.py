@@ -34,12 +34,25 @@ def test_all_is_well() -> None:
     ]
 
 
+def test_an_engine_that_does_not_serve_is_used_by_nobody() -> None:
+    """As where another program holds its ports."""
+    split = structs.replace(SPLIT, proxy=structs.replace(PROXY, serves=False, pid=None, upstreams=()))
+    assert split_lines(split)[1] == (
+        "proxy: by nobody now, the engine does not serve, then by one; meanwhile: direct (no engine process)"
+    )
+
+
+def test_nothing_is_proxied() -> None:
+    split = structs.replace(SPLIT, proxy=None, proxied_names="")
+    assert split_lines(split) == ["rules: 2, the rest goes straight", "names: our resolver answers (process 9)"]
+
+
 def test_nothing_works() -> None:
-    proxy = structs.replace(PROXY, serves=False, chosen="", why="no upstream works", pid=None, ending=1, upstreams=())
+    proxy = structs.replace(PROXY, serves=True, chosen="", why="no upstream works", pid=None, ending=1, upstreams=())
     split = structs.replace(SPLIT, proxy=proxy, resolves=False, default="proxy", next_turn="2026-11-23T08:00:00+00:00")
     assert split_lines(split) == [
         "rules: 2, the rest is proxied; the clock turns one on or off at 2026-11-23T08:00:00+00:00",
-        "proxy: no upstream works; meanwhile: direct (the engine does not serve, 1 more to end its connections)",
+        "proxy: no upstream works; meanwhile: direct (no engine process, 1 more to end its connections)",
         "names: our resolver does not answer",
     ]
 

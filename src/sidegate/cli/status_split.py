@@ -5,7 +5,11 @@ from __future__ import annotations
 from sidegate.cli.output import duration, table
 from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
 
-_NAMES = {"asked": "proxied names by the upstream", "direct": "proxied names like all others", "refused": "others only"}
+_NAMES = {
+    "asked": ", proxied names by the upstream",
+    "direct": ", proxied names like all others",
+    "refused": ", others only",
+}
 
 
 def split_lines(split: SplitView | None) -> list[str]:
@@ -24,13 +28,20 @@ def _default(default: str) -> str:
 def _proxy_lines(proxy: ProxyView) -> list[str]:
     if proxy.engine == "tproxy":
         return [f"proxy: another program, which {'listens' if proxy.serves else 'does not listen'}"]
-    engine = f"engine process {proxy.pid}" if proxy.serves else "the engine does not serve"
+    engine = f"engine process {proxy.pid}" if proxy.pid is not None else "no engine process"
     ending = f", {proxy.ending} more to end its connections" if proxy.ending else ""
-    used = f"by {proxy.chosen}, {proxy.why}" if proxy.chosen else f"{proxy.why}; meanwhile: {proxy.on_failure}"
-    lines = [f"proxy: {used} ({engine}{ending})"]
+    lines = [f"proxy: {_used(proxy)} ({engine}{ending})"]
     rows = [_row(it) for it in proxy.upstreams]
     listed = table(("UPSTREAM", "STATE", "LATENCY", "SERVER", "WHY"), rows).splitlines() if rows else []
     return lines + [f"  {line}" for line in listed]
+
+
+def _used(proxy: ProxyView) -> str:
+    meanwhile = f"; meanwhile: {proxy.on_failure}"
+    if not proxy.serves:
+        later = f", then by {proxy.chosen}" if proxy.chosen else ""
+        return f"by nobody now, the engine does not serve{later}{meanwhile}"
+    return f"by {proxy.chosen}, {proxy.why}" if proxy.chosen else f"{proxy.why}{meanwhile}"
 
 
 def _row(it: UpstreamView) -> tuple[str, ...]:
@@ -45,4 +56,4 @@ def _resolver_lines(split: SplitView) -> list[str]:
         return []
     if not split.resolves:
         return ["names: our resolver does not answer"]
-    return [f"names: our resolver answers, {_NAMES.get(split.proxied_names, '')} (process {split.resolver_pid})"]
+    return [f"names: our resolver answers{_NAMES.get(split.proxied_names, '')} (process {split.resolver_pid})"]

@@ -136,7 +136,8 @@ class Planner:
     def next_deadline(self, plan: Plan, now: float) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
         until_s = None if plan.until is None else now + max(0.0, (plan.until - datetime.now(UTC)).total_seconds())
-        times = (self._subscriptions.next_deadline(), until_s)
+        clock_s = None if until_s is None else max(now, self._clock_at_s)
+        times = (self._subscriptions.next_deadline(), until_s, clock_s)
         return min((t for t in times if t is not None), default=None)
 
     def try_again(self, now: float) -> None:

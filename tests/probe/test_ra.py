@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidegate.packet import Frame, Ipv6, build, parse
 from sidegate.probe.ra import MOST_ROUTERS, Opinion, RaResult, addresses6, link_local, opinions, solicit, summary
-from sidegate.probe.ra_message import Advert, Prefix, advert_in, solicitation, withdrawal
+from sidegate.probe.ra_message import Advert, Preference, Prefix, advert_in, solicitation, withdrawal
 from sidegate.probe.talk import flow_of
 
 from .world import ROUTER, US, Answers, World
@@ -117,6 +117,17 @@ def test_opinions() -> None:
     (both,) = opinions([Advert(THEY, ROUTER, "high", 1800)], Opinion(is_gateway=True))
     assert "high preference as this box does" in both
     assert opinions([Advert(THEY, ROUTER, "high", 0)], Opinion(is_gateway=True)) == ()
+
+
+@pytest.mark.parametrize("preference", ["medium", "low"])
+def test_another_router_beside_this_box_is_a_way_round_the_split(preference: Preference) -> None:
+    other = Advert(THEY, ROUTER, preference, 1800)
+    (said,) = opinions([other], Opinion(is_gateway=True, resolves=True))
+    assert "go round this box by IPv6" in said
+    assert 'ipv6.mode = "router"' in said
+    assert opinions([other], Opinion(is_gateway=True)) == (), "nothing is split"
+    assert opinions([other], Opinion(resolves=True)) == (), "IPv6 is the router's"
+    assert opinions([Advert(THEY, ROUTER, preference, 0)], Opinion(is_gateway=True, resolves=True)) == ()
 
 
 def test_addresses_of_the_box() -> None:

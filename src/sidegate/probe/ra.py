@@ -47,6 +47,15 @@ class RaResult(Struct, frozen=True):
         return tuple(dict.fromkeys(d for a in self.adverts for d in a.dns))
 
 
+_GO_ROUND = (
+    "devices that heed no preference, or have a route of their own, go round this box by IPv6, to what is proxied too; "
+    'if there are such, turn its advertisements off there, or set ipv6.mode = "router", with which proxied names have '
+    "no IPv6 address"
+)
+"""Names keep their IPv6 addresses all the same: beside another router is how this box is meant to stand, all systems
+that people use heed the preference (RFC 4191), and to filter would take IPv6 from them for the sake of the others."""
+
+
 class Opinion(Struct, frozen=True):
     """What is to be thought of what routers say.
 
@@ -110,6 +119,8 @@ def opinions(adverts: Iterable[Advert], opinion: Opinion) -> tuple[str, ...]:
                 )
         if opinion.is_gateway and advert.lifetime_s and advert.preference == "high":
             found.append(f"{who} advertises itself with high preference as this box does: clients choose by chance")
+        elif opinion.is_gateway and opinion.resolves and advert.lifetime_s:
+            found.append(f"{who} advertises itself too: {_GO_ROUND}")
     return tuple(found)
 
 

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Network
 from random import Random
 from typing import NamedTuple
 
@@ -18,16 +17,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bench.figures import Figure
-from sidegate.gateway import nft
-from sidegate.home import Assumed, GatewayRuns, PortForward, load_home, load_router
+from sidegate.gateway import inbound, nft
+from sidegate.home import Assumed, PortForward, load_home, load_router
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
 from sidegate.walk.compare import differences, differences_of_volley
 from sidegate.walk.conversation import Ask, Player
 from sidegate.walk.data import Walk
 from sidegate.walk.network import LAN_PORT, Network
-from sidegate.walk.setting import Setting
-from sidegate.walk.volley import Volley, carried, random_volley
+from sidegate.walk.setting import Forwarded, Setting
+from sidegate.walk.volley import Outcome, Volley, carried, random_volley
 from sidegate.walk.worlds import World, matrix, random_world
 
 
@@ -206,30 +205,43 @@ class BoxLab(NamedTuple):
     """A lab where one box is alone with the frames that it is sent."""
 
     level: str
+    lab: Lab
     tracer: Tracer
     network: Network
     box: str
 
+    def fire(self, volley: Volley) -> Outcome:
+        """What the kernel does with it; Sidegate's table begins anew, for it remembers what came before."""
+        if text := ruleset(self.network):
+            self.lab.run(self.box, "nft", "-f", "-", text=text)
+        return self.tracer.fire(volley)
 
-BOX_LEVELS: dict[str, tuple[Assumed, GatewayRuns]] = {
-    "hook": (Assumed("on", drop_invalid=True), "forwarding"),
-    "router": (Assumed("on", dns_hijack=True), "forwarding"),
-    "snat": (Assumed("on", "snat", drop_invalid=True), "forwarding"),
-    "plain": (Assumed("off", drop_invalid=True, dns_hijack=True), "forwarding"),
-    "gateway": (Assumed(), "masquerade"),
-    "sidegate": (Assumed(), "sidegate"),
+
+_PROVED = Setting(
+    "sidegate",
+    ("my-computer", "nas", "phone"),
+    forwarded=(Forwarded("my-computer", "tcp", 5000), Forwarded("phone", "udp", 5000)),
+)
+BOX_LEVELS: dict[str, tuple[Assumed, Setting]] = {
+    "hook": (Assumed("on", drop_invalid=True), Setting("forwarding")),
+    "router": (Assumed("on", dns_hijack=True), Setting("forwarding")),
+    "snat": (Assumed("on", "snat", drop_invalid=True), Setting("forwarding")),
+    "plain": (Assumed("off", drop_invalid=True, dns_hijack=True), Setting("forwarding")),
+    "gateway": (Assumed(), Setting("masquerade")),
+    "sidegate": (Assumed(), Setting("sidegate")),
+    "proved": (Assumed(), _PROVED),
 }
-"""How the article's home is for each; the last two look at the gateway, the others at the router."""
+"""How the article's home is for each; the last three look at the gateway, the others at the router."""
 
 
 def box_world(level: str) -> tuple[World, str]:
     """(the home, the box) of one of `BOX_LEVELS`."""
-    assume, runs = BOX_LEVELS[level]
+    assume, setting = BOX_LEVELS[level]
     home = load_home("velop-mesh")
     forwards = (PortForward(6000, "my-computer", 5000), PortForward(6000, "phone", 5000, "udp"))
     home = replace(home, router=replace(home.router, assume=assume, port_forward=forwards))
-    at_gateway = level in ("gateway", "sidegate")
-    return World(home, Setting(runs), ()), home.gateway.name if at_gateway and home.gateway else home.router.name
+    at_gateway = setting.runs != "forwarding"
+    return World(home, setting, ()), home.gateway.name if at_gateway and home.gateway else home.router.name
 
 
 @contextmanager
@@ -238,20 +250,27 @@ def box_lab(level: str) -> Iterator[BoxLab]:
     world, box = box_world(level)
     with Lab.up(world.home) as lab, Tracer(lab) as tracer:
         lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
-        yield BoxLab(level, tracer, arrange(tracer, world), box)
+        yield BoxLab(level, lab, tracer, arrange(tracer, world), box)
 
 
 def compare_volley(lab: BoxLab, volley: Volley) -> list[str]:
     """What differs between model and kernel."""
-    return differences_of_volley(carried(lab.network, volley), lab.tracer.fire(volley))
+    return differences_of_volley(carried(lab.network, volley), lab.fire(volley))
 
 
 def ruleset(network: Network) -> str:
-    """The table that `sidegate up` loads on this home's gateway, with its proved clients in it."""
+    """The table that `sidegate up` loads on this home's gateway, with its proved clients in it; else empty."""
     home, setting = network.home, network.setting
     if home.gateway is None or setting.runs != "sidegate":
         return ""
-    mac = network.nodes[home.gateway.name].mac_of(LAN_PORT)
-    lan: tuple[IPv4Network, ...] = (home.router.lan.network,)
-    proved = [nft.Client(network.nodes[c.name].mac_of(LAN_PORT), c.v4) for c in home.client if c.name in setting.proved]
-    return nft.ruleset(nft.Shape(LAN_PORT, mac, lan, "auto")) + nft.prove(proved)
+    macs = {name: network.nodes[name].mac_of(LAN_PORT) for name in network.hosts}
+    proved = [nft.Client(macs[c.name], c.v4) for c in home.client if c.name in setting.proved]
+    shape = nft.Shape(
+        LAN_PORT,
+        macs[home.gateway.name],
+        (home.router.lan.network,),
+        "auto",
+        router=network.nodes[home.router.name].mac_of("br-lan"),
+        forwarded=tuple(inbound.Forwarded(macs[it.client], it.protocol, it.port) for it in setting.forwarded),
+    )
+    return nft.ruleset(shape) + nft.prove(proved)

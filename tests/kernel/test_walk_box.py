@@ -21,7 +21,7 @@ _SOME = settings(
 )
 
 
-@pytest.fixture(scope="module", params=["hook", "router", "snat", "plain", "gateway", "sidegate"])
+@pytest.fixture(scope="module", params=["hook", "router", "snat", "plain", "gateway", "sidegate", "proved"])
 def lab(request: pytest.FixtureRequest) -> Iterator[BoxLab]:
     with box_lab(request.param) as it:
         yield it
@@ -36,7 +36,7 @@ def test_random_packets(lab: BoxLab, random: Random) -> None:
 
 def test_what_once_disagreed(lab: BoxLab, request: pytest.FixtureRequest) -> None:
     named = {name: volley for name, level, volley in volleys() if level == lab.level}
-    kernel = {name: lab.tracer.fire(volley) for name, volley in named.items()}
+    kernel = {name: lab.fire(volley) for name, volley in named.items()}
     wrong = {name: differences_of_volley(carried(lab.network, named[name]), seen) for name, seen in kernel.items()}
     assert wrong == {name: [] for name in named}
     if named and request.config.getoption("--regenerate"):

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bench.walk import Tally, arrange, compare, differential
-from sidegate.home import Assumed, Home, load_home
+from sidegate.home import Assumed, Home, PortForward, load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
 from sidegate.walk.conversation import Ask, Player
 from sidegate.walk.network import LAN_PORT
-from sidegate.walk.setting import Setting
+from sidegate.walk.setting import Forwarded, Setting
 from sidegate.walk.worlds import World, matrix, random_world
 
 pytestmark = pytest.mark.kernel
@@ -89,6 +89,22 @@ def test_a_port_that_another_host_has_taken(tracer: Tracer, articles_home: Home,
         source, its = (str(network.hosts[name].addresses[LAN_PORT][0]) for name in (asker, rival))
         ask = Ask(asker, source, "1.2.3.4", protocol, port, 41200 + i, rival=(rival, its))  # type: ignore[arg-type]
         assert compare(tracer, network, ask) == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_forwarded_port(articles_home: Home, told: bool) -> None:
+    """Datagrams of a service reach who asked where the gateway was told of it."""
+    forwards = tuple(PortForward(6000 + i, c.name, 5000, "udp") for i, c in enumerate(articles_home.client))
+    home = replace(articles_home, router=replace(articles_home.router, port_forward=forwards))
+    setting = Setting("sidegate", forwarded=tuple(Forwarded(f.to, "udp", 5000) for f in forwards) if told else ())
+    with Lab.up(home) as lab, Tracer(lab) as tracer:
+        network, arrived = arrange(tracer, World(home, setting, ())), {}
+        for i, forward in enumerate(forwards):
+            ask = Ask("internet", "1.2.3.4", str(home.router.wan.ip), "udp", forward.port, 41500 + i)
+            assert compare(tracer, network, ask) == []
+            arrived[forward.to] = Player(network, ask).walk().verdict.code == "delivered"
+    assert arrived["my-computer"] is told
+    assert not arrived["phone"]
 
 
 @pytest.mark.parametrize("filtered", ["on", "off"])

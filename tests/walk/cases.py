@@ -75,6 +75,11 @@ def _found() -> Iterator[Case]:
                Ask(*_PHONE, _SERVER, "tcp", 5000, 43102, rival=_NAS))  # fmt: skip
     yield Case("a stray segment meets a living engine", "velop-mesh", proxied,
                Ask(*_NAS, _SERVER, "tcp", 5000, 43103, "stray"))  # fmt: skip
+    direct = Setting("sidegate", ("nas",))
+    yield Case("a direct connection that all boxes forgot", "velop-mesh", direct,
+               Ask(*_NAS, _SERVER, "tcp", 5000, 43109, "forgotten"))  # fmt: skip
+    yield Case("a direct connection that nobody knew", "velop-mesh", direct,
+               Ask(*_NAS, _SERVER, "tcp", 5000, 43120, "stray"))  # fmt: skip
     yield Case("masquerade for all breaks the port forward of a wired client", wired, Setting("masquerade"),
                Ask("internet", _SERVER, "123.100.101.102", "tcp", 6000, 43104))  # fmt: skip
     yield Case("a reset socket says nothing more", wired, Setting("masquerade"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
+from msgspec import UNSET
 
-from sidegate.walk.data import Numbers, Packet
+from sidegate.walk.data import Numbers, Packet, Protocol
 from sidegate.walk.volley import Outcome, Shot, Volley
 from tests.conftest import GOLDEN_ROOT
 
 _WIRED, _PHONE = ("cpu", "192.168.1.123", "02:5d:00:00:00:16"), ("mesh1", "192.168.1.126", "02:5d:00:00:00:1c")
-_GATEWAY = "02:5d:00:00:00:14"
+_GATEWAY, _ROUTER, _SERVER = "02:5d:00:00:00:14", "02:5d:00:00:00:03", "1.2.3.4"
 Segment = tuple[str, str, int, int, int | None, int]
 """(direction, flags, seq, end, ack, window)"""
 
@@ -29,6 +30,7 @@ def volleys() -> Iterator[tuple[str, str, Volley]]:
     )))  # fmt: skip
     land = Packet(_WIRED[2], _GATEWAY, _WIRED[1], _WIRED[1], "udp", 5000, 5000, 64, "datagram")
     yield "one tuple for both directions", "gateway", Volley("gateway", (Shot("eth0", land),) * 2)
+    yield from _at_sidegate()
 
 
 def _bridged() -> Iterator[tuple[str, str, Volley]]:
@@ -66,6 +68,46 @@ def _bridged() -> Iterator[tuple[str, str, Volley]]:
     }  # fmt: skip
     for name, segments in found.items():
         yield name, "hook", Volley("router", tuple(_straight(*segments)))
+
+
+def _at_sidegate() -> Iterator[tuple[str, str, Volley]]:
+    """Of clients whose return path is proved; the port 5000 of some is forwarded."""
+    found = {
+        "a connection that was answered directly": "41000 SYN, 41000 ACK, 41000 PSH ACK, 41000 FIN ACK, 41000 RST",
+        "a connection that was never seen to begin": "41000 PSH ACK, 41000 ACK, 41000 FIN ACK",
+        "an answer that is no ACK": "41000 SYN, 41000 RST, 41000 ACK, 41000 PSH ACK",
+        "a SYN sent again": "41000 SYN, 41000 SYN, 41000 SYN, 41000 ACK, 41000 PSH ACK",
+        "a SYN sent again while others are answered": "41001 SYN, 41001 ACK, 41000 SYN, 41000 SYN, 41000 ACK",
+        "a SYN of a tuple that was answered before": "41000 SYN, 41000 ACK, 41000 SYN, 41000 ACK, 41000 SYN",
+        "a SYN sent again stays masqueraded when others are answered": "41000 SYN, 41000 SYN, 41001 SYN, 41001 ACK, "
+        "41000 SYN",
+        "a RST is no answer": "41000 SYN, 41000 RST, 41000 SYN",
+        "one doubt is none": "41000 SYN, 41000 SYN, 41000 ACK, 41000 ACK, 41003 SYN",
+        "two doubts with a direct handshake between": "41000 SYN, 41001 SYN, 41002 SYN, 41000 SYN, 41001 SYN, "
+        "41000 ACK, 41002 ACK, 41001 ACK, 41003 SYN",
+        "a tuple that was direct is masqueraded": "41000 SYN, 41001 SYN, 41002 SYN, 41000 SYN, 41001 SYN, 41002 ACK, "
+        "41000 ACK, 41001 ACK, 41002 SYN, 41002 < SYN ACK, 41002 ACK",
+        "two doubts withdraw the proof": "6000 datagram, 41004 SYN, 41000 SYN, 41000 SYN, 41000 ACK, 41001 SYN, "
+        "41001 SYN, 41001 ACK, 41002 SYN, 41004 ACK, 6000 datagram",
+        "a forwarded port answers": "5000 datagram, 5000 SYN ACK, 5000 PSH ACK, 5000 SYN",
+    }
+    for name, said in found.items():
+        for host in (_WIRED, _PHONE):
+            shots = tuple(_upstream(host, *word.split(" ", 1)) for word in said.split(", "))
+            yield f"{name}: {host[1]}", "proved", Volley("gateway", shots)
+
+
+def _upstream(host: tuple[str, str, str], port: str, kind: str) -> Shot:
+    """To a server on the internet; `<`: from it to the gateway's own address."""
+    here, there = (host[2], host[1], int(port)), ("", _SERVER, 80)
+    if kind.startswith("<"):
+        here, there = (_ROUTER, _SERVER, 80), ("", "192.168.1.2", int(port))
+    kind = kind.removeprefix("< ")
+    protocol: Protocol = "udp" if kind == "datagram" else "tcp"
+    end = 1000 + 5 * ("PSH" in kind) + ("SYN" in kind) + ("FIN" in kind)
+    numbers = Numbers(1000, end, 1001 if "ACK" in kind else None, 65535) if protocol == "tcp" else UNSET
+    return Shot("eth0", Packet(here[0], _GATEWAY, here[1], there[1], protocol, here[2], there[2], 64, kind,
+                               numbers=numbers))  # fmt: skip
 
 
 def _straight(*segments: Segment) -> Iterator[Shot]:

@@ -210,6 +210,8 @@ class Player:
             for node in self.network.nodes.values():
                 if node.nat:
                     node.nat.conntrack.forget()
+                if node.table:
+                    node.table.forget()
         elif do.action == "stray":
             self._stray(do)
         elif do.action == "open":

@@ -151,22 +151,14 @@ class Engine:
             return None, None
         if node.nat is None or ":" in packet.src:
             return UNTRACKED, packet
-        if node.proved and self._skips_tracking(node, packet):
-            self._notes.append(Decision("ct-untracked", ("the gateway has proved this client's return path",)))
+        if node.table is not None and (why := node.table.untracked(packet)):
+            self._notes.append(Decision("ct-untracked", (why,)))
             return UNTRACKED, packet
         tracking = node.nat.conntrack.track(packet, self._notes)
         changed = node.nat.pass_hook("prerouting", tracking, packet, (interface, ""), self._notes)
         if changed is None:
             self._end_of_nat(node, packet)
         return tracking, changed
-
-    def _skips_tracking(self, node: Node, packet: Packet) -> bool:
-        """gateway/nft.py, laws 3 to 6 and 8: what begins or carries a flow of a proved client, by MAC and address."""
-        if (packet.src_mac, packet.src) not in node.proved or packet.dst in self.network.lan:
-            return False
-        if packet.protocol == "udp" and packet.dport == 53:
-            return False
-        return packet.kind in ("SYN", "datagram", "echo request")
 
     def _end_of_nat(self, node: Node, packet: Packet) -> None:
         self.drops.append((node.name, self._notes[-1].law, packet))

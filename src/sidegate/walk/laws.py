@@ -20,10 +20,11 @@ The few that everything else hangs on:
 7. TCP segments that were made up carry their numbers and are held to conntrack's window (`windows`); a socket's own
    are in it. Late ones and those a little too far are ignored by conntrack, not INVALID (tcp_in_window).
 
-What is not here: fragments, VLAN tags, multicast, TCP options (window scale, SACK), timers
-(an entry never expires within a conversation; the step `forget` stands for expiry and reboot alike), path MTU, flow
-offload. Neighbours are known from the start: everybody has asked before. The forwarding databases are too, but for
-hosts that the setting calls `unheard`: frames to those are flooded until an answer has taught the bridges.
+What is not here: fragments, VLAN tags, multicast, TCP options (window scale, SACK), timers (an entry never expires
+within a conversation; the step `forget` stands for expiry and reboot alike), path MTU, flow offload; and the split and
+the resolver of the gateway, of whose table `table` has the rest. Neighbours are known from the start: everybody has
+asked before. The forwarding databases are too, but for hosts that the setting calls `unheard`: frames to those are
+flooded until an answer has taught the bridges.
 
 What the kernel taught, where the model was first wrong:
 
@@ -40,6 +41,8 @@ What the kernel taught, where the model was first wrong:
   not held to any number (tcp_can_early_drop).
 - One tuple for both directions (a LAND packet) is found as the reply direction (nf_conntrack_core.c, hash insertion).
 - A proof counts for a MAC and an address together, and not for DNS (gateway/nft.py, law 8).
+- A service of a proved client: its SYN ACK is INVALID at the gateway, what follows is picked up and bound to its own
+  address. Not tracked is only what the client itself began, and what the gateway was told of (`Setting.forwarded`).
 - The capture is stamped when a frame is queued, not when it is handled: only frames of one interface and direction have
   an order in it (net/core/dev.c, netdev_tstamp_prequeue).
 

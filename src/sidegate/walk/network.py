@@ -13,6 +13,7 @@ from sidegate.home import UDP_SERVICES, Behaviour, Home, RouterProfile, behaviou
 from sidegate.lab.blueprint import INTERNET, LAN_PORT, MODEM, Blueprint, End, Machine, blueprint
 from sidegate.walk.conntrack import Conntrack, Forward, Nat, Rules
 from sidegate.walk.setting import Setting
+from sidegate.walk.table import Table
 
 Network_ = IPv4Network | IPv6Network
 Route = tuple[str, str]
@@ -45,6 +46,7 @@ class Node:
     """A machine of the blueprint.
 
     filters: its bridges hand frames to netfilter, and something is registered there. nat: None where nothing is.
+    table: where Sidegate runs.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -67,7 +69,7 @@ class Node:
         self.listens: set[tuple[str, str, int]] = {_listens(*it) for it in machine.listens}
         self.nat: Nat | None = None
         self.blocked: frozenset[str] = frozenset()
-        self.proved: frozenset[tuple[str, str]] = frozenset()
+        self.table: Table | None = None
         self.proxied = False
         _read_addresses(self, machine)
 
@@ -152,6 +154,8 @@ class Network:
         for node in self.nodes.values():
             if node.nat:
                 node.nat.conntrack.forget()
+            if node.table:
+                node.table.renew()
             node.redirected.clear()
             node.redirects_sent.clear()
 
@@ -215,8 +219,15 @@ class Network:
             gateway.load(Rules(masquerade="*"), self.lan)
         elif setting.runs == "sidegate":
             gateway.load(Rules(sidegate=LAN_PORT), self.lan)
-            proved = [c for c in self.home.client if c.name in setting.proved]
-            gateway.proved = frozenset((self.nodes[c.name].mac_of(LAN_PORT), str(c.v4)) for c in proved)
+            gateway.table = self._table(setting)
+
+    def _table(self, setting: Setting) -> Table:
+        proved = [c for c in self.home.client if c.name in setting.proved]
+        return Table(
+            self.home.router.lan.network,
+            frozenset((self.nodes[c.name].mac_of(LAN_PORT), str(c.v4)) for c in proved),
+            frozenset((self.nodes[it.client].mac_of(LAN_PORT), it.protocol, it.port) for it in setting.forwarded),
+        )
 
     def _meet_neighbours(self, node: Node) -> None:
         """Whom a node reaches without a router, and the way to its MAC address in every bridge between."""

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from sidegate.home import GatewayRuns
+
+
+class Forwarded(Struct, frozen=True):
+    """A port of a client that the router forwards to it, as the gateway's configuration names it."""
+
+    client: str
+    protocol: Literal["tcp", "udp"]
+    port: int
 
 
 class Setting(Struct, frozen=True):
@@ -12,7 +22,7 @@ class Setting(Struct, frozen=True):
 
     proxied: the gateway's engine takes all TCP to the internet. redirects_sent: the gateway sends ICMP redirects, which
     `sidegate up` and people who know turn off. redirects_accepted: the clients act on them. strict: boxes that check
-    the reverse path (rp_filter = 1).
+    the reverse path (rp_filter = 1). forwarded: what the gateway was told of the router's port forwards (`sidegate`).
     """
 
     runs: GatewayRuns = "forwarding"
@@ -23,6 +33,7 @@ class Setting(Struct, frozen=True):
     strict: tuple[str, ...] = ()
     instant: bool = False
     unheard: tuple[str, ...] = ()
+    forwarded: tuple[Forwarded, ...] = ()
 
     @property
     def forwards(self) -> bool:

@@ -34,7 +34,7 @@ from sidegate.home import (
 from sidegate.lab.blueprint import INTERNET
 from sidegate.walk.conversation import Ask, Shape
 from sidegate.walk.data import Protocol
-from sidegate.walk.setting import Setting
+from sidegate.walk.setting import Forwarded, Setting
 
 ANSWER_PORT = 5000
 """Where the answering program of a question listens: nothing of the lab's own does."""
@@ -265,7 +265,9 @@ def _random_setting(random: Random, home: Home) -> Setting:
     proxied = runs != "nothing" and random.random() < 0.25
     sent = runs != "nothing" and not proxied and random.random() < 0.2
     strict = tuple(name for name in (home.router.name, home.gateway.name) if random.random() < 0.1)
-    return Setting(runs, proved, proxied, sent, random.random() < 0.7, strict, instant=True)
+    forwards = home.router.port_forward if runs == "sidegate" else ()
+    forwarded = tuple(Forwarded(f.to, f.protocol, f.to_port) for f in forwards if random.random() < 0.5)
+    return Setting(runs, proved, proxied, sent, random.random() < 0.7, strict, instant=True, forwarded=forwarded)
 
 
 def _random_ask(random: Random, home: Home, sport: int, client: Client | None = None) -> Ask:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from sidegate import packet as wire
+from sidegate.gateway.desired import TABLE
 from sidegate.lab.tracing.orders import ENGINE_LISTENS, Capture, Order
 from sidegate.lab.tracing.stage import Stage, run
 from sidegate.walk.conversation import ENGINE_PORT, Actor, Do, goes_on
@@ -97,13 +98,20 @@ class Scene:
 
     def _act(self, do: Do) -> None:
         if do.action == "forget":
-            self.stage.forget()
+            self._forget()
         elif do.action == "stray":
             self._stray(do)
         elif do.action == "open":
             self._connect(do.actor)
         else:
             self._say(do.actor)
+
+    def _forget(self) -> None:
+        self.stage.forget()
+        if self.order.gateway:
+            self.stage.enter(self.order.gateway)
+            # Where Sidegate does not run there is no such set.
+            run("nft", "flush", "set", "inet", TABLE, "begun4", check=False)
 
     def _connect(self, actor: Actor) -> None:
         ask = self.ask

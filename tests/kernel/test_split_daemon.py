@@ -206,6 +206,21 @@ def test_a_changed_rule_drops_no_connection(box: Box) -> None:
     assert engine_pid(box) == reloaded, "nothing changed"
 
 
+def test_several_changes_in_a_row_drop_no_connection(box: Box) -> None:
+    """By rules for names, which the engine decides as well: what began before the first goes on through all of them."""
+    up(box, conf(box, "socks", rule=f'cidr = ["{FOREIGN4}/32"]'))
+    with Connection(box.lab, "phone", FOREIGN4) as oldest, Connection(box.lab, "nas", FOREIGN4) as other:
+        pids = {engine_pid(box)}
+        for added in ("one.example", "two.example", "three.example"):
+            reload(box, conf(box, "socks", rule=f'domain = ["{added}"]\ncidr = ["{FOREIGN4}/32"]'))
+            wait_for(lambda: engine_pid(box) not in pids, within_s=30)
+            pids.add(engine_pid(box))
+            assert box.lab.call("my-computer", http_get, FOREIGN4, 80, "/who").detail.startswith(PROXY)
+            assert oldest.is_alive()
+            assert other.is_alive()
+    assert len(pids) == 4
+
+
 def test_the_daemon_killed(box: Box) -> None:
     up(box, conf(box, "socks"))
     assert by(box, BLOCKED) == PROXY

@@ -50,6 +50,10 @@ FALL_BACK_S = 3.0
 a lying resolver would be believed for a minute."""
 _LOOK_AGAIN_S = 0.01
 _FIRST = "what is proxied goes through it"
+_WAITS = (
+    "another engine waits for its place: those before still end their connections. Until then what the engine decides, "
+    "by the names that traffic shows, goes by the rules before; what the kernel decides, by the new ones"
+)
 
 
 class Splitter:
@@ -177,7 +181,8 @@ class Splitter:
 
     def hints(self) -> tuple[str, ...]:
         """What somebody should know of the configuration's files."""
-        return tuple(f"{p.where}: {p.what}" for p in self._plan.problems)
+        found = tuple(f"{p.where}: {p.what}" for p in self._plan.problems)
+        return (*found, _WAITS) if self._engine.waits else found
 
     def askers(self, now: float) -> frozenset[Client] | None:
         """See `Naming.askers`. Raises Problems."""
@@ -236,6 +241,7 @@ class Splitter:
         self._engine.want(self._wanted(plan, facts) if plan.is_ours else None, now)
         self._foreign.want(plan.config.proxy.tproxy_port if plan.is_foreign else None, now)
         why = "rules or upstreams are others; connections that are open stay with the one before"
+        why = _WAITS if self._engine.waits else why
         is_first = self._engine.state.generation is None
         return (Change("engine starts", _FIRST if is_first else why),) if self._engine.starts else ()
 

@@ -1,4 +1,4 @@
-"""Two generations of an engine: stand-ins that say that they serve, and are real processes."""
+"""Generations of an engine: stand-ins that say that they serve, and are real processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import pytest
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway.children import Child, ChildFile, end_child
-from sidegate.gateway.engine.generations import COUNT_S, LEAVES_WITHIN_S, NAMES, Generations
+from sidegate.gateway.engine.generations import (
+    COUNT_S,
+    LEAVES_WITHIN_S,
+    NAMES,
+    WAITS_WITHIN_S,
+    Generations,
+)
 
 
 class Box:
@@ -21,15 +27,17 @@ class Box:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.told: list[str] = []
-        self.lasting = {0: 1, 1: 1}
+        self.lasting = dict.fromkeys(range(len(NAMES)), 1)
+        self.most_leaving = 2
         self.ahead_s = 0.0
         self.engines = self.daemon()
 
     def daemon(self) -> Generations:
-        return Generations(self.path / "run", self.path / "state", self.told.append, lambda g: self.lasting[g])
+        run, state = self.path / "run", self.path / "state"
+        return Generations(run, state, self.told.append, lambda g: self.lasting[g], lambda: self.most_leaving)
 
-    def children(self, mark: str, command: str = "true") -> tuple[Child, Child]:
-        return self.child(0, mark, command), self.child(1, mark, command)
+    def children(self, mark: str, command: str = "true") -> list[Child]:
+        return [self.child(g, mark, command) for g in range(len(NAMES))]
 
     def child(self, generation: int, mark: str, command: str) -> Child:
         name = NAMES[generation]
@@ -150,11 +158,91 @@ def test_the_next_daemon_with_another_configuration_drops_no_connection(box: Box
     assert box.engines.leaving == (0,)
 
 
-def test_a_third_one_takes_the_place_of_the_first(box: Box) -> None:
-    for mark, generation in (("a", 0), ("b", 1), ("c", 0)):
+def serve_in_turn(box: Box, marks: str) -> None:
+    for generation, mark in enumerate(marks):
         box.want(mark)
         box.serving(generation)
-    assert box.engines.leaving == (1,)
+
+
+def test_several_end_their_connections_beside_the_current_one(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    assert (box.engines.leaving, box.running()) == ((0, 1), set(NAMES))
+    box.ahead_s += 2 * COUNT_S
+    box.turn()
+    assert box.running() == set(NAMES), "each has a connection still"
+    box.lasting[1] = 0
+    box.ahead_s += 2 * COUNT_S
+    box.until(lambda: box.running() == {"engine-0", "engine-2"})
+
+
+def test_without_room_it_waits_until_one_has_ended(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    box.want("d")
+    assert (box.engines.waits, box.engines.starts, box.engines.target) == (True, True, None)
+    box.turn()
+    assert (box.engines.current, box.engines.serves, box.running()) == (2, True, set(NAMES))
+    box.lasting[0] = 0
+    box.ahead_s += 2 * COUNT_S
+    box.serving(0)
+    assert (box.engines.leaving, box.engines.waits, box.running()) == ((1, 2), False, set(NAMES))
+
+
+def test_in_the_end_the_one_with_the_fewest_connections_makes_room(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    box.lasting.update({0: 7, 1: 2, 2: 9})
+    box.want("d")
+    box.turn()
+    box.ahead_s += WAITS_WITHIN_S + 1
+    box.serving(1)
+    assert set(box.engines.leaving) == {0, 2}
+    assert "engine-1 makes room for another engine, with 2 connections" in box.told
+
+
+def test_what_was_wanted_before_is_wanted_again_and_waits_no_more(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    box.want("d")
+    box.turn()
+    box.want("a")
+    box.turn()
+    assert (box.engines.current, box.engines.waits, set(box.engines.leaving)) == (0, False, {1, 2})
+    assert box.engines.faults() == ()
+
+
+def test_killed_while_another_waits_that_takes_its_place(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    box.want("d")
+    box.turn()
+    os.kill(box.engines.pid() or 0, signal.SIGKILL)
+    box.until(lambda: not box.engines.waits)
+    box.serving(2)
+    assert set(box.engines.leaving) == {0, 1}
+
+
+def test_with_little_memory_fewer_run(box: Box) -> None:
+    box.most_leaving = 1
+    serve_in_turn(box, "ab")
+    box.want("c")
+    box.turn()
+    assert (box.engines.waits, box.running()) == (True, {"engine-0", "engine-1"})
+
+
+def test_the_next_daemon_ends_no_connection_of_those_that_leave(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    box.engines.close()
+    box.engines = box.daemon()
+    box.want("c")
+    box.serving(2)
+    assert (set(box.engines.leaving), box.running()) == ({0, 1}, set(NAMES))
+
+
+def test_the_next_daemon_with_another_configuration_and_no_room(box: Box) -> None:
+    serve_in_turn(box, "abc")
+    box.lasting.update({0: 7, 1: 2, 2: 9})
+    box.engines.close()
+    box.engines = box.daemon()
+    box.want("d")
+    box.serving(1)
+    assert set(box.engines.leaving) == {0, 2}
 
 
 def test_none_is_wanted(box: Box) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidegate.gateway import journal as journals
@@ -20,7 +21,7 @@ from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine
 from sidegate.gateway.places import Places
 from sidegate.gateway.split.policy import Policy
-from sidegate.gateway.split.ports import ports
+from sidegate.gateway.split.ports import GENERATIONS, ports
 
 CHECK = Question("www.example.org", 80, "/", is_tls=False)
 GOOD, BAD = Outcome(True, "answered 204", 50.0), Outcome(False, "no answer")
@@ -33,6 +34,10 @@ def stand_in(it: Engine, directory: Path) -> Child:
     refused = "".join(f"{u.name}\\n" for u in it.upstreams if u.outbound.get("protocol") == "refused")
     script = f"printf '{refused}' >{directory}/{name}.refused; echo $$ >{ready}; exec tail -f {conf}"
     return Child(name, ("sh", "-c", script), str(ready), (ChildFile(str(conf), repr((it, it.dns_by))),))
+
+
+def stand_ins(it: Engine, directory: Path) -> list[Child]:
+    return [stand_in(msgspec.structs.replace(it, generation=g), directory) for g in range(GENERATIONS)]
 
 
 class Paper(Trials):
@@ -86,7 +91,7 @@ class Box:
 @pytest.fixture
 def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     outcomes: dict[str, Outcome] = {}
-    monkeypatch.setattr(supervision, "engine_child", stand_in)
+    monkeypatch.setattr(supervision, "engine_children", stand_ins)
     monkeypatch.setattr(supervision, "Trials", lambda: Paper(outcomes))
     box = Box(tmp_path)
     box.outcomes = outcomes

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
+
 from sidegate.gateway.children import Child, ChildFile
 from sidegate.gateway.engine.program import ENVIRONMENT
 from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.xray import Engine, xray_json
+from sidegate.gateway.split.ports import GENERATIONS
 
 WITHOUT = "proxied traffic goes as proxy.on_failure says"
 
@@ -22,14 +25,23 @@ def refused_file(generation: int, directory: Path) -> Path:
     return directory / f"{child_name(generation)}.refused"
 
 
-def engine_child(it: Engine, directory: Path) -> Child:
-    """The process. directory: where its files are, for root alone; its secrets are in the first of them."""
+def engine_children(it: Engine, directory: Path) -> list[Child]:
+    """It as each of the generations; the text of its sets, which may be large, is in memory once."""
+    text = sets_text(it.policy)
+    return [engine_child(msgspec.structs.replace(it, generation=g), directory, text) for g in range(GENERATIONS)]
+
+
+def engine_child(it: Engine, directory: Path, text: str | None = None) -> Child:
+    """The process. directory: where its files are, for root alone; its secrets are in the first of them.
+
+    text: of its sets, where it is known.
+    """
     name = child_name(it.generation)
     config, sets, ready = (directory / f"{name}.{suffix}" for suffix in ("conf", "sets", "pid"))
     refused = refused_file(it.generation, directory)
     files = (
         ChildFile(str(config), xray_json(it)),
-        ChildFile(str(sets), sets_text(it.policy)),
+        ChildFile(str(sets), sets_text(it.policy) if text is None else text),
         ChildFile(str(refused), "", 0o644),
     )
     environment = (f"{key}={value}" for key, value in ENVIRONMENT.items())

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway.engine.child import engine_child, refused_file
+from sidegate.gateway.engine.child import engine_children, refused_file
 from sidegate.gateway.engine.choice import Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
 from sidegate.gateway.engine.hints import hint
@@ -69,6 +69,7 @@ class Supervision:
         self._choice = Choice()
         self._wanted: Wanted | None = None
         self._started: Engine | None = None
+        self._latest: Wanted | None = None
         self._made: dict[int, Wanted] = {}
         self._refused: frozenset[str] = frozenset()
         self._known: tuple[Upstream, ...] = ()
@@ -94,7 +95,7 @@ class Supervision:
         """From the next `turn` on this engine runs; None: none. The one that serves goes on until this one does."""
         self._wanted = wanted
         if wanted is None:
-            self._started = None
+            self._started, self._latest = None, None
             self._generations.want(None)
             self._choice.take((), "first", now)
             return
@@ -109,7 +110,9 @@ class Supervision:
     def turn(self, now: float) -> bool:
         """Whether what others go by is another now."""
         before = self._state
-        if self._generations.turn(now):
+        turned = self._generations.turn(now)
+        self._make()
+        if turned:
             self._turned(now)
         if self._generations.serves:
             self._try(now)
@@ -129,6 +132,11 @@ class Supervision:
         """Whether the chosen upstream has answered, or none works."""
         name = self._state.chosen
         return self._state.serves and (name is None or self._choice[name].state == "up")
+
+    @property
+    def waits(self) -> bool:
+        """Whether another engine can only start when one of those that end their connections has done so."""
+        return self._generations.waits
 
     @property
     def starts(self) -> bool:
@@ -208,15 +216,19 @@ class Supervision:
     def _start(self, wanted: Wanted) -> None:
         """The engine that is wanted, with the upstream by which it may ask for names itself."""
         engine = msgspec.structs.replace(wanted.engine, generation=0, dns_by=self._dns_by(wanted))
-        twins = tuple(msgspec.structs.replace(engine, generation=g) for g in (0, 1))
         if engine != self._started:
             self._started = engine
-            first, second = (engine_child(it, self._directory) for it in twins)
-            self._generations.want((first, second))
+            self._generations.want(engine_children(engine, self._directory))
         # Of what was made, all is asked for later but the policy, which may be large.
+        self._latest = msgspec.structs.replace(wanted, engine=msgspec.structs.replace(engine, policy=Policy()))
+        self._make()
+
+    def _make(self) -> None:
+        """Notes what is wanted for the generation that it has a place in, as soon as it has one."""
         target = self._generations.target
-        made = msgspec.structs.replace(twins[target], policy=Policy())
-        self._made[target] = msgspec.structs.replace(wanted, engine=made)
+        if self._latest is not None and target is not None:
+            engine = msgspec.structs.replace(self._latest.engine, generation=target)
+            self._made[target] = msgspec.structs.replace(self._latest, engine=engine)
 
     def _dns_by(self, wanted: Wanted) -> int:
         """Stays with the one it was while that works: another one means another engine. Mostly it asks nothing."""

@@ -35,7 +35,7 @@ _STRAIGHT, _REFUSED, _DNS, _DNS_STRAIGHT, _DNS_IN = "direct", "block", "dns", "d
 
 
 class Engine(Struct, frozen=True):
-    """What the engine is to do. generation: 0 or 1. upstreams: one at least.
+    """What the engine is to do. generation: below GENERATIONS. upstreams: one at least.
 
     proxied_dns: as `dns.proxied`, one at least; what is asked at dns_port, and over HTTPS, passes upstream number
     dns_by. direct_dns: who resolves the upstreams' own servers; empty: whom this box asks. has_ipv6: whether proxied

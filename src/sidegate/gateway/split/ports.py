@@ -1,7 +1,7 @@
 """The marks, the routing table and the local ports by which kernel, engine and resolver know each other.
 
-The ports lie below the kernel's range for outgoing connections (net.ipv4.ip_local_port_range, from 32768). Two
-generations of the engine may run at a time: a new one takes the new connections while the old one ends its own.
+The ports lie below the kernel's range for outgoing connections (net.ipv4.ip_local_port_range, from 32768). Several
+generations of the engine may run at a time: a new one takes the new connections while the old ones end their own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ ENGINE_MARK = 0x5E000000
 TABLE = 5093
 """The routing table that delivers steered packets, and the priority of the rule that leads there."""
 MOST_UPSTREAMS = 64
+GENERATIONS = 3
 _FIRST, _GENERATION, _PER_UPSTREAM = 15000, 500, 4
-ENGINE_PORTS = (_FIRST, _FIRST + 2 * _GENERATION - 1)
-"""The first and the last of the engine's ports, of both generations."""
-RELIEF_PORT = 16000
+ENGINE_PORTS = (_FIRST, _FIRST + GENERATIONS * _GENERATION - 1)
+"""The first and the last of the engine's ports, of all generations."""
+RELIEF_PORT = 16500
 """Where a second resolver answers while the one at port 53 is started anew (`dns.seating`)."""
 
 
@@ -38,7 +39,7 @@ class Ports(Struct, frozen=True):
 
 
 def ports(generation: int, upstream: int) -> Ports:
-    """generation: 0 or 1. upstream: its index, below MOST_UPSTREAMS."""
+    """generation: below GENERATIONS. upstream: its index, below MOST_UPSTREAMS."""
     first = _FIRST + _GENERATION * generation + _PER_UPSTREAM * upstream
     return Ports(first, first + 1, first + 2)
 

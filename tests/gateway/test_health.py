@@ -50,12 +50,14 @@ def test_what_lies_behind_a_broken_router_is_unknown() -> None:
     assert health.result("internet", True, "answered", 0) == Turned("internet", "up", "answered")
     for _ in range(3):
         health.result("router", False, "silent", 1)
+    assert health.next_due_s() == 1
     assert (health["router"].state, health["router"].why, health["router"].since_s) == ("down", "silent", 1)
     assert health.due(10) == ["router"]
     assert (health["internet"].state, health["internet"].why) == ("unknown", "not asked while the router is down")
     for _ in range(2):
         health.result("router", True, "there", 11)
-    assert health.due(20) == ["router", "internet"]
+    assert health.due(11) == ["internet"], "at once"
+    assert health.due(20) == ["router"]
 
 
 def test_what_lies_behind_what_is_not_asked_is_not_asked_either() -> None:

@@ -100,7 +100,7 @@ def test_rolled_back_without_a_word(lab: Lab) -> None:
 @pytest.mark.parametrize("killed", [("daemon",), ("timer",)], ids=str)
 def test_rolled_back_whoever_dies(lab: Lab, killed: tuple[str, ...]) -> None:
     before = state(lab)
-    box(lab, "up", "--confirm", "8")
+    box(lab, "up", "--confirm", "5")
     kill(lab, *killed)
     until(lambda: is_rolled_back(lab))
     assert state(lab) == before

@@ -1,23 +1,30 @@
-"""Bad input and bad surroundings through the command line: a clear message, exit code 2 or 3, and nothing changed.
+"""Bad input and bad surroundings through the command line: a clear message, an exit code, and nothing changed.
 
-The messages are golden files: the lab's addresses are fixed. One lab serves all of them, since nothing may change.
+The messages are golden files: the lab's addresses are fixed. One lab serves all of them, since nothing may change. The
+exit code is 2 or 3; 78 for a configuration that cannot be used where a service manager starts us, which is to give up.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Generator
 
 import pytest
 from msgspec import Struct
 
+from sidegate.problems import Exit
 from tests.conftest import Golden
-from tests.kernel.gateway_lab import Box, gateway_in, mesh_home, run_failed
+from tests.kernel.gateway_lab import Box, gateway_in, mesh_home, run_failed, wait_for
 
 pytestmark = pytest.mark.kernel
 
 
 class Bad(Struct, frozen=True):
-    """config: text of a configuration file. before, after: scripts on a machine. prefix: what runs the command."""
+    """config: text of a configuration file. before, after: scripts on a machine. prefix: what runs the command.
+
+    by_service: the exit code where a service manager starts us; None: as for a person.
+    """
 
     config: str | None = None
     before: str = ""
@@ -25,6 +32,12 @@ class Bad(Struct, frozen=True):
     on: str = "gateway"
     prefix: tuple[str, ...] = ()
     words: tuple[str, ...] = ("up",)
+    by_service: Exit | None = None
+
+
+def _unusable(config: str) -> Bad:
+    """To try it again would not mend it."""
+    return Bad(config, by_service=Exit.SETTINGS)
 
 
 def _without(*programs: str) -> tuple[str, ...]:
@@ -41,13 +54,13 @@ PORT_UP = f"ip link set eth0 up; {ROUTE}; ip -6 addr replace 2001:db8:1:1::2/64 
 FULL = "mkdir -p /run/full; mount -t tmpfs -o size=4k tmpfs /run/full; head -c 9999 /dev/zero >/run/full/x || true"
 
 BAD = {
-    "unknown-key": Bad('[nat]\nmasquerad = "always"\n'),
-    "unknown-table": Bad('[proxi]\nupstream = "x"\n'),
-    "wrong-type": Bad("[network]\ninterface = 7\n"),
-    "wrong-choice": Bad('[nat]\nmasquerade = "sometimes"\n'),
-    "bad-address": Bad('[network]\nrouter = "192.168.1.300"\n'),
-    "two-errors": Bad('[network]\nrouter = 5\n\n[[client]]\nmac = "aa:bb:cc"\n'),
-    "no-toml": Bad("[nat\n"),
+    "unknown-key": _unusable('[nat]\nmasquerad = "always"\n'),
+    "unknown-table": _unusable('[prob]\nupstream = "x"\n'),
+    "wrong-type": _unusable("[network]\ninterface = 7\n"),
+    "wrong-choice": _unusable('[nat]\nmasquerade = "sometimes"\n'),
+    "bad-address": _unusable('[network]\nrouter = "192.168.1.300"\n'),
+    "two-errors": _unusable('[network]\nrouter = 5\n\n[[client]]\nmac = "aa:bb:cc"\n'),
+    "no-toml": _unusable("[nat\n"),
     "router-outside": Bad('[network]\nrouter = "10.0.0.1"\n'),
     "router-outside-its-interface": Bad('[network]\ninterface = "eth0"\nrouter = "10.0.0.1"\n'),
     "router-is-this-box": Bad('[network]\nrouter = "192.168.1.2"\n'),
@@ -81,7 +94,10 @@ def box() -> Generator[Box]:
         yield made
 
 
-CASES = [(name, False) for name in BAD] + [(name, True) for name, bad in BAD.items() if bad.words == ("up",)]
+GOES_ON = {"damaged-journal"}
+"""What keeps no start from being done that nobody attends."""
+UP = [name for name, bad in BAD.items() if bad.words == ("up",) and name not in GOES_ON]
+CASES = [(name, False) for name in BAD] + [(name, True) for name in UP]
 
 
 @pytest.mark.parametrize(("name", "foreground"), CASES, ids=lambda x: {True: "foreground", False: ""}.get(x, x))
@@ -98,8 +114,26 @@ def test_clear_message_and_nothing_changed(box: Box, golden: Golden, name: str, 
         journal = box.shell("cat /run/state/journal.json 2>/dev/null || true")
     finally:
         box.shell(bad.after or "true", bad.on)
-    golden(f"gateway/input/{name}.txt", run_failed(done))
-    assert done.returncode in (2, 3)
+    said = run_failed(done)
+    if foreground and bad.by_service is not None:
+        assert done.returncode == bad.by_service
+        said = re.sub(r"\Aexit \d+", f"exit {int(Exit.USAGE)}", said)
+    golden(f"gateway/input/{name}.txt", said)
     assert after == before
     assert journal in ("", "{\n")
     assert box.status()["daemon"] is False
+
+
+def test_damaged_journal_is_set_aside_where_nobody_attends(box: Box) -> None:
+    """Unless something is in the kernel of which it may speak."""
+    up = ("up", "--foreground")
+    box.shell("mkdir -p /run/state; echo '{' >/run/state/journal.json; nft add table inet sidegate")
+    refused = box.sidegate(*up, check=False)
+    assert (refused.returncode, "the journal is damaged: " in refused.stderr) == (2, True)
+    box.shell("nft delete table inet sidegate; test \"$(cat /run/state/journal.json)\" = '{'")
+    service = box.lab.start("gateway", sys.executable, "-m", "sidegate", *up)
+    wait_for(lambda: box.status()["daemon"])
+    assert box.status()["up"]
+    assert box.shell("cat /run/state/journal.json.damaged") == "{\n"
+    box.sidegate("down", "--now")
+    assert service.wait(10) == 0

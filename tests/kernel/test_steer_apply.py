@@ -114,7 +114,7 @@ def test_killed_at_every_step_of_down_then_up() -> None:
 def test_killed_at_every_step_of_a_change_of_the_rules_then_up() -> None:
     """From no split to one with more networks than one transaction takes."""
     nftchange.MOST_AT_ONCE = 20
-    many = tuple(IPv4Network((0x10000000 + (i << 9), 24)) for i in range(50))
+    many = tuple(IPv4Network((0x10000000 + (i << 9), 24)) for i in range(30))
     large = Situation(Policy((Rule("rule[0]", "proxy", Destination(networks4=many)),)), (("proxy", CHOSEN),))
     box()
     before = everything()

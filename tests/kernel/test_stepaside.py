@@ -29,6 +29,10 @@ def tables(lab: Lab) -> str:
     return lab.run("gateway", "nft", "list", "tables", "arp").stdout
 
 
+def forwarding(lab: Lab) -> str:
+    return next(str(h["state"]) for h in status(lab)["health"] if h["name"] == "forwarding")
+
+
 def test_nothing_is_lost_both_ways() -> None:
     seen = handed_over("velop-mesh", (WIRED, WIFI))
     assert {name: s.lost for name, s in seen.items()} == {WIRED: 0, WIFI: 0}
@@ -120,13 +124,13 @@ def test_box_that_cannot_forward_hands_clients_over_by_itself(lab: Lab) -> None:
     """Something keeps forwarding off. The stream that was open goes on by the router, and back."""
     set_gateway(lab, "sidegate")
     lab.run("gateway", "sh", "-ec", NO_FORWARDING)
-    until(lambda: tables(lab) != "", 30)
+    until(lambda: box(lab, "probe", "again").returncode == 0 and tables(lab) != "", 30)
     assert "forwarding" in status(lab)["aside_why"]
     before_s = time.monotonic()
     asking = [lab.begin(WIRED, ask, 4.0) for ask in (open_connections, hold_connection)]
     until(lambda: time.monotonic() > before_s + 1.0)
     lab.run("gateway", "sh", "-ec", "umount /proc/sys/net/ipv4/conf/eth0/forwarding")
-    until(lambda: {h["name"]: h["state"] for h in status(lab)["health"]}["forwarding"] == "up", 30)
+    until(lambda: box(lab, "probe", "again").returncode == 0 and forwarding(lab) == "up", 30)
     assert tables(lab) != "", "it does not flap"
     box(lab, "up")
     until(lambda: status(lab)["aside_why"] == "" and tables(lab) == "")

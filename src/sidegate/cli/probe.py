@@ -67,7 +67,10 @@ def bridge(
 @probe.command()
 @json_option
 def again(as_json: bool) -> None:
-    """Let the running gateway probe all its clients anew, as after moving cables; nothing changes until then."""
+    """Let the running gateway probe all its clients anew, as after moving cables, and check its own health.
+
+    Nothing changes until then.
+    """
     answer = control.ask(places().control, "POST", "/v1/probe")
     if as_json:
         print_json({"schema": 1, **answer})

@@ -98,6 +98,11 @@ class Checkup:
         for key, result in self._wire.finished():
             self._take(self._asked.pop(key), result, now)
 
+    def ask_all(self, now: float) -> None:
+        """At the next turn. What the daemon wanted of itself is wanted then too: that is not late."""
+        self._health.ask_all(now)
+        self._wanted_s = now
+
     def views(self, now: float) -> tuple[HealthView, ...]:
         """For `status`."""
         return tuple(

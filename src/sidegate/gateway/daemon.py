@@ -379,7 +379,9 @@ class Daemon:
     def _probe_again(self, request: Request) -> Reply:
         if request.uid != 0:
             return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
-        self._splitter.try_all(time.monotonic())
+        now = time.monotonic()
+        self._splitter.try_all(now)
+        self._checkup.ask_all(now)
         return Reply(200, {"probing": self._clientele.probe_again()})
 
     def _answer_diff(self, request: Request) -> Reply:

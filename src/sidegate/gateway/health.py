@@ -2,7 +2,8 @@
 
 A check turns down when `failures` of its last `of` results were failures, and up again after `successes` good ones in a
 row: one lost frame turns nothing, and what flaps stays down until it is steady. A check whose `needs` is down is not
-asked: what lies behind it is unknown, not broken. Unknown becomes up with the first good result.
+asked: what lies behind it is unknown, not broken; it is so at once, and asked as soon as that is up. Unknown becomes up
+with the first good result.
 
 Clients are handed to the router for one failure only: this box would not forward, although all beyond it works, and it
 could not be put right meanwhile (`asidechoice`). A gateway whose router or internet is gone has nobody to hand them to;
@@ -176,6 +177,11 @@ class Health:
             return None
         return self._turn(standing, state, why, now_s)
 
+    def ask_all(self, now_s: float) -> None:
+        """All are due, for somebody who wants to know now."""
+        for standing in self._standings.values():
+            standing.due_s = now_s
+
     def unasked(self) -> None:
         """No answers will come to what is being asked: it is asked again when due."""
         for standing in self._standings.values():
@@ -192,6 +198,9 @@ class Health:
 
     def _turn(self, standing: Standing, state: State, why: str, now_s: float) -> Turned:
         standing.state, standing.since_s, standing.why = state, now_s, why
+        for other in self._standings.values():
+            if other.check.needs == standing.check.name:
+                other.due_s = now_s
         return Turned(standing.check.name, state, why)
 
 

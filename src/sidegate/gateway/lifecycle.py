@@ -55,11 +55,20 @@ def become_daemon(config: Path | None, at: Places) -> NoReturn:
     if waiting is not None and waiting.state == "rolled-back" and waiting.back_to is None:
         remedy = "sidegate up starts it all the same, sidegate down forgets it"
         raise Problems(Problem("sidegate", f"the last start was rolled back: {waiting.told}", remedy, Exit.SETTINGS))
-    damage = journals.set_damaged_aside(at.state) if list_table() is None else None
+    damage = _damaged_journal_set_aside(at)
     if damage is not None:
         print(f"{damage.where}: {damage.what}", file=sys.stderr, flush=True)
     command = _daemon_command(config, "--use", "file-or-last-good")
     os.execv(command[0], command)  # noqa: S606 - no shell is the point
+
+
+def _damaged_journal_set_aside(at: Places) -> Problem | None:
+    """Where nothing of ours is in the kernel. A journal that is whole needs no look there: that may lack its means."""
+    try:
+        journals.load(at.state)
+    except Problems:
+        return journals.set_damaged_aside(at.state) if list_table() is None else None
+    return None
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ _EXITS = {
     Exit.FAULT: "A fault was found: a check failed, something does not work.",
     Exit.USAGE: "The command line, a configuration or the surroundings are not as they must be. Nothing was changed.",
     Exit.MISSING: "A privilege or a program is missing. Nothing was changed.",
+    Exit.SETTINGS: "up --foreground: no configuration can be used; the service is not tried again.",
 }
 _FILES = {
     layout.CONFIG: "The configuration, all of it optional; see sidegate.toml(5).",

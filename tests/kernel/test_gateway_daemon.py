@@ -183,6 +183,7 @@ def test_roaming_client_comes_back(box: Box) -> None:
         assert box.in_set("direct4") == proofs_left
     assert echoes(tunnel, tries=20)
     wait_for(lambda: box.paths()[LAPTOP] == "masqueraded")
+    box.probe_again()
     wait_for(lambda: box.clients()[LAPTOP]["decided"] and "tracks" in box.clients()[LAPTOP]["why"])
     assert f"{box.clients()[LAPTOP]['ip']} (" in box.events()
     assert "connections stayed unanswered" in box.events()
@@ -211,6 +212,7 @@ def test_stale_mark_says_nothing_about_the_next_proof(box: Box) -> None:
     laptop = f"{{ {box.clients()[LAPTOP]['mac']} . {box.clients()[LAPTOP]['ip']} }}"
     box.nft(f"delete element inet sidegate direct4 {laptop}\nadd element inet sidegate stale4 {laptop}\n")
     wait_for(lambda: "connections stayed unanswered" in box.events())
+    box.probe_again()
     wait_for(lambda: box.paths()[LAPTOP] == "direct" and box.in_set("direct4") == 2)
     assert box.in_set("stale4") == 0
 

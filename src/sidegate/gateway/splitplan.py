@@ -57,6 +57,10 @@ class Plan(Struct, frozen=True):
         named = dict.fromkeys(r.send for r in self.policy.rules if r.send not in (PROXY, DIRECT, BLOCK))
         return (PROXY, *named) if self._needs_engine else ()
 
+    def notes(self) -> tuple[Problem, ...]:
+        """What is no error and yet worth knowing now: files may have changed since."""
+        return (*self.problems, *self.material.changes())
+
     @property
     def families(self) -> tuple[int, ...]:
         """The IP versions that are split."""
@@ -107,7 +111,7 @@ class Planner:
             raise Problems(*errors)
         in_force = self.faults()
         stale = [it.problem for it in copies if it.problem is not None and it.problem not in in_force]
-        told = (*stale, *material.warnings, *found.problems, *rules.hints(config, material, found.names))
+        told = (*stale, *material.brief, *found.problems, *rules.hints(config, material, found.names))
         return _at_this_moment(Plan(config, material, found, check=check, problems=told))
 
     def take(self, plan: Plan) -> bool:

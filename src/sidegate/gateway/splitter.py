@@ -181,7 +181,7 @@ class Splitter:
 
     def hints(self) -> tuple[str, ...]:
         """What somebody should know of the configuration's files."""
-        found = tuple(f"{p.where}: {p.what}" for p in self._plan.problems)
+        found = tuple(f"{p.where}: {p.what}" for p in self._plan.notes())
         return (*found, _WAITS) if self._engine.waits else found
 
     def askers(self, now: float) -> frozenset[Client] | None:

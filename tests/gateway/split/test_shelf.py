@@ -49,6 +49,36 @@ def test_bad_lines_are_skipped_and_named(tmp_path: Path, config: Config) -> None
     assert [p.where for p in found.warnings] == [f"{tmp_path}/{line}" for line in ("some:2", "some:3", "cn:2")]
 
 
+def test_briefly_three_lines_of_a_file_and_a_count(tmp_path: Path, config: Config) -> None:
+    (tmp_path / "some").write_text("b.example\n" + "keyword:x\n" * 30)
+    found = Shelf().read(config)
+    assert len(found.warnings) == 20 + 1 + 1
+    assert [p.where.rsplit("/", 1)[1] for p in found.brief] == ["some:2", "some:3", "some:4", "some", "cn:2"]
+    assert found.brief[3].what == "27 more lines like these: sidegate config check"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [((), []), (("cn",), ["cn: "]), (("good", "cn", "some"), ["good: , and so have 2 more"])]
+)
+def test_files_that_changed_since_are_named(
+    tmp_path: Path, config: Config, names: tuple[str, ...], said: list[str]
+) -> None:
+    shelf = Shelf()
+    found = shelf.read(config)
+    for name in names:
+        with (tmp_path / name).open("a") as file:
+            file.write("# more\n")
+    told = [f"{Path(p.where).name}: {p.what}" for p in found.changes()]
+    assert [it.replace("has changed since it was read", "").replace(": sidegate reload", "") for it in told] == said
+    assert shelf.read(config).changes() == ()
+
+
+def test_a_list_that_is_gone_has_changed(tmp_path: Path, config: Config) -> None:
+    found = Shelf().read(config)
+    (tmp_path / "good").unlink()
+    assert [p.where for p in found.changes()] == [f"{tmp_path}/good"]
+
+
 def test_or_nothing_is_loaded(tmp_path: Path, config: Config) -> None:
     with pytest.raises(Problems) as caught:
         Shelf().read(refusing(config))

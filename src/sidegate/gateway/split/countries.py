@@ -11,11 +11,13 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from msgspec import structs
+
 from sidegate.gateway.config import Lists
 from sidegate.gateway.config.split import GIVE_COUNTRY
 from sidegate.gateway.files import replace_file
 from sidegate.gateway.split.destinations import Gathered
-from sidegate.gateway.split.lists import ListFile, ListReader
+from sidegate.gateway.split.lists import ListFile, ListReader, stamp_of
 from sidegate.gateway.split.policy import Destination
 from sidegate.problems import Problem, Problems
 
@@ -62,12 +64,14 @@ class Countries:
             what = f"no file and no database holds the networks of {', '.join(countries)}"
             raise Problems(Problem("lists.country_db", what, GIVE_COUNTRY))
         path = Path(lists.country_db)
+        made_of = ((path, stamp_of(path)),)
         head = _head(path)
-        found = {c: kept for c in countries if (kept := self._kept_file(c, head)) is not None}
+        kept = {c: it for c in countries if (it := self._kept_file(c, head)) is not None}
+        found = {c: structs.replace(it, made_of=made_of) for c, it in kept.items()}
         missing = [c for c in countries if c not in found]
         for country, gathered in (_networks_of(path, missing) if missing else {}).items():
             if gathered:
-                found[country] = ListFile(path, gathered.destination())
+                found[country] = ListFile(path, gathered.destination(), made_of=made_of)
                 self._keep(country, head, found[country].entries)
             else:
                 errors.append(Problem(str(path), f"knows no network of a country {country}"))

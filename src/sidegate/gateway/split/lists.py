@@ -25,6 +25,7 @@ MOST_ENTRIES = 500_000
 MOST_FILES = 2000
 """That one file may include; v2fly's largest list takes in some hundreds."""
 _SHOWN_LINES = 20
+_BRIEFLY = 3
 _WHOLE = Selection()
 
 Stamp = tuple[int, int, int, int, int]
@@ -32,34 +33,46 @@ Stamp = tuple[int, int, int, int, int]
 
 
 class ListFile(Struct, frozen=True):
-    """entries: what could be read. bad: the lines that could not, the first of them; bad_count: how many there are."""
+    """entries: what could be read. bad: the lines that could not, the first of them; bad_count: how many there are.
+
+    made_of: the files, as they were.
+    """
 
     path: Path
     entries: Destination
     bad: tuple[Problem, ...] = ()
     bad_count: int = 0
+    made_of: tuple[tuple[Path, Stamp | None], ...] = ()
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
         """The bad lines; at the end, how many more there are."""
-        more = self.bad_count - len(self.bad)
-        return (*self.bad, Problem(str(self.path), f"{more} more lines like these")) if more else self.bad
+        return self._first(_SHOWN_LINES, "")
+
+    @property
+    def brief(self) -> tuple[Problem, ...]:
+        """The same in a few lines, where much else is told."""
+        return self._first(_BRIEFLY, ": sidegate config check")
+
+    def _first(self, most: int, see: str) -> tuple[Problem, ...]:
+        shown = self.bad[:most]
+        more = self.bad_count - len(shown)
+        return (*shown, Problem(str(self.path), f"{more} more lines like these{see}")) if more else shown
 
 
 class ListReader:
     """Remembers what it read, by the stamps of the files."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[dict[Path, Stamp | None], ListFile]] = {}
+        self._known: dict[Path, ListFile] = {}
 
     def read(self, path: Path) -> ListFile:
         """Raises Problems: the file cannot be read, is no list at all, or is too large."""
         known = self._known.get(path)
-        if known is not None and all(_stamp(p) == stamp for p, stamp in known[0].items()):
-            return known[1]
-        reading = _Reading(path)
-        self._known[path] = reading.stamps, reading.whole()
-        return self._known[path][1]
+        if known is not None and not changed(known.made_of):
+            return known
+        self._known[path] = _Reading(path).whole()
+        return self._known[path]
 
     def keep(self, paths: Iterable[Path]) -> None:
         """Forgets all others."""
@@ -83,7 +96,8 @@ class _Reading:
     def whole(self) -> ListFile:
         """Raises Problems."""
         self._read(self._path, _WHOLE)
-        found = ListFile(self._path, self._gathered.destination(), tuple(self._bad), self._bad_count)
+        made_of = tuple(self.stamps.items())
+        found = ListFile(self._path, self._gathered.destination(), tuple(self._bad), self._bad_count, made_of)
         if self._bad_count and not self._gathered:
             what = f"not a list: none of its {self._bad_count} lines can be understood"
             raise Problems(Problem(str(self._path), what), self._bad[0])
@@ -138,7 +152,7 @@ class _Reading:
 
     def _text(self, path: Path) -> str:
         """Raises Problems."""
-        self.stamps[path] = _stamp(path)
+        self.stamps[path] = stamp_of(path)
         data = _content(path)
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise Problems(Problem(str(path), "is UTF-16 text", "save it as UTF-8"))
@@ -177,7 +191,12 @@ def _unreadable(path: Path, error: OSError | ValueError) -> Problem:
     return Problem(str(path), f"cannot be read: {why}", remedy)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def changed(made_of: Iterable[tuple[Path, Stamp | None]]) -> tuple[Path, ...]:
+    """Those of these files that are not as they were."""
+    return tuple(path for path, stamp in made_of if stamp_of(path) != stamp)
+
+
+def stamp_of(path: Path) -> Stamp | None:
     """None for one that is not there."""
     try:
         it = os.stat(path)

@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from sidegate.gateway.config import Config
 from sidegate.gateway.split.countries import Countries
 from sidegate.gateway.split.destinations import merged
-from sidegate.gateway.split.lists import ListFile, ListReader
+from sidegate.gateway.split.lists import ListFile, ListReader, Stamp, changed
 from sidegate.gateway.split.policy import Destination
 from sidegate.problems import Problem, Problems
 
@@ -21,14 +21,22 @@ Together = tuple[tuple[str, ...], tuple[str, ...]]
 class Material(Struct, frozen=True):
     """lists: by path, as the configuration writes it. countries: by two letters, upper case.
 
-    warnings: lines that could not be read, and, where reading was to be tolerant, what else could not. merged: what
-    was put together already.
+    warnings: lines that could not be read, and, where reading was to be tolerant, what else could not; brief: the same
+    in a few lines for each file. merged: what was put together already. made_of: the files, as they were.
     """
 
     lists: dict[str, Destination] = {}
     countries: dict[str, Destination] = {}
     warnings: tuple[Problem, ...] = ()
     merged: dict[Together, Destination] = {}
+    brief: tuple[Problem, ...] = ()
+    made_of: tuple[tuple[Path, Stamp | None], ...] = ()
+
+    def changes(self) -> tuple[Problem, ...]:
+        """Files that are others now, which nobody has read yet."""
+        paths = changed(self.made_of)
+        more = f", and so have {len(paths) - 1} more" if len(paths) > 1 else ""
+        return tuple(Problem(str(it), f"has changed since it was read{more}: sidegate reload") for it in paths[:1])
 
     def parts(self, together: Together) -> list[Destination]:
         paths, codes = together
@@ -59,14 +67,21 @@ class Shelf:
         lists = {path: found for path in paths if (found := self._list(path, errors)) is not None}
         countries = self._countries.read(codes, config.lists, errors)
         self._reader.keep({*map(Path, paths), *self._countries.paths(codes, config.lists)})
-        bad = _bad_lines([*lists.values(), *countries.values()])
+        files = (*lists.values(), *countries.values())
+        bad, brief = [it for f in files for it in f.warnings], [it for f in files for it in f.brief]
         if config.lists.bad_lines == "refuse" and bad:
             errors += bad
             lists, countries = _faultless(lists), _faultless(countries)
-            bad = []
+            bad, brief = [], []
         if errors and not is_tolerant:
             raise Problems(*errors)
-        material = Material(_entries(lists, paths), _entries(countries, codes), (*errors, *bad))
+        material = Material(
+            lists=_entries(lists, paths),
+            countries=_entries(countries, codes),
+            warnings=(*errors, *bad),
+            brief=(*errors, *brief),
+            made_of=tuple({pair: None for file in files for pair in file.made_of}),
+        )
         return structs.replace(material, merged=self._together(config, material))
 
     def _together(self, config: Config, material: Material) -> dict[Together, Destination]:
@@ -101,10 +116,6 @@ def country_codes(config: Config) -> tuple[str, ...]:
 def _named_together(config: Config) -> set[Together]:
     settings = {(config.proxy.list, ()), ((), config.proxy.country), *((it.list, it.country) for it in config.rule)}
     return {it for it in settings if it != ((), ())}
-
-
-def _bad_lines(files: Iterable[ListFile]) -> list[Problem]:
-    return [problem for file in files for problem in file.warnings]
 
 
 def _faultless(files: dict[str, ListFile]) -> dict[str, ListFile]:

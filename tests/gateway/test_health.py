@@ -84,6 +84,14 @@ def test_nothing_is_asked_twice_at_once() -> None:
     assert health.due(100) == ["router"]
 
 
+def test_all_are_asked_for_whoever_wants_to_know_now() -> None:
+    health = Health(0, (ROUTER, INTERNET))
+    health.due(0)
+    health.result("router", True, "is there", 0)
+    health.ask_all(1)
+    assert health.due(1) == ["router"], "the internet is being asked already"
+
+
 def test_why_is_of_the_state_that_holds() -> None:
     health = Health(0, (ROUTER,))
     health.result("router", True, "is there", 0)

@@ -100,6 +100,7 @@ def test_newcomer_is_proved_amid_a_flood_of_made_up_ones(box: Box) -> None:
     lab = box.lab
     mac = json.loads(lab.run("gateway", "ip", "-json", "link", "show", "eth0").stdout)[0]["address"]
     assert lab.call("tablet", _make_up_clients, 3000, mac) == 3000
+    box.probe_again()
     wait_for(lambda: box.status()["undecided"] > 1000)
     lab.run("nas", "ip", "address", "add", "192.168.1.99/24", "dev", "eth0")
     assert lab.call("nas", http_get, SERVER, 80, "/", 1.5, "192.168.1.99").ok

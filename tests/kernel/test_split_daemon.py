@@ -74,10 +74,10 @@ def engine_pid(box: Box) -> int:
     raise AssertionError("no engine runs")
 
 
-def cut(box: Box, *ports: int) -> None:
+def cut(box: Box, *ports: int, verdict: str = "reject with tcp reset") -> None:
     """These ports of the proxy's server refuse from now on; none: all of them answer again."""
     listed = ", ".join(map(str, ports))
-    rule = f"tcp dport {{ {listed} }} reject with tcp reset" if ports else ""
+    rule = f"tcp dport {{ {listed} }} {verdict}" if ports else ""
     chain = f"chain input {{\ntype filter hook input priority 0;\n{rule}\n}}"
     text = f"table inet cut\ndelete table inet cut\ntable inet cut {{\n{chain}\n}}\n"
     box.lab.run("internet", "nft", "-f", "-", text=text)
@@ -169,6 +169,16 @@ def test_an_upstream_that_dies_is_left_and_taken_again(box: Box) -> None:
     try_upstreams(box, "proxy-socks")
     assert by(box, BLOCKED) == PROXY
     assert "upstream proxy-shadowsocks -> proxy-socks: it works, and comes before proxy-shadowsocks" in box.events()
+
+
+def test_an_upstream_that_turns_silent_is_left_by_itself(box: Box) -> None:
+    """Nobody asks, and nothing refuses: until it is known, whatever is sent there hangs."""
+    up(box, conf(box, "socks", "shadowsocks"))
+    wait_for(lambda: all(it["state"] == "up" for it in proxy_state(box)["upstreams"]))
+    cut(box, 1080, verdict="drop")
+    wait_for(lambda: proxy_state(box)["chosen"] == "proxy-shadowsocks", within_s=15)
+    assert by(box, BLOCKED) == PROXY
+    assert "upstream proxy-socks -> proxy-shadowsocks: proxy-socks does not work: no answer within " in box.events()
 
 
 @pytest.mark.parametrize("on_failure", ["direct", "block"])

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidegate.gateway.engine.choice import AGAIN_S, AT_FIRST_S, FASTER, OTHERS_EVERY_S, ROUNDS, Choice, Way
+from sidegate.gateway.engine.choice import (
+    AGAIN_S,
+    AT_FIRST_S,
+    DOUBT_S,
+    EVERY_S,
+    FASTER,
+    GRACE_S,
+    OTHERS_EVERY_S,
+    ROUNDS,
+    Choice,
+    Way,
+)
 from sidegate.gateway.engine.trial import Outcome
 
 NAMES = ("first", "second", "third")
@@ -178,7 +190,7 @@ def test_whatever_happens(events: list[tuple[object, ...]], way: Way) -> None:
         assert chosen is None or standings[chosen].state != "down"
         assert all(s.is_asked or s.due_s <= now_s + OTHERS_EVERY_S for s in standings.values())
         if way == "first" and chosen is not None:
-            up = [s.name for s in standings.values() if s.state == "up"]
+            up = [s.name for s in standings.values() if s.state == "up" and s.is_fresh(now_s)]
             assert not up or list(standings).index(chosen) <= list(standings).index(up[0])
 
 
@@ -212,3 +224,102 @@ def test_one_that_is_down_is_asked_less_and_less() -> None:
         world.step()
         asked += 1
     assert 600 / OTHERS_EVERY_S <= asked < 600 / AGAIN_S / 3
+
+
+class Line:
+    """As `World`, with trials that take their time: an answer comes after so many milliseconds, None: never."""
+
+    def __init__(self, way: Way, latency_ms: Callable[[str], float | None], names: int = 3) -> None:
+        self.choice, self.now_s, self.latency_ms = Choice(), 1000.0, latency_ms
+        self.under_way: list[tuple[float, str, Outcome]] = []
+        self.trials = 0
+        self.choice.take(NAMES[:names], way, self.now_s)
+        self.used = [self.choice.chosen.name]
+
+    def step(self) -> None:
+        """To the next thing that happens."""
+        times = [at_s for at_s, _, _ in self.under_way]
+        due_s = self.choice.next_due_s()
+        self.now_s = max(self.now_s, min([*times, *([] if due_s is None else [due_s])]))
+        ended = sorted((it for it in self.under_way if it[0] <= self.now_s), key=lambda it: it[0])
+        self.under_way = [it for it in self.under_way if it not in ended]
+        for _, name, outcome in ended:
+            self.choice.result(name, outcome, self.now_s)
+            if outcome.is_good:
+                self.under_way = [it for it in self.under_way if it[1] != name]
+        for name in self.choice.due(self.now_s):
+            self.begin(name, self.choice[name].patience_s)
+        for name, within_s in self.choice.doubted(self.now_s):
+            self.begin(name, within_s)
+        if self.choice.chosen.name != self.used[-1]:
+            self.used.append(self.choice.chosen.name)
+
+    def begin(self, name: str, within_s: float) -> None:
+        self.trials += 1
+        latency_ms = self.latency_ms(name)
+        is_good = latency_ms is not None and latency_ms < within_s * 1000
+        takes_s = (latency_ms or 0) / 1000 if is_good else within_s
+        self.under_way.append((self.now_s + takes_s, name, good(latency_ms or 0) if is_good else BAD))
+
+    def run(self, for_s: float) -> Line:
+        end_s = self.now_s + for_s
+        while self.now_s < end_s:
+            self.step()
+        return self
+
+
+@settings(deadline=None)
+@given(st.floats(5, 700), st.floats(0, 120), st.sampled_from(WAYS), st.integers(1, 3))
+def test_silence_is_noticed_in_seconds(usual_ms: float, after_s: float, way: Way, names: int) -> None:
+    """And the next one that is used is one that works: the second one is silent too."""
+    silent: set[str] = set()
+    line = Line(way, lambda name: None if name in silent else usual_ms, names).run(300 + after_s)
+    assert line.used == ["first"]
+    silent |= {"first", "second"}
+    begun_s = line.now_s
+    while line.choice.chosen.name == "first":
+        line.step()
+    assert line.now_s - begun_s <= EVERY_S + DOUBT_S + GRACE_S + usual_ms / 1000
+    if names == 3:
+        assert line.choice.chosen.name == "third"
+    while names < 3 and line.choice.chosen.name is not None:
+        line.step()
+    assert line.now_s - begun_s <= EVERY_S + 2 * (DOUBT_S + GRACE_S) + usual_ms / 1000
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1 << 32), st.floats(0, 0.9))
+def test_a_slow_line_is_no_silent_one(seed: int, loss: float) -> None:
+    """Answers that take seconds now and then, and every lost question followed by one that is not."""
+    rng, lost = random.Random(seed), False  # noqa: S311 (of a test)
+
+    def latency_ms(name: str) -> float | None:
+        nonlocal lost
+        lost = not lost and rng.random() < loss
+        return None if lost else rng.uniform(100, 1000 * GRACE_S - 1)
+
+    assert Line("first", latency_ms, 1).run(1200).used == ["first"]
+
+
+@settings(deadline=None)
+@given(st.floats(1600, 4000))
+def test_one_that_always_takes_long_is_used_all_the_same(usual_ms: float) -> None:
+    line = Line("first", lambda _: usual_ms, 1).run(60)
+    used = len(line.used)
+    assert line.choice.chosen.name == "first"
+    line.run(600)
+    assert len(line.used) == used
+
+
+def test_quiet_days_cost_little() -> None:
+    line = Line("first", lambda _: 50.0).run(60)
+    before = line.trials
+    line.run(600)
+    assert line.trials - before <= 600 / EVERY_S + 2 * 600 / OTHERS_EVERY_S + 3
+
+
+def test_when_the_one_that_is_used_fails_the_others_are_tried_at_once() -> None:
+    world = World("first", 50, 40, 30).run(300)
+    world.now_s += 5
+    world.choice.result("first", BAD, world.now_s)
+    assert set(world.choice.due(world.now_s)) >= {"second", "third"}

@@ -189,11 +189,21 @@ def _read_all(connection: socket.socket) -> None:
         pass
 
 
-def test_one_begun_again_is_given_up(serve: Callable[[Script], int]) -> None:
+@pytest.mark.parametrize("first", [_read_all, proxied(NO_CONTENT)])
+def test_with_one_answer_all_trials_of_that_name_are_done(serve: Callable[[Script], int], first: Script) -> None:
     trials, now = Trials(), time.monotonic()
-    trials.start("a", serve(_read_all), PLAIN, now)
-    trials.start("a", serve(proxied(NO_CONTENT)), PLAIN, now)
+    trials.start("a", serve(first), PLAIN, now)
+    trials.start("a", serve(proxied(NO_CONTENT) if first is _read_all else _read_all), PLAIN, now)
     assert outcomes(trials)["a"].is_good
+    trials.close()
+
+
+def test_each_silence_counts(serve: Callable[[Script], int]) -> None:
+    trials, now = Trials(), time.monotonic()
+    for within_s in (5.0, 3.0):
+        trials.start("a", serve(_read_all), PLAIN, now, within_s)
+    found = trials.turn(now + 60)
+    assert [(name, it.why) for name, it in found] == [("a", "no answer within 5 s"), ("a", "no answer within 3 s")]
     trials.close()
 
 

@@ -7,6 +7,10 @@ row. While all are down, none is chosen.
 One that was not tried yet counts as one that works, or every start would send what is to be proxied another way for a
 moment; and trials at the start are short and follow each other quickly, so that one that does not work is known as such
 before long (`Splitter.begin` gives it a while before anything is steered).
+
+What turns silent is to be known as such in seconds, for until then whatever is sent to it hangs. So a trial that takes
+far longer than those before it is not just waited for: a second one is begun beside it, and both must stay unanswered;
+and all other upstreams are tried meanwhile, so that the next one is one that has answered just now.
 """
 
 from __future__ import annotations
@@ -18,12 +22,20 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidegate.gateway.engine.trial import Outcome
+from sidegate.gateway.engine.trial import FIRST_WITHIN_S, WITHIN_S, Outcome
 from sidegate.gateway.health import Limits, State, next_state
 
 LIMITS = Limits(failures=2, of=3, successes=2)
-EVERY_S = 10.0
+EVERY_S = 5.0
 """Between trials of the one that is used."""
+DOUBT_S, MOST_DOUBT_S = 1.5, 5.0
+"""A trial that takes longer is doubted: twice what is usual for its upstream, within these bounds."""
+GRACE_S = 2.0
+"""How long the second one has, and the first one still."""
+FRESH_S = 3.0
+"""Whose last good answer is older is to be tried before it is chosen, if another can be."""
+HEARD_S = 0.5
+"""Whose latest trial ended more recently need not be tried anew because the one that is used is doubted."""
 OTHERS_EVERY_S = 60.0
 AGAIN_S = 1.0
 """After a failure, and until enough is known of an upstream."""
@@ -45,7 +57,10 @@ Way = Literal["first", "fastest"]
 
 
 class Standing(Struct):
-    """How one upstream stands. Times are seconds of a monotonic clock. why: of the latest trial that counts."""
+    """How one upstream stands. Times are seconds of a monotonic clock. why: of the latest trial that counts.
+
+    asked_s: when the latest trial began. is_doubted: whether another was begun beside it. heard_s: when one last ended.
+    """
 
     name: str
     state: State
@@ -55,12 +70,31 @@ class Standing(Struct):
     latencies_ms: deque[float]
     why: str = "not tried yet"
     is_asked: bool = False
+    asked_s: float = 0.0
+    is_doubted: bool = False
+    heard_s: float | None = None
     faster: int = 0
 
     @property
     def latency_ms(self) -> float | None:
         """The middle one of the latest answers'; None without one."""
         return statistics.median_low(self.latencies_ms) if self.latencies_ms else None
+
+    @property
+    def doubt_s(self) -> float:
+        """How long a trial may take before it is doubted."""
+        return min(max(DOUBT_S, 2 * (self.latency_ms or 0.0) / 1000), MOST_DOUBT_S)
+
+    @property
+    def patience_s(self) -> float:
+        """How long a trial may take."""
+        if self.state == "up":
+            return self.doubt_s + GRACE_S
+        return FIRST_WITHIN_S if self.state == "unknown" else WITHIN_S
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether it answered not long ago, and did not fail since."""
+        return self.heard_s is not None and now_s - self.heard_s <= FRESH_S and self.results[-1]
 
     @property
     def is_doubtful(self) -> bool:
@@ -105,7 +139,7 @@ class Choice:
         kept = {n: s for n, s in self._standings.items() if n not in set(forget)}
         self._standings = {n: kept.get(n) or _fresh(n, now_s) for n in names}
         self._way = way
-        return self._choose()
+        return self._choose(now_s)
 
     def resume(self, name: str) -> None:
         """What was used before this run, to be used on until something speaks against it. Before `take`."""
@@ -115,13 +149,23 @@ class Choice:
         """Which to try now; each counts as being tried until `result` or `untried`."""
         due = [s for s in self._standings.values() if not s.is_asked and s.due_s <= now_s]
         for standing in due:
-            standing.is_asked = True
+            standing.is_asked, standing.asked_s, standing.is_doubted = True, now_s, False
             standing.due_s = now_s + (EVERY_S if standing.name == self.chosen.name else OTHERS_EVERY_S)
         return [s.name for s in due]
 
+    def doubted(self, now_s: float) -> list[tuple[str, float]]:
+        """Whom to try once more now, beside a trial that takes long, and how long that may take, in seconds."""
+        late = [s for s in self._standings.values() if (at_s := _doubted_s(s)) is not None and at_s <= now_s]
+        for standing in late:
+            standing.is_doubted = True
+            if standing.name == self.chosen.name:
+                self._hurry(now_s)
+        return [(s.name, max(0.0, s.asked_s + s.patience_s - now_s)) for s in late]
+
     def next_due_s(self) -> float | None:
-        """When `due` has something to do; None while all are being tried."""
-        return min((s.due_s for s in self._standings.values() if not s.is_asked), default=None)
+        """When `due` or `doubted` has something to do; None: only when a trial has ended."""
+        due = (_doubted_s(s) if s.is_asked else s.due_s for s in self._standings.values())
+        return min((at_s for at_s in due if at_s is not None), default=None)
 
     def try_all(self, now_s: float) -> None:
         """Somebody asks: each is tried as soon as may be."""
@@ -139,13 +183,22 @@ class Choice:
         standing = self._standings.get(name)
         if standing is None:
             return None
-        standing.is_asked = False
+        standing.is_asked, standing.heard_s = False, now_s
         _note(standing, outcome)
         turned = _turn(standing, outcome, now_s)
         standing.due_s = min(standing.due_s, now_s + _rest_s(standing, outcome.is_good, now_s))
         self._compare(standing, outcome)
-        self._choose()
+        if not outcome.is_good and name == self.chosen.name:
+            self._hurry(now_s)
+        self._choose(now_s)
         return turned
+
+    def _hurry(self, now_s: float) -> None:
+        """The one that is used may have to be left: how are the others?"""
+        for standing in self._standings.values():
+            is_old = standing.heard_s is None or now_s - standing.heard_s > HEARD_S
+            if standing.name != self.chosen.name and is_old:
+                standing.due_s = min(standing.due_s, now_s)
 
     def explain(self, name: str, why: str) -> None:
         """More is known about one that does not work."""
@@ -159,8 +212,8 @@ class Choice:
         is_faster = outcome.is_good and used is not None and used is not standing and _is_faster(standing, used)
         standing.faster = standing.faster + 1 if is_faster else 0
 
-    def _choose(self) -> bool:
-        best = self._best()
+    def _choose(self, now_s: float) -> bool:
+        best = self._best(now_s)
         if best == self.chosen.name:
             return False
         self.chosen = Chosen(best, self._why(best))
@@ -168,15 +221,16 @@ class Choice:
             standing.faster = 0
         return True
 
-    def _best(self) -> str | None:
+    def _best(self, now_s: float) -> str | None:
         standings = list(self._standings.values())
         good = [s for s in standings if s.state == "up" or (s.state == "unknown" and not s.results)]
         used = self._standings.get(self.chosen.name or "")
         if used in good and self._way == "first":
-            return next(s.name for s in good if s is used or s.state == "up")
+            return next(s.name for s in good if s is used or (s.state == "up" and s.is_fresh(now_s)))
         if used in good:
             return _fastest([used, *(s for s in good if s.faster >= ROUNDS)]).name
         if good:
+            good = [s for s in good if s.is_fresh(now_s)] or good
             return (_fastest(good) if self._way == "fastest" else good[0]).name
         if used is not None and used.state != "down":
             return used.name
@@ -200,6 +254,12 @@ class Choice:
 def _fresh(name: str, now_s: float) -> Standing:
     longest = max(LIMITS.of, LIMITS.successes)
     return Standing(name, "unknown", now_s, now_s, deque(maxlen=longest), deque(maxlen=_LATENCIES))
+
+
+def _doubted_s(standing: Standing) -> float | None:
+    """When the trial that is under way is to be doubted. One that never worked, or does not, is not used either."""
+    is_new = standing.is_asked and not standing.is_doubted and standing.state == "up"
+    return standing.asked_s + standing.doubt_s if is_new else None
 
 
 def _note(standing: Standing, outcome: Outcome) -> None:

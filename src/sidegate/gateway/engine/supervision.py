@@ -19,7 +19,7 @@ from sidegate.gateway.engine.choice import Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
 from sidegate.gateway.engine.hints import hint
 from sidegate.gateway.engine.knock import Knocks
-from sidegate.gateway.engine.trial import FIRST_WITHIN_S, WITHIN_S, Outcome, Question, Trials
+from sidegate.gateway.engine.trial import Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
 from sidegate.gateway.files import replace_file
@@ -261,12 +261,18 @@ class Supervision:
     def _try(self, now: float) -> None:
         generation = self._generations.current
         made = self._made.get(generation) if generation is not None else None
-        for name in self._choice.due(now) if made is not None else ():
-            if name in self._refused:
-                self._note(name, _REFUSED, now)
-            elif made is not None and (own := self._ports(made.engine.generation, name)) is not None:
-                within_s = FIRST_WITHIN_S if self._choice[name].state == "unknown" else WITHIN_S
-                self._trials.start(name, own.socks, made.check, now, within_s)
+        if made is None:
+            return
+        for name in self._choice.due(now):
+            self._ask(name, made, now, self._choice[name].patience_s)
+        for name, within_s in self._choice.doubted(now):
+            self._ask(name, made, now, within_s)
+
+    def _ask(self, name: str, made: Wanted, now: float, within_s: float) -> None:
+        if name in self._refused:
+            self._note(name, _REFUSED, now)
+        elif (own := self._ports(made.engine.generation, name)) is not None:
+            self._trials.start(name, own.socks, made.check, now, within_s)
 
     def _note(self, name: str, outcome: Outcome, now: float) -> None:
         turned = self._choice.result(name, outcome, now)

@@ -221,7 +221,7 @@ class Trials:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, _Call] = {}
+        self._calls: list[tuple[str, _Call]] = []
         self._poll = select.epoll()
 
     def fileno(self) -> int:
@@ -229,36 +229,40 @@ class Trials:
 
     def next_deadline(self) -> float | None:
         """When a trial has lasted long enough; None: none is under way."""
-        return min((call.ends_s for call in self._calls.values()), default=None)
+        return min((call.ends_s for _, call in self._calls), default=None)
 
     def start(self, name: str, port: int, it: Question, now_s: float, within_s: float = WITHIN_S) -> None:
-        """A trial by the HTTP proxy at 127.0.0.1:port. One of the same name that is under way is given up."""
-        self.give_up(name)
-        call = self._calls[name] = _Call(port, asking(it), now_s, within_s)
+        """A trial by the HTTP proxy at 127.0.0.1:port, beside others of the same name that are under way."""
+        call = _Call(port, asking(it), now_s, within_s)
+        self._calls.append((name, call))
         self._poll.register(call.socket, call.wants)
 
     def turn(self, now_s: float) -> list[tuple[str, Outcome]]:
-        """What came of those that are done."""
+        """What came of those that are done. With an answer all trials of that name are: it works."""
         ready = {fd for fd, _ in self._poll.poll(0)}
         turned = [
-            (n, _turn(c, now_s)) for n, c in self._calls.items() if c.socket.fileno() in ready or now_s >= c.ends_s
+            (it, _turn(it[1], now_s)) for it in self._calls if it[1].socket.fileno() in ready or now_s >= it[1].ends_s
         ]
-        done = [(name, outcome) for name, outcome in turned if outcome is not None]
-        for name, _ in done:
-            self.give_up(name)
-        for call in self._calls.values():
+        done = [(it, outcome) for it, outcome in turned if outcome is not None]
+        for it, _ in done:
+            self._end(it)
+        answered = {name for (name, _), outcome in done if outcome.is_good}
+        self.give_up(*answered)
+        for _, call in self._calls:
             self._poll.modify(call.socket, call.wants)
-        return done
+        return [(name, outcome) for (name, _), outcome in done if outcome.is_good or name not in answered]
 
     def give_up(self, *names: str) -> None:
-        for name in names:
-            call = self._calls.pop(name, None)
-            if call is not None:
-                self._poll.unregister(call.socket)
-                call.socket.close()
+        for it in [it for it in self._calls if it[0] in names]:
+            self._end(it)
 
     def give_up_all(self) -> None:
-        self.give_up(*list(self._calls))
+        self.give_up(*(name for name, _ in self._calls))
+
+    def _end(self, it: tuple[str, _Call]) -> None:
+        self._calls.remove(it)
+        self._poll.unregister(it[1].socket)
+        it[1].socket.close()
 
     def close(self) -> None:
         self.give_up_all()

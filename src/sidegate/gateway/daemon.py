@@ -26,7 +26,7 @@ from sidegate.gateway.checkup import Checkup, Place
 from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.control import ControlSocket, Reply, Request
-from sidegate.gateway.decide import decide
+from sidegate.gateway.decide import decide, forwarded
 from sidegate.gateway.desired import Desired
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
@@ -366,7 +366,8 @@ class Daemon:
         if request.method == "GET" and request.path == "/v1/explain":
             plan = self._splitter.plan_in_force
             split, on_failure = self._splitter, plan.config.proxy.on_failure
-            told = lookup.answer(request.query, plan.policy, split.via, on_failure, split.carries_udp)
+            ports = forwarded(plan.config)
+            told = lookup.answer(request.query, plan.policy, split.via, on_failure, split.carries_udp, ports)
             return Reply(200, told)
         if request.method == "GET" and request.path == "/v1/diff":
             return self._answer_diff(request)

@@ -75,8 +75,13 @@ def _shape(config: Config, facts: Facts, situation: Situation) -> Shape:
         _steering(config, situation),
         _services(config, situation),
         facts.router.mac or "",
-        tuple(Forwarded(c.mac, *it) for c in config.client for it in c.forwarded_ports),
+        forwarded(config),
     )
+
+
+def forwarded(config: Config) -> tuple[Forwarded, ...]:
+    """The ports of devices whose answers go straight."""
+    return tuple(Forwarded(c.mac, *it) for c in config.client for it in c.forwarded_ports)
 
 
 def _steering(config: Config, situation: Situation) -> Steering | None:

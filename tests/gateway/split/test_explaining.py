@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from sidegate.gateway.config.fields import OnFailure
+from sidegate.gateway.inbound import Forwarded
 from sidegate.gateway.split.explaining import ExplainView, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.lookup import packet_of
@@ -43,6 +44,16 @@ def test_a_rule_by_its_network() -> None:
         why="its networks hold the address",
         decides="kernel",
     )
+
+
+def test_a_device_that_answers_from_ports_the_router_forwards() -> None:
+    mac = "aa:bb:cc:00:00:01"
+    named = [Forwarded(mac, "udp", 27016), Forwarded(mac, "udp", 27015), Forwarded(mac, "tcp", 80)]
+    named.append(Forwarded("aa:bb:cc:00:00:02", "udp", 9))
+    it = Packet(mac, IPv4Address("192.168.1.7"), IPv4Address("203.0.113.9"), protocol="udp")
+    (note,) = explained(POLICY, it, WORKING.get, "direct", forwarded=named).notes
+    assert "by udp from port 27015, 27016 goes straight" in note
+    assert not explained(POLICY, it, WORKING.get, "direct", forwarded=named[-1:]).notes
 
 
 def test_the_default() -> None:

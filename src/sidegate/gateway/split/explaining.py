@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.dns.names import name_table
 from sidegate.gateway.dns.resolver import Answer
+from sidegate.gateway.inbound import Forwarded
 from sidegate.gateway.split.destinations import holds_name
 from sidegate.gateway.split.judge import Judgement, Outcome, Packet, outcome
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy
@@ -39,9 +40,14 @@ class ExplainView(Struct, frozen=True, kw_only=True):
 
 
 def explained(
-    policy: Policy, packet: Packet, via: Via, on_failure: OnFailure, carries_udp: Carries = lambda _: True
+    policy: Policy,
+    packet: Packet,
+    via: Via,
+    on_failure: OnFailure,
+    carries_udp: Carries = lambda _: True,
+    forwarded: Collection[Forwarded] = (),
 ) -> ExplainView:
-    """packet: see `lookup.learned_in` for what was learned."""
+    """packet: see `lookup.learned_in` for what was learned. forwarded: see `inbound`."""
     it = outcome(policy, packet)
     final = it.final
     lost_by = _lost_by(it, packet, via, carries_udp)
@@ -53,7 +59,7 @@ def explained(
         why=final.why,
         decides="engine" if it.engine else "kernel",
         dns="" if packet.name is None else asked_for(policy, packet.name),
-        notes=(*lost, *_notes(it, packet, via, on_failure)),
+        notes=(*lost, *_notes(it, packet, via, on_failure), *_answering(packet, forwarded)),
     )
 
 
@@ -98,6 +104,16 @@ def _rule(it: Judgement) -> str:
         return "none: straight"
     sent = f'"{it.send}"' if it.send not in (PROXY, DIRECT, BLOCK) else it.send
     return f"{'the mode' if it.rule is None else it.origin}: {sent}"
+
+
+def _answering(packet: Packet, forwarded: Collection[Forwarded]) -> Iterator[str]:
+    """From which port it would be sent is not asked."""
+    ports = [it.port for it in sorted(forwarded) if (it.mac, it.protocol) == (packet.mac, packet.protocol)]
+    if ports:
+        yield (
+            f"what the device sends by {packet.protocol} from port {', '.join(map(str, ports))} goes straight all the "
+            "same, with its own address: its [[client]] section says that the router forwards it (forwarded)"
+        )
 
 
 def _notes(it: Outcome, packet: Packet, via: Via, on_failure: OnFailure) -> Iterator[str]:

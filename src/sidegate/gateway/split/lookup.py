@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import structs
@@ -11,6 +11,7 @@ from sidegate.gateway import programs
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.learned import kept_set, names_set
+from sidegate.gateway.inbound import Forwarded
 from sidegate.gateway.split.explaining import Carries, ExplainView, Via, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.names import ascii_name
@@ -21,12 +22,17 @@ _PROTOCOLS = ("tcp", "udp", "icmp")
 
 
 def answer(
-    query: Mapping[str, str], policy: Policy, via: Via, on_failure: OnFailure, carries_udp: Carries
+    query: Mapping[str, str],
+    policy: Policy,
+    via: Via,
+    on_failure: OnFailure,
+    carries_udp: Carries,
+    forwarded: Collection[Forwarded] = (),
 ) -> ExplainView:
     """query: see `packet_of`. Raises Problems: the question makes no sense, or nft is missing."""
     packet = packet_of(query)
     learned = learned_in(policy, packet.destination)
-    return explained(policy, structs.replace(packet, learned=learned), via, on_failure, carries_udp)
+    return explained(policy, structs.replace(packet, learned=learned), via, on_failure, carries_udp, forwarded)
 
 
 def packet_of(query: Mapping[str, str]) -> Packet:

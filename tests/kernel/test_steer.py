@@ -176,6 +176,19 @@ def test_learned_addresses_lead_to_the_port_where_names_are_looked_for(to: IPv4A
     assert [rig.connect(40001, to)[1], rig.engine_port(datagram(40001, to))] == [CHOSEN.named, CHOSEN.named]
 
 
+@BOTH
+@in_namespaces
+def test_what_a_rule_for_a_mac_address_learned_is_decided_here_for_this_client_alone(to: IPv4Address) -> None:
+    named = Destination(suffixes=("example.org",))
+    theirs, ours = (Rule("", "other", named, Source(macs=(mac,))) for mac in ("02:00:00:00:00:99", CLIENT_MAC))
+    rig = SplitRig(Policy((theirs,), "proxy"))
+    Engine(CHOSEN, OTHER)
+    rig.nft(f"add element inet sidegate names_{named.names_key}_{to.version} {{ {to} }}\n")
+    assert rig.connect(40000, to)[1] == CHOSEN.named
+    rig.steer(Policy((theirs, ours), "proxy"))
+    assert rig.connect(40001, to)[1] == OTHER.decided
+
+
 @in_namespaces
 def test_learned_addresses_outlive_other_changes_and_no_other_names() -> None:
     """Wherever the rule stands, and wherever it sends."""

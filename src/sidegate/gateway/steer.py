@@ -329,7 +329,12 @@ def _kinds(rule: Rule) -> Iterator[Kind]:
     if rule.destination is None or rule.destination.networks4 or rule.destination.networks6:
         yield "decided"
     if rule.destination is not None and rule.destination.has_names:
-        yield "named"
+        yield _by_name(rule)
+
+
+def _by_name(rule: Rule) -> Kind:
+    """The engine knows no MAC addresses, and would take such a rule for nobody's, or for everybody's."""
+    return "decided" if rule.source is not None and rule.source.macs else "named"
 
 
 def _rules(steering: Steering, family: Family, networks: _Networks) -> list[str]:
@@ -355,25 +360,25 @@ def _rule(i: int, rule: Rule, steering: Steering, family: Family, networks: _Net
 def _alternatives(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterator[tuple[list[str], Way | None]]:
     is_steered = _is_steered(rule)
     for source in _sources(rule.source, family):
-        for destination, kind in _destinations(i, rule, family, networks):
-            is_named = not destination or kind == "named"
-            public = ["ip daddr != @private4"] if is_steered and is_named and family is V4 else []
+        for destination, kind, is_network in _destinations(i, rule, family, networks):
+            public = ["ip daddr != @private4"] if is_steered and not is_network and family is V4 else []
             yield (
                 [*source, *_protocol(rule), *destination, *public],
                 Way(rule.send, kind, rule.quic) if is_steered else None,
             )
 
 
-def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> list[tuple[list[str], Kind]]:
+def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> list[tuple[list[str], Kind, bool]]:
+    """Conditions, the way they lead, and whether it is a network of the rule that holds the address."""
     if rule.destination is None:
-        return [([], "decided")]
-    found: list[tuple[list[str], Kind]] = []
+        return [([], "decided", False)]
+    found: list[tuple[list[str], Kind, bool]] = []
     if name := networks.name(i, family):
-        found.append(([f"{family.ip} daddr . meta l4proto @{name}"], "decided"))
+        found.append(([f"{family.ip} daddr . meta l4proto @{name}"], "decided", True))
     if rule.destination.has_names:
         key = rule.destination.names_key
         sets_of = [f"{family.ip} daddr @{kind}_{key}_{family.number}" for kind in ("names", "kept")]
-        found += [([condition], "named") for condition in sets_of]
+        found += [([condition], _by_name(rule), False) for condition in sets_of]
     return found
 
 

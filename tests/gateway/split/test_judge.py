@@ -85,9 +85,16 @@ def test_what_the_kernel_sends_straight_never_meets_the_engine() -> None:
 def test_the_engine_knows_no_mac_addresses() -> None:
     by_mac = Source((PHONE,))
     policy = Policy((Rule("rule[0]", "direct", NAMES, by_mac), Rule("rule[1]", "tokyo", NAMES, by_mac)), "proxy")
-    it = outcome(policy, packet(name="www.example", mac=PHONE, learned=()))
-    assert it.kernel.by == "default"
-    assert it.engine == Judgement(1, "rule[1]", "tokyo", "name")
+    for mac in (PHONE, TV):
+        it = outcome(policy, packet(name="www.example", mac=mac, learned=()))
+        assert it.kernel.by == "default"
+        assert it.engine == Judgement(None, "proxy.mode", "proxy", "default"), "a rule of one device"
+
+
+def test_what_a_rule_for_a_mac_address_sends_is_not_asked_about_again() -> None:
+    policy = Policy((Rule("rule[0]", "tokyo", NAMES, Source((PHONE,))), Rule("rule[1]", "direct", NAMES)), "proxy")
+    it = outcome(policy, packet(name="www.example", mac=PHONE, learned=(0, 1)))
+    assert (it.engine, it.final) == (None, Judgement(0, "rule[0]", "tokyo", "learned"))
 
 
 @pytest.mark.parametrize("address", ["10.1.2.3", "192.168.7.7", "100.64.0.1", "224.0.0.251", "fd00::1", "fe80::1"])

@@ -245,10 +245,10 @@ def _judging(it: Engine) -> Iterator[Json]:
 def _conditions(number: int, rule: Rule) -> Iterator[Json]:
     """One for the rule's domains, one for its networks: either may hold.
 
-    Devices are known here by their addresses only, so rules for MAC addresses are the kernel's: but what it sends to
-    an upstream by such a rule's name comes by here, and must pass. Without a name there is nothing to judge anew.
+    Devices are known here by their addresses only, so rules for MAC addresses are the kernel's, and what it sends by
+    them does not come by here. Without a name there is nothing to judge anew.
     """
-    if rule.source is not None and rule.source.macs and (rule.send in (DIRECT, BLOCK) or rule.destination is None):
+    if rule.source is not None and rule.source.macs:
         return
     common = _common(rule)
     if rule.destination is None:
@@ -266,7 +266,7 @@ def _common(rule: Rule) -> Json:
         common["port"] = ",".join(f"{a}-{b}" if a != b else str(a) for a, b in rule.ports)
     if rule.protocol is not None:
         common["network"] = rule.protocol
-    if rule.source is not None and not rule.source.macs:
+    if rule.source is not None:
         common["sourceIP"] = [str(network) for network in (*rule.source.networks4, *rule.source.networks6)]
     return common
 

@@ -6,7 +6,8 @@ three answers:
     meant    the first rule that matches by name or by address: what whoever wrote the rules wants
     kernel   the first rule one of whose networks holds the address, or for whose names it was learned
     engine   what the kernel sends to an upstream by a learned address, or by the default, shows its name in its first
-             bytes (TLS, HTTP, QUIC), and the rules are asked once more, with that name
+             bytes (TLS, HTTP, QUIC), and the rules are asked once more, with that name; those for MAC addresses, which
+             the engine does not know, are the kernel's alone
 
 What the kernel sends straight on never meets the engine, whatever name it would show.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from sidegate.gateway.split.destinations import holds_address, holds_name
 from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source
@@ -98,7 +99,7 @@ def at_kernel(policy: Policy, packet: Packet) -> Judgement:
 def outcome(policy: Policy, packet: Packet) -> Outcome:
     """All three."""
     kernel = at_kernel(policy, packet)
-    asked = packet.name is not None and kernel.by in ("learned", "default") and is_proxied(kernel)
+    asked = packet.name is not None and is_proxied(kernel) and _is_asked_again(policy, kernel)
     return Outcome(kernel, _at_engine(policy, packet) if asked else None, judge(policy, packet))
 
 
@@ -106,17 +107,21 @@ def is_proxied(it: Judgement) -> bool:
     return it.send not in (DIRECT, BLOCK)
 
 
+def _is_asked_again(policy: Policy, it: Judgement) -> bool:
+    return it.by == "default" or (it.by == "learned" and it.rule is not None and not _has_macs(policy.rules[it.rule]))
+
+
 def _at_engine(policy: Policy, packet: Packet) -> Judgement:
     """It knows devices by their addresses only: rules for MAC addresses were the kernel's to decide."""
 
     def matches(_: int, rule: Rule) -> By | None:
-        if rule.source is None or not rule.source.macs:
-            return _matches(rule, packet, packet.name, is_learned=False)
-        if rule.send in (DIRECT, BLOCK) or rule.destination is None:
-            return None
-        return _matches(structs.replace(rule, source=None), packet, packet.name, is_learned=False)
+        return None if _has_macs(rule) else _matches(rule, packet, packet.name, is_learned=False)
 
     return _first(policy, packet, matches)
+
+
+def _has_macs(rule: Rule) -> bool:
+    return rule.source is not None and bool(rule.source.macs)
 
 
 def _first(policy: Policy, packet: Packet, matches: Callable[[int, Rule], By | None]) -> Judgement:

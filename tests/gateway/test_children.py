@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,6 +179,17 @@ def test_started_adopted_and_ended(home: Home) -> None:
     assert home.down() == [True]
     assert (home.left(), os.path.exists(f"/proc/{pid}/exe")) == ([], False)
     assert home.down() == []
+
+
+def test_what_else_is_its_own_goes_with_it(home: Home) -> None:
+    more = home.run / "inner" / "written-later"
+    nursery = home.nursery(msgspec.structs.replace(sleeper(home.path), more=(str(more),)))
+    nursery.settle()
+    more.parent.mkdir()
+    more.touch()
+    nursery.close()
+    assert home.down() == [True]
+    assert home.left() == []
 
 
 def test_another_configuration_replaces_it(home: Home) -> None:

@@ -75,3 +75,5 @@ def test_each_rule_learns_its_own_names_while_they_change_places(box: Box) -> No
             assert learned(box, domain) <= own
     assert asker.result() > 100
     assert {domain: learned(box, domain) <= own for domain, own in ITS_OWN.items()} == dict.fromkeys(ITS_OWN, True)
+    box.sidegate("down", "--now")
+    assert box.shell("find /run/sidegate -path '*resolver*'") == ""

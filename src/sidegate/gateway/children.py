@@ -52,8 +52,9 @@ class ChildFile(Struct, frozen=True):
 class Child(Struct, frozen=True):
     """A program that should run. ready: a file in which it writes its process id once it serves.
 
-    without: what its end means to people; may be empty. digest: of all of it; another one means that it has to be
-    started anew. Made once, for it is asked for all the time, and files may be large.
+    without: what its end means to people; may be empty. more: other files that go when it does for good, and their
+    directories, where nothing else is in them. digest: of all else; another one means that it has to be started anew.
+    Made once, for it is asked for all the time, and files may be large.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Child(Struct, frozen=True):
     ready: str
     files: tuple[ChildFile, ...] = ()
     without: str = ""
+    more: tuple[str, ...] = ()
     digest: str = ""
 
     def __post_init__(self) -> None:
@@ -309,7 +311,7 @@ class Nursery:
             self._tell(f"{child.name}: {error}")
 
     def _register(self, child: Child) -> None:
-        files = (*(f.path for f in child.files), child.ready)
+        files = (*(f.path for f in child.files), child.ready, *child.more)
         step = ChildStep(child.name, str(self._directory), files, child.without)
         journal = journals.load(self._state_dir) or journals.Journal(journals.boot_id())
         if step not in journal.children:
@@ -348,10 +350,17 @@ def end_child(step: ChildStep) -> bool:
         except OSError as error:
             raise Problems(Problem(step.name, f"{error.filename} cannot be removed: {error.strerror}")) from None
     (directory / f"{step.name}.lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        # Another child's files are in it still.
-        directory.rmdir()
+    _remove_empty(directory, map(Path, step.files))
     return pidfd is not None
+
+
+def _remove_empty(directory: Path, files: Iterable[Path]) -> None:
+    """The directory of a child, and those in it where these files were."""
+    inner = [file.parent for file in files if directory in file.parent.parents]
+    for place in dict.fromkeys((*inner, directory)):
+        with contextlib.suppress(OSError):
+            # Another child's files are in it still.
+            place.rmdir()
 
 
 def _end(pidfd: int, name: str) -> None:

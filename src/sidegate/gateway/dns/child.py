@@ -192,7 +192,8 @@ def resolver_children(it: Resolver, places: Iterable[ResolverPlaces]) -> dict[Na
 def resolver_child(conf: str, at: ResolverPlaces) -> Child:
     """By this configuration, which `dnsmasq_conf` made."""
     command = ("dnsmasq", "--keep-in-foreground", f"--conf-file={at.conf}")
-    return Child(at.name, command, str(at.pid), (ChildFile(str(at.conf), conf),), WITHOUT)
+    more = (str(at.names), str(at.fresh_names)) if at.name == NAME else ()
+    return Child(at.name, command, str(at.pid), (ChildFile(str(at.conf), conf),), WITHOUT, more)
 
 
 def _text(path: Path) -> str | None:

@@ -78,6 +78,7 @@ def answers(it: Resolver) -> str:
         "no-resolv",
         "no-poll",
         "no-hosts",
+        "no-ident",
         f"cache-size={CACHE_SIZE}",
         f"max-ttl={CLIENT_TTL_S}",
         f"max-cache-ttl={CACHE_TTL_S}",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bench.walk import Tally, arrange, compare, differential
-from sidegate.home import Assumed, Home, PortForward, load_home
+from sidegate.home import Assumed, GatewayRuns, Home, PortForward, load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
 from sidegate.walk.conversation import Ask, Player
@@ -91,12 +91,12 @@ def test_a_port_that_another_host_has_taken(tracer: Tracer, articles_home: Home,
         assert compare(tracer, network, ask) == []
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_forwarded_port(articles_home: Home, told: bool) -> None:
-    """Datagrams of a service reach who asked where the gateway was told of it."""
+@pytest.mark.parametrize(("runs", "told"), [("sidegate", True), ("sidegate", False), ("masquerade", False)])
+def test_a_forwarded_port(articles_home: Home, runs: GatewayRuns, told: bool) -> None:
+    """Datagrams of a service reach who asked where the gateway was told of it; else errors come back, on the bridge."""
     forwards = tuple(PortForward(6000 + i, c.name, 5000, "udp") for i, c in enumerate(articles_home.client))
     home = replace(articles_home, router=replace(articles_home.router, port_forward=forwards))
-    setting = Setting("sidegate", forwarded=tuple(Forwarded(f.to, "udp", 5000) for f in forwards) if told else ())
+    setting = Setting(runs, forwarded=tuple(Forwarded(f.to, "udp", 5000) for f in forwards) if told else ())
     with Lab.up(home) as lab, Tracer(lab) as tracer:
         network, arrived = arrange(tracer, World(home, setting, ())), {}
         for i, forward in enumerate(forwards):

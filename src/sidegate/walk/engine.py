@@ -97,15 +97,13 @@ class Engine:
         self.drops.append((node.name, law, packet))
 
     def _bridge(self, node: Node, port: Port, bridge: Bridge, packet: Packet) -> None:
-        if packet.dst_mac == bridge.mac:
-            bridge.known[packet.src_mac] = port
+        bridge.known[packet.src_mac] = port
+        if node.filters and ":" not in packet.src:
+            self._bridge_filtered(node, port, bridge, packet)
+        elif packet.dst_mac == bridge.mac:
             self._notes.append(Decision("up", (bridge.name,)))
             self._input(node, bridge.name, packet)
-        elif node.nat is not None and node.bridge_filter and ":" not in packet.src:
-            bridge.known[packet.src_mac] = port
-            self._bridge_filtered(node, port, bridge, packet)
         else:
-            bridge.known[packet.src_mac] = port
             self._pass_on(bridge, port, packet, node)
 
     def _pass_on(self, bridge: Bridge, came: Port | None, packet: Packet, node: Node) -> None:
@@ -123,22 +121,38 @@ class Engine:
             self._leave(out, packet)
 
     def _bridge_filtered(self, node: Node, port: Port, bridge: Bridge, packet: Packet) -> None:
-        """br_netfilter_hooks.c: PRE_ROUTING, forwarding database, FORWARD, POST_ROUTING, all within the bridge."""
-        self._notes.append(_FILTERED)
+        """br_netfilter_hooks.c: PRE_ROUTING, forwarding database, FORWARD, POST_ROUTING, all within the bridge.
+
+        A frame for the bridge itself stays within it too where its new destination is on it.
+        """
         tracking, changed = self._prerouting(node, bridge.name, packet)
+        neighbour = self._new_neighbour(node, bridge, packet, changed)
+        goes_up = packet.dst_mac == bridge.mac and not neighbour
+        self._notes.insert(0, Decision("up", (bridge.name,)) if goes_up else _FILTERED)
         if changed is None or tracking is None:
             return
-        if changed.dst != packet.dst:
-            if changed.dst in node.own or (way := node.route(changed.dst)) is None or way[0] != bridge.name:
+        if goes_up or neighbour == "":
+            if not goes_up:
                 self._notes.append(Decision("captured-dnat", (changed.dst,)))
-                self._routed(node, bridge.name, changed, tracking)
-                return
-            mac = node.neighbours.get(way[1], "")
-            self._notes.append(Decision("bridged-dnat", (way[1],)))
-            changed = _with_macs(changed, packet.src_mac, mac)
-        if not self._forward_allowed(node, bridge.name, changed, tracking):
+            self._routed(node, bridge.name, changed, tracking)
             return
-        sent = self._postrouting(node, bridge.name, bridge.name, changed, tracking)
+        if neighbour:
+            self._notes.append(Decision("bridged-dnat", (neighbour,)))
+            changed = _with_macs(changed, packet.src_mac, node.neighbours.get(neighbour, ""))
+        self._bridge_on(node, port, bridge, changed, tracking)
+
+    @staticmethod
+    def _new_neighbour(node: Node, bridge: Bridge, before: Packet, after: Packet | None) -> str | None:
+        """Whom on this bridge a changed destination leads to; empty: nobody; None: it was not changed."""
+        if after is None or after.dst == before.dst:
+            return None
+        way = node.route(after.dst) if after.dst not in node.own else None
+        return way[1] if way and way[0] == bridge.name else ""
+
+    def _bridge_on(self, node: Node, port: Port, bridge: Bridge, packet: Packet, tracking: Tracking) -> None:
+        if not self._forward_allowed(node, bridge.name, packet, tracking):
+            return
+        sent = self._postrouting(node, bridge.name, bridge.name, packet, tracking)
         if sent is not None:
             self._pass_on(bridge, port, sent, node)
 

@@ -43,6 +43,8 @@ What the kernel taught, where the model was first wrong:
 - A proof counts for a MAC and an address together, and not for DNS (gateway/nft.py, law 8).
 - A service of a proved client: its SYN ACK is INVALID at the gateway, what follows is picked up and bound to its own
   address. Not tracked is only what the client itself began, and what the gateway was told of (`Setting.forwarded`).
+- A frame for a filtering bridge itself stays on it, with its sender's MAC and its TTL, where conntrack translates its
+  destination to somebody there: an ICMP error on its way back (br_netfilter_hooks.c, br_nf_pre_routing_finish).
 - The capture is stamped when a frame is queued, not when it is handled: only frames of one interface and direction have
   an order in it (net/core/dev.c, netdev_tstamp_prequeue).
 

@@ -42,6 +42,12 @@ def test_an_engine_that_does_not_serve_is_used_by_nobody() -> None:
     )
 
 
+def test_no_upstream_at_all() -> None:
+    proxy = structs.replace(PROXY, serves=False, chosen="", why="", pid=None, upstreams=())
+    told = split_lines(structs.replace(SPLIT, proxy=proxy))[1]
+    assert told == "proxy: by nobody, there is no upstream; meanwhile: direct (no engine process)"
+
+
 def test_nothing_is_proxied() -> None:
     split = structs.replace(SPLIT, proxy=None, proxied_names="")
     assert split_lines(split) == ["rules: 2, the rest goes straight", "names: our resolver answers (process 9)"]

@@ -69,7 +69,16 @@ def test_all_errors_at_once_and_no_secret(planner: Planner) -> None:
 
 def test_a_start_without_a_person_does_without_a_list(planner: Planner) -> None:
     plan = planner.plan(config(f'[proxy]\nupstream = "{LINK}"\nlist = ["/no/such/list"]'), is_tolerant=True)
-    assert [p.where for p in plan.problems if p.where.startswith("/")] == ["/no/such/list"]
+    assert [p.where for p in plan.faults()] == ["/no/such/list"]
+    assert [p.where for p in plan.notes() if p.where.startswith("/")] == []
+    assert planner.plan(config(f'[proxy]\nupstream = "{LINK}"')).faults() == ()
+
+
+def test_no_upstream_is_a_fault_where_one_is_needed(planner: Planner) -> None:
+    without = f'[proxy]\nsubscription = "{ADDRESS}"\n'
+    assert planner.plan(config(without)).faults() == ()
+    (fault,) = planner.plan(config(without + 'mode = "all"')).faults()
+    assert fault.what.startswith("there is no upstream")
 
 
 def test_the_last_good_copy_of_a_subscription_is_used(planner: Planner, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ def _proxy_lines(proxy: ProxyView) -> list[str]:
 
 def _used(proxy: ProxyView) -> str:
     meanwhile = f"; meanwhile: {proxy.on_failure}"
+    if not proxy.serves and not proxy.upstreams and not proxy.chosen:
+        return f"by nobody, there is no upstream{meanwhile}"
     if not proxy.serves:
         later = f", then by {proxy.chosen}" if proxy.chosen else ""
         return f"by nobody now, the engine does not serve{later}{meanwhile}"

@@ -16,10 +16,16 @@ from sidegate.gateway.split import rules
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy
 from sidegate.gateway.split.shelf import Material, Shelf
 from sidegate.gateway.split.times import local_now
-from sidegate.problems import Problem, Problems
+from sidegate.problems import Exit, Problem, Problems
 
 CLOCK_S = 15.0
 """Between looks whether the clock was set."""
+_NO_UPSTREAM = Problem(
+    "proxy",
+    "there is no upstream: no subscription has given one, so proxy.on_failure holds",
+    "mend proxy.subscription, or name one in proxy.upstream",
+    Exit.FAULT,
+)
 
 
 class Plan(Struct, frozen=True):
@@ -60,6 +66,11 @@ class Plan(Struct, frozen=True):
     def notes(self) -> tuple[Problem, ...]:
         """What is no error and yet worth knowing now: files may have changed since."""
         return (*self.problems, *self.material.changes())
+
+    def faults(self) -> tuple[Problem, ...]:
+        """What somebody configured, and is not so now."""
+        is_without = self._needs_engine and self.config.proxy.engine == "xray" and not self.upstreams.found
+        return (*self.material.unusable, *((_NO_UPSTREAM,) if is_without else ()))
 
     @property
     def families(self) -> tuple[int, ...]:

@@ -177,7 +177,7 @@ class Splitter:
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
         parts = (self._planner, self._engine, self._foreign, self._naming)
-        return tuple(fault for part in parts for fault in part.faults())
+        return (*self._plan.faults(), *(fault for part in parts for fault in part.faults()))
 
     def hints(self) -> tuple[str, ...]:
         """What somebody should know of the configuration's files."""

@@ -21,8 +21,9 @@ Together = tuple[tuple[str, ...], tuple[str, ...]]
 class Material(Struct, frozen=True):
     """lists: by path, as the configuration writes it. countries: by two letters, upper case.
 
-    warnings: lines that could not be read, and, where reading was to be tolerant, what else could not; brief: the same
-    in a few lines for each file. merged: what was put together already. made_of: the files, as they were.
+    warnings: lines that could not be read, and what else could not; brief: such lines, a few of each file. unusable:
+    why files count as empty, where reading was to be tolerant. merged: what was put together already. made_of: the
+    files, as they were.
     """
 
     lists: dict[str, Destination] = {}
@@ -30,6 +31,7 @@ class Material(Struct, frozen=True):
     warnings: tuple[Problem, ...] = ()
     merged: dict[Together, Destination] = {}
     brief: tuple[Problem, ...] = ()
+    unusable: tuple[Problem, ...] = ()
     made_of: tuple[tuple[Path, Stamp | None], ...] = ()
 
     def changes(self) -> tuple[Problem, ...]:
@@ -79,7 +81,8 @@ class Shelf:
             lists=_entries(lists, paths),
             countries=_entries(countries, codes),
             warnings=(*errors, *bad),
-            brief=(*errors, *brief),
+            brief=tuple(brief),
+            unusable=tuple(errors),
             made_of=tuple({pair: None for file in files for pair in file.made_of}),
         )
         return structs.replace(material, merged=self._together(config, material))

@@ -58,7 +58,9 @@ def _rights(pid: int) -> Json:
     """What the process may do, and what its command line shows (proc_pid_status(5))."""
     fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     shown = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs")
-    return {**{key: int(fields[key], 16) for key in shown}, "command": Path(f"/proc/{pid}/cmdline").read_text()}
+    rights: Json = {key: int(fields[key], 16) for key in shown}
+    rights["command"] = Path(f"/proc/{pid}/cmdline").read_text()
+    return {**rights, "ends first": int(Path(f"/proc/{pid}/oom_score_adj").read_text()) > 0}
 
 
 def _through(port: int, it: Upstream) -> Json:

@@ -49,6 +49,7 @@ def _has_few_rights(rights: dict[str, Any]) -> None:
         "CapBnd": allowed,
         "CapAmb": 0,
         "NoNewPrivs": 1,
+        "ends first": True,
     }
 
 

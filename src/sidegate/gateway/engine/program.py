@@ -30,8 +30,12 @@ _CAPABILITIES = (CAP_NET_ADMIN, CAP_NET_BIND_SERVICE)
 _MOST_FILES = 1 << 16
 _LOOK_AGAIN_S = 0.02
 _REFUSED = 23
-ENVIRONMENT = {"XRAY_LOCATION_ASSET": "/proc/self/fd", "GOGC": "50"}
-"""Go takes the environment that the process began with. Where `geodata` is found; a heap that is swept earlier."""
+ENVIRONMENT = {"XRAY_LOCATION_ASSET": "/proc/self/fd", "GOGC": "50", "GOMEMLIMIT": "96MiB"}
+"""Go takes the environment that the process began with. Where `geodata` is found; a heap that is swept earlier, and
+still earlier when it grows beyond what a home needs (Go's package runtime, "Environment Variables")."""
+_ENDS_FIRST = "800"
+"""Of 1000 (proc_pid_oom_score_adj(5)): with no memory left the kernel takes the engine, without which the home stays
+online, and which is started again."""
 
 Json = dict[str, Any]
 
@@ -41,6 +45,7 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
     ready, refused = (
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644) for path in (ready_path, refused_path)
     )
+    _offer_memory()
     with open(config_path, "rb") as file:
         config = json.load(file)
     _load_sets(sets_path)
@@ -66,6 +71,11 @@ def _load_sets(path: str) -> None:
         out.writelines(geodata.pieces(lines))
     os.dup2(memory, int(geodata.FILE))
     os.close(memory)
+
+
+def _offer_memory() -> None:
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(_ENDS_FIRST)
 
 
 def _allow_many_files() -> None:

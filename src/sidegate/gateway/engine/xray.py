@@ -31,6 +31,10 @@ _IDLE_S = 7440
 _HALF_CLOSED_S = 10
 """How long a server may be silent after its client has said all: Xray's own 1 s is short for an answer. It does not
 hand that end on, though: a server that waits for it waits in vain."""
+_SERVER_DONE_S = 1
+"""How long a client may be silent after its server has said all. The server's end reaches the client so much later:
+less would be none at all (whole seconds), and cuts off an upload whose server answers before it has all of it."""
+_TIMES = {"connIdle": _IDLE_S, "downlinkOnly": _HALF_CLOSED_S, "uplinkOnly": _SERVER_DONE_S}
 _STRAIGHT, _REFUSED, _DNS, _DNS_STRAIGHT, _DNS_IN = "direct", "block", "dns", "dns-direct", "dns-in"
 
 
@@ -67,7 +71,7 @@ def xray_config(it: Engine) -> Json:
     return {
         "upstreams": [u.name for u in it.upstreams],
         "log": {"loglevel": "warning", "access": "none"},
-        "policy": {"levels": {"0": {"connIdle": _IDLE_S, "downlinkOnly": _HALF_CLOSED_S}}},
+        "policy": {"levels": {"0": _TIMES}},
         "inbounds": [
             *(inbound for i in numbers for inbound in (*_inbounds(it, i), *_dns_inbounds(it, i))),
             _dns_inbound(_DNS_IN, "127.0.0.1", dns_port(it.generation)),

@@ -9,6 +9,7 @@ import pytest
 
 from sidegate.gateway import programs, view
 from sidegate.gateway.config import ClientConfig, Config
+from sidegate.gateway.view import ClientView, LeaseView, called, none_called
 from sidegate.problems import Problems
 
 TV, PHONE, NAS = ("02:00:00:00:00:10", "02:00:00:00:00:11", "02:00:00:00:00:12")
@@ -59,3 +60,23 @@ def test_other_answers_are_told(monkeypatch: pytest.MonkeyPatch, answer: tuple[i
     nft_prints(monkeypatch, *answer)
     with pytest.raises(Problems, match=words):
         view.elements("clients4")
+
+
+def client(last: int, name: str = "", calls_itself: str = "") -> ClientView:
+    lease = LeaseView("ours", name=calls_itself) if calls_itself else None
+    mac = f"02:00:00:00:00:0{last}"
+    return ClientView(ip=IPv4Address(f"192.168.1.{last}"), mac=mac, name=name, path="direct", lease=lease)
+
+
+@pytest.mark.parametrize("word", ["192.168.1.1", "02:00:00:00:00:01", "TV"])
+def test_who_is_meant(word: str) -> None:
+    """A device that calls itself as another is called does not get between."""
+    tv, other = client(1, "tv"), client(2, calls_itself="tv")
+    assert called(word, (tv, other)) == [tv]
+
+
+def test_what_devices_call_themselves_is_a_name_too() -> None:
+    phone, quiet = client(1, calls_itself="Phone"), client(2)
+    assert called("phone", (phone, quiet)) == [phone]
+    assert called("laptop", (phone, quiet)) == []
+    assert "192.168.1.1, 192.168.1.2" in none_called("laptop", (phone, quiet)).remedy

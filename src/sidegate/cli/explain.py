@@ -11,6 +11,7 @@ from sidegate.cli.explain_split import Target, is_walked, look_up, split_lines, 
 from sidegate.cli.output import json_option, print_json
 from sidegate.gateway import lifecycle
 from sidegate.gateway.places import places
+from sidegate.gateway.view import called, none_called
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.walk.data import Protocol
 
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 def explain(client: str, destination: str, proto: Protocol, port: int, why: bool, as_json: bool) -> int:
     """What becomes of CLIENT's packets to DESTINATION on this gateway, and why.
 
-    CLIENT is an address, a MAC address or a configured name; DESTINATION a name or an IPv4 address. A name is asked for
-    as the client would ask this box, and its address is then known to the kernel as after the client's own question.
+    CLIENT is an address, a MAC address or a name, as `sidegate clients` shows them; DESTINATION a name or an IPv4
+    address. A name is asked for as the client would ask this box, and its address is then known to the kernel as after
+    the client's own question.
     What goes straight is walked through this very home, as far as the gateway knows it. Exit code 1: the packet would
     not arrive, or nobody can know.
     """
@@ -72,10 +74,9 @@ def _question(client: ClientView, target: Target, proto: Protocol, port: int) ->
 def _client(word: str) -> ClientView:
     """The most recent of those that match. Raises Problems."""
     clients = lifecycle.clients(places(), None, evidence=True).clients
-    found = [c for c in clients if word.lower() in (str(c.ip), c.mac, c.name.lower())]
+    found = called(word, clients)
     if not found:
-        known = ", ".join(str(c.ip) for c in clients[:10]) or "nobody yet"
-        raise Problems(Problem(word, "no such client has been seen", f"seen: {known}; see: sidegate clients"))
+        raise Problems(none_called(word, clients[:10]))
     return min(found, key=lambda c: c.last_sent_s if c.last_sent_s is not None else float("inf"))
 
 

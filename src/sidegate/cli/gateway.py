@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from msgspec import structs
 
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import duration, json_option, print_json, size, table
@@ -13,8 +14,17 @@ from sidegate.gateway import lifecycle
 from sidegate.gateway.change import pending, rollback
 from sidegate.gateway.places import places
 from sidegate.gateway.stepaside import LASTS_S
-from sidegate.gateway.view import ClientsView, ClientView, DhcpView, Ipv6View, LeaseView, StatusView
-from sidegate.problems import Exit
+from sidegate.gateway.view import (
+    ClientsView,
+    ClientView,
+    DhcpView,
+    Ipv6View,
+    LeaseView,
+    StatusView,
+    called,
+    none_called,
+)
+from sidegate.problems import Exit, Problems
 
 config_option = click.option(
     "--config",
@@ -202,19 +212,29 @@ def _confirm_lines(found: StatusView) -> list[str]:
 
 
 @click.command(cls=OnTheBox)
-@click.argument("ip", required=False)
+@click.argument("client", required=False)
 @click.option("--evidence", is_flag=True, help="With all that the last probe sent and heard; always so for one client.")
 @config_option
 @json_option
-def clients(ip: str | None, evidence: bool, config: Path | None, as_json: bool) -> None:
-    """The clients, their return paths, and why. With an address: one client, with the evidence."""
-    found = lifecycle.clients(places(), config, ip, evidence=evidence or ip is not None)
+def clients(client: str | None, evidence: bool, config: Path | None, as_json: bool) -> None:
+    """The clients, their return paths, and why. CLIENT, an address, a MAC address or a name: one, with the evidence."""
+    found = lifecycle.clients(places(), config, evidence=evidence or client is not None)
+    if client is not None:
+        found = _only(client, found)
     if as_json:
         print_json(found)
-    elif evidence or ip is not None:
-        click.echo("\n\n".join(_client_text(c) for c in found.clients) or f"{ip}: not seen")
+    elif evidence or client is not None:
+        click.echo("\n\n".join(_client_text(c) for c in found.clients) or "no clients yet")
     else:
         click.echo(_clients_table(found))
+
+
+def _only(word: str, known: ClientsView) -> ClientsView:
+    """Raises Problems where nobody is so called."""
+    found = called(word, known.clients)
+    if not found:
+        raise Problems(none_called(word, known.clients[:10]))
+    return structs.replace(known, clients=tuple(found))
 
 
 def _client_text(client: ClientView) -> str:

@@ -351,17 +351,16 @@ def _check_privileges() -> None:
         raise Problems(Problem("privileges", what, "run it as root, with sudo", Exit.MISSING))
 
 
-def clients(at: Places, config: Path | None, ip: str | None = None, *, evidence: bool = False) -> ClientsView:
+def clients(at: Places, config: Path | None, *, evidence: bool = False) -> ClientsView:
     """From the daemon, or from the kernel where none runs or answers. Raises Problems."""
-    query = urlencode({**({"ip": ip} if ip else {}), **({"evidence": "1"} if evidence else {})})
+    query = urlencode({"evidence": "1"} if evidence else {})
     with contextlib.suppress(control.NotAnswering):
         told = _ask_daemon(at, f"/v1/clients?{query}")
         if told is not None:
             return msgspec.convert(told, ClientsView, dec_hook=decode_address)
     settings = load_config(config)
     _check_privileges()
-    seen = clients_in_kernel(settings)
-    return ClientsView(tuple(c for c in seen if ip in (None, str(c.ip))), daemon=False)
+    return ClientsView(clients_in_kernel(settings), daemon=False)
 
 
 def explain(at: Places, question: Mapping[str, str]) -> ExplainView | None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
@@ -80,6 +81,19 @@ class ClientView(Struct, frozen=True, kw_only=True):
     down_bytes: int = 0
     probe: BridgeResult | None = None
     lease: LeaseView | None = None
+
+
+def called(word: str, clients: Iterable[ClientView]) -> list[ClientView]:
+    """Those of this address, MAC address or name; what a device calls itself counts where no other has the name."""
+    known, wanted = list(clients), word.lower()
+    found = [c for c in known if wanted in (str(c.ip), c.mac, c.name.lower())]
+    return found or [c for c in known if c.lease is not None and wanted == c.lease.name.lower()]
+
+
+def none_called(word: str, clients: Iterable[ClientView]) -> Problem:
+    """With whom there is instead."""
+    known = ", ".join(str(c.ip) for c in clients) or "nobody yet"
+    return Problem(word, "no such client has been seen", f"seen: {known}; see: sidegate clients")
 
 
 class ClientsView(Struct, frozen=True):

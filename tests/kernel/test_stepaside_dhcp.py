@@ -48,6 +48,8 @@ def test_who_renews_while_the_router_stands_in_is_the_routers(lab: Lab) -> None:
     until(lambda: states(lab) == {"router", "internet", "forwarding", "dhcp", "dns", "daemon"})
     code, said = sidegate(lab, "down")
     assert (code, "Clients were handed to the router" in said, "ended" in said) == (0, True, False), said
+    assert "nobody after: turn on the router's DHCP" in said
+    assert ["nobody after" in hint for hint in status(lab)["hints"]] == [True]
     assert get_lease(lab, "computer") == [first[0], ROUTER, ROUTER, "600"]
     assert len(children(lab)) == 2
     assert ({c["name"] for c in record(lab)["kept"]}, record(lab)["is_steady"]) == ({"dnsmasq", "resolver"}, True)

@@ -135,6 +135,8 @@ def _ended_lines(ended: lifecycle.Ended) -> list[str]:
     lines += [f"left alone, somebody else changed it meanwhile: {what}" for what in report.left_alone]
     if ended.aside_s is not None:
         lines.append(f"Clients were handed to the router, which stands in for {duration(ended.aside_s)} at most.")
+    if ended.serves_alone:
+        lines.append(f"But {lifecycle.SERVES_ALONE}.")
     if ended.why_not:
         what = (
             "Not all of it was handed over"
@@ -200,7 +202,7 @@ def _aside_lines(found: StatusView) -> list[str]:
         return []
     if found.aside_why:
         return [f"clients are handed to the router until this is up again: {found.aside_why}"]
-    return [f"clients are handed to the router; answered for it for {duration(found.aside_left_s)} at most"]
+    return [f"clients are handed to the router, which stands in for {duration(found.aside_left_s)} at most"]
 
 
 def _confirm_lines(found: StatusView) -> list[str]:

@@ -33,6 +33,7 @@ from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.reading import decode_address
 
+SERVES_ALONE = "this box hands out addresses until then, and nobody after: turn on the router's DHCP, or sidegate up"
 _ENDS_WITHIN_S = 5.0
 _STARTS_WITHIN_S = 5.0
 _COMMAND_WAITS_S = 20.0
@@ -211,11 +212,13 @@ def _started(said: bytes, at: Places) -> Started:
 class Ended(msgspec.Struct, frozen=True):
     """How `down` went. aside_s: for how long at most the router stands in for this box; None: clients were not handed.
 
-    why_not: why they were not, although they might have been, or not all of it; empty if nobody used this box.
+    serves_alone: whether this box hands out addresses meanwhile, and nobody does after that. why_not: why they were
+    not, although they might have been, or not all of it; empty if nobody used this box.
     """
 
     report: applying.Report
     aside_s: float | None = None
+    serves_alone: bool = False
     why_not: str = ""
 
 
@@ -262,7 +265,7 @@ def _end_handing_over(at: Places, plan: handover.Plan, *, must: bool) -> Ended:
         stepaside.clear(at, ends_children=False)
         return Ended(end_alone(at), why_not=str(error))
     report = end_alone(at, kept=handover.KEPT)
-    return Ended(report, aside_s=plan.lasts_s, why_not="; ".join(map(str, trouble)))
+    return Ended(report, plan.lasts_s, plan.manner.is_steady, "; ".join(map(str, trouble)))
 
 
 def end_alone(at: Places, kept: Collection[str] = ()) -> applying.Report:
@@ -328,8 +331,15 @@ def status(at: Places) -> StatusView:
     has_table, journal = list_table() is not None, journals.load(at.state)
     is_up = has_table and journal is not None
     faults = stuck or _faults_without_daemon(has_table, journal is not None)
+    left_s, aside = stepaside.left_s(at), stepaside.load(at.state)
+    is_alone = left_s is not None and aside is not None and aside.is_steady and not aside.cause
     return StatusView(
-        up=is_up, daemon=False, confirm=pending.view(at.state), aside_left_s=stepaside.left_s(at), faults=faults
+        up=is_up,
+        daemon=False,
+        confirm=pending.view(at.state),
+        aside_left_s=left_s,
+        faults=faults,
+        hints=(SERVES_ALONE,) if is_alone else (),
     )
 
 

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from sidegate.gateway.config.fields import OnFailure
-from sidegate.gateway.inbound import Forwarded
+from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.split.explaining import ExplainView, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.lookup import packet_of
@@ -94,6 +94,12 @@ def test_no_upstream_works(on_failure: OnFailure, goes: str) -> None:
     found = ask({"destination": "203.0.113.9"}, working={}, on_failure=on_failure)
     assert (found.goes, found.upstream) == (goes, "")
     assert f'proxy.on_failure = "{on_failure}"' in found.notes[0]
+
+
+def test_without_an_upstream_the_kernel_decides_alone() -> None:
+    found = ask({"name": "www.listed.example"}, Policy(POLICY.rules[:1], "proxy"), {}, learned=(0,))
+    assert (found.decides, found.goes) == ("kernel", "straight")
+    assert found.notes == ('tokyo does not work now, so it is sent straight on: proxy.on_failure = "direct"',)
 
 
 def test_icmp_goes_straight_and_that_is_said() -> None:

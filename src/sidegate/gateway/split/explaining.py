@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.dns.names import name_table
 from sidegate.gateway.dns.resolver import Answer
-from sidegate.gateway.inbound import Forwarded
+from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.split.destinations import holds_name
 from sidegate.gateway.split.judge import Judgement, Outcome, Packet, outcome
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy
@@ -49,6 +49,8 @@ def explained(
 ) -> ExplainView:
     """packet: see `lookup.learned_in` for what was learned. forwarded: see `inbound`."""
     it = outcome(policy, packet)
+    if it.engine is not None and via(it.kernel.send) is None:
+        it = structs.replace(it, engine=None)  # there is nobody for the kernel to hand it to
     final = it.final
     lost_by = _lost_by(it, packet, via, carries_udp)
     lost = (f"{lost_by} carries no UDP: it is refused at once, so that TCP is tried",) if lost_by else ()
@@ -121,9 +123,9 @@ def _notes(it: Outcome, packet: Packet, via: Via, on_failure: OnFailure) -> Iter
     if final.send not in (DIRECT, BLOCK) and not _is_steered(final, packet):
         yield f"{packet.protocol} goes straight even to what is proxied: no upstream carries it"
     if _is_steered(final, packet) and via(final.send) is None:
-        what = "the upstream" if final.send != PROXY else "any upstream"
+        what = "no upstream works" if final.send == PROXY else f"{final.send} does not work"
         becomes = "refused" if on_failure == "block" else "sent straight on"
-        yield f'{what} does not work now, so it is {becomes}: proxy.on_failure = "{on_failure}"'
+        yield f'{what} now, so it is {becomes}: proxy.on_failure = "{on_failure}"'
     if it.engine is not None:
         why = f"{it.kernel.origin}: {it.kernel.why}"
         yield f"the kernel hands it to the engine ({why}), which judges by the name it shows"

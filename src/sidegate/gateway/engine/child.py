@@ -13,7 +13,7 @@ from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.xray import Engine, xray_json
 from sidegate.gateway.split.ports import GENERATIONS
 
-WITHOUT = "proxied traffic goes as proxy.on_failure says"
+WITHOUT = "what went through it ends here"
 
 
 def child_name(generation: int) -> str:

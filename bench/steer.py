@@ -22,10 +22,10 @@ from sidegate.gateway.decide import Situation, decide
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.facts import observe
 from sidegate.gateway.livebox import LiveBox
-from sidegate.gateway.nft import Client, Shape, prove, ruleset
+from sidegate.gateway.ruleset.nft import Client, Shape, prove, ruleset
+from sidegate.gateway.ruleset.steer import Steering
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.gateway.split.ports import ports
-from sidegate.gateway.steer import Steering
 from sidegate.home import load_home
 from sidegate.lab.asking import download_mbit
 from sidegate.lab.check import set_gateway, sidegate

@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bench.figures import Figure
-from sidegate.gateway import inbound, nft
+from sidegate.gateway.ruleset import inbound, nft
 from sidegate.home import Assumed, PortForward, load_home, load_router
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer

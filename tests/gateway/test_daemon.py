@@ -12,8 +12,8 @@ from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.config import Config
 from sidegate.gateway.control import Request
 from sidegate.gateway.daemon import Daemon
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import ClientsView, StatusView
 
 ROOT, SOMEBODY = 0, 1000

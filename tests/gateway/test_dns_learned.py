@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from sidegate.gateway.dns.dnsmasq import CACHE_TTL_S, CLIENT_TTL_S
 from sidegate.gateway.dns.learned import KEPT_S, LOOK_EVERY_S, MOVED_AFTER_S, ageing, carried
-from sidegate.gateway.nft import Element
+from sidegate.gateway.ruleset.nft import Element
+from sidegate.gateway.ruleset.steer import LEARNED_S, LEARNED_SIZE, learned_sets
 from sidegate.gateway.split.policy import Destination, Policy, Rule
-from sidegate.gateway.steer import LEARNED_S, LEARNED_SIZE, learned_sets
 
 
 def element(address: str, expires_s: int = LEARNED_S) -> Element:

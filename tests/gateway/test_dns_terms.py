@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from sidegate.gateway import programs
+from sidegate.gateway.aside.handover import pointed_to_router
 from sidegate.gateway.config import Config, parse_config
 from sidegate.gateway.dhcp.dnsmasq import LeasePlaces
 from sidegate.gateway.dhcp.dnsmasq import dnsmasq_conf as dhcp_conf
@@ -22,7 +23,6 @@ from sidegate.gateway.dns.places import ResolverPlaces
 from sidegate.gateway.dns.resolver import Asked, Learned, NameTable, Proxied, Resolver
 from sidegate.gateway.dns.standby import past_engine
 from sidegate.gateway.dns.terms import direct_servers, resolver
-from sidegate.gateway.handover import pointed_to_router
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from tests.conftest import Golden
 from tests.gateway.test_decide import facts

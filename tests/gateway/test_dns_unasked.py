@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from sidegate.gateway.dns.unasked import unasked
-from sidegate.gateway.nft import Client
+from sidegate.gateway.ruleset.nft import Client
 
 WE = IPv4Address("192.168.1.2")
 

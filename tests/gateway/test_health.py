@@ -8,7 +8,7 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.health import TABLE, Check, Health, Name, Turned
+from sidegate.gateway.health.table import TABLE, Check, Health, Name, Turned
 
 ROUTER = Check("router", "", "", every_s=10, failures=3, of=4, successes=2)
 INTERNET = Check("internet", "", "", every_s=10, failures=1, of=1, successes=1, needs="router")

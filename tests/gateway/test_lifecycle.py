@@ -17,9 +17,9 @@ from sidegate.gateway.clientele import transaction
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.control import ControlSocket, Reply
 from sidegate.gateway.eventlog import EventLog
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Lock, Places
 from sidegate.gateway.returnpath import Prove, Withdraw
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.service import NotStarted, Started, Use
 from sidegate.install.plan import shipped
 from sidegate.problems import Exit, Problem, Problems

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidegate.gateway.config import Masquerade
-from sidegate.gateway.nft import Client, Element, Shape, parse_elements, prove, ruleset, withdraw
+from sidegate.gateway.ruleset.nft import Client, Element, Shape, parse_elements, prove, ruleset, withdraw
 
 PHONE = Client("02:00:00:00:00:10", IPv4Address("192.168.1.16"))
 TV = Client("02:00:00:00:00:11", IPv4Address("192.168.1.17"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sidegate.gateway.nftchange import MOST_AT_ONCE, differences, fresh, transactions
+from sidegate.gateway.ruleset.nftchange import MOST_AT_ONCE, differences, fresh, transactions
 
 HEAD = "add table inet sidegate\ndelete table inet sidegate\ntable inet sidegate {\n"
 

@@ -9,7 +9,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from sidegate.gateway.nft import PROOF_TIMEOUT_S, Client
 from sidegate.gateway.returnpath import (
     CLIENTS_MOST,
     FORGET_S,
@@ -22,6 +21,7 @@ from sidegate.gateway.returnpath import (
     Verdict,
     Withdraw,
 )
+from sidegate.gateway.ruleset.nft import PROOF_TIMEOUT_S, Client
 
 
 def client(number: int) -> Client:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.standin_talk import announcement, answer, heard_by
-from sidegate.gateway.stepaside import ruleset
+from sidegate.gateway.aside.standin_talk import announcement, answer, heard_by
+from sidegate.gateway.aside.stepaside import ruleset
 from sidegate.packet import BROADCAST, NO_MAC, UDP, Arp, Frame, Ipv4, Udp, build, frame_of, parse
 from sidegate.probe.talk import Vantage
 from sidegate.probe.wire import assemble

@@ -11,8 +11,8 @@ import msgspec
 
 from sidegate.gateway.dns.names import name_table
 from sidegate.gateway.dns.resolver import Resolver
-from sidegate.gateway.nft import Shape, ruleset
-from sidegate.gateway.services import Services
+from sidegate.gateway.ruleset.nft import Shape, ruleset
+from sidegate.gateway.ruleset.services import Services
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import resolve

@@ -18,7 +18,7 @@ from typing import ParamSpec
 
 import pytest
 
-from sidegate.gateway.nft import Client, Shape, prove, ruleset, withdraw
+from sidegate.gateway.ruleset.nft import Client, Shape, prove, ruleset, withdraw
 from sidegate.packet import TCP, UDP, Body, Ipv4, Tcp, TcpFlags, Udp, build, frame_of, parse
 
 P = ParamSpec("P")

@@ -15,12 +15,12 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from msgspec import structs
 
 from sidegate.gateway.desired import PolicyRoute
-from sidegate.gateway.nft import Shape, ruleset
-from sidegate.gateway.nftchange import transactions
 from sidegate.gateway.policyroutes import add
+from sidegate.gateway.ruleset.nft import Shape, ruleset
+from sidegate.gateway.ruleset.nftchange import transactions
+from sidegate.gateway.ruleset.steer import Steering
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports, ports
-from sidegate.gateway.steer import Steering
 from sidegate.packet import TCP, UDP, IcmpError, Ipv4, Ipv6, Tcp, Udp, build, frame_of, parse
 from tests.kernel.gateway_rig import (
     ACK,

@@ -12,7 +12,7 @@ from sidegate.gateway.dhcp.leases import Lease
 from sidegate.gateway.dns.here import loops
 from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.learned import ageing
-from sidegate.gateway.nft import Element
+from sidegate.gateway.ruleset.nft import Element
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from msgspec import structs
 
-from sidegate.gateway.nft import ruleset
-from sidegate.gateway.nftchange import transactions
-from sidegate.gateway.services import Services
+from sidegate.gateway.ruleset.nft import ruleset
+from sidegate.gateway.ruleset.nftchange import transactions
+from sidegate.gateway.ruleset.services import Services
 from sidegate.gateway.split.ports import RELIEF_PORT
 from sidegate.lab.resolving import labels, resolve
 from sidegate.packet import TCP, UDP, IpAddress, Ipv4, Ipv6, Tcp, Udp, build, frame_of, parse

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from sidegate.gateway.config import Masquerade
-from sidegate.gateway.nft import Client, Shape, parse_elements, prove, withdraw
+from sidegate.gateway.ruleset.nft import Client, Shape, parse_elements, prove, withdraw
 from sidegate.packet import ICMP, UDP, Echo, Ipv4, Tcp, Udp
 from tests.kernel.gateway_rig import (
     ACK,

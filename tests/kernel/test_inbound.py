@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 from msgspec import structs
 
-from sidegate.gateway.inbound import Forwarded
+from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.home import Home, PortForward, load_home
 from sidegate.lab.asking import http_get, udp_echo
 from sidegate.packet import Ipv4

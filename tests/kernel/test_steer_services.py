@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 from msgspec import structs
 
-from sidegate.gateway.services import TCP_PER_ASKER, Services
+from sidegate.gateway.ruleset.services import TCP_PER_ASKER, Services
 from sidegate.gateway.split.ports import RELIEF_PORT
 from sidegate.packet import TCP, UDP, Ipv4, Ipv6, Tcp, Udp
 from tests.kernel.gateway_rig import (

@@ -11,9 +11,9 @@ from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import duration, json_option, print_json, size, table
 from sidegate.cli.status_split import split_lines
 from sidegate.gateway import lifecycle
+from sidegate.gateway.aside.stepaside import LASTS_S
 from sidegate.gateway.change import pending, rollback
 from sidegate.gateway.places import places
-from sidegate.gateway.stepaside import LASTS_S
 from sidegate.gateway.view import (
     ClientsView,
     ClientView,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from sidegate.gateway import stepaside
+from sidegate.gateway.aside import stepaside
 from sidegate.gateway.change import rollback
 from sidegate.gateway.places import places
 

@@ -20,7 +20,7 @@ from sidegate.gateway import journal as journals
 from sidegate.gateway.desired import TABLE, Accept, Desired, PolicyRoute, Sysctl
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.journal import STATE_DIR, ChildStep, Journal, SysctlStep, TableStep
-from sidegate.gateway.nftchange import differences, fresh, transactions
+from sidegate.gateway.ruleset.nftchange import differences, fresh, transactions
 from sidegate.problems import Problem, Problems
 
 _MAX_COPIES = 8

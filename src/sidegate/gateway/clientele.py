@@ -18,10 +18,10 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Met
 from sidegate.gateway.facts import Facts, vantage_of
-from sidegate.gateway.health import State
-from sidegate.gateway.inbound import TRANSLATED
-from sidegate.gateway.nft import Client, Element, prove, withdraw
+from sidegate.gateway.health.table import State
 from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
+from sidegate.gateway.ruleset.inbound import TRANSLATED
+from sidegate.gateway.ruleset.nft import Client, Element, prove, withdraw
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problems

@@ -18,11 +18,10 @@ import msgspec
 from sidegate.gateway import journal as journals
 from sidegate.gateway import telling, view
 from sidegate.gateway.apply import Change, Changes, apply, undo
-from sidegate.gateway.asidewatch import StandingAside
+from sidegate.gateway.aside.watch import StandingAside
 from sidegate.gateway.change import history, timer
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.change.history import Chosen
-from sidegate.gateway.checkup import Checkup, Place
 from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.control import ControlSocket, Reply, Request
@@ -33,8 +32,9 @@ from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.events import Changed, KernelEvents, Met
 from sidegate.gateway.facts import Facts, observe, vantage_of
+from sidegate.gateway.health.checkup import Checkup, Place
+from sidegate.gateway.health.ownaddress import OwnAddress
 from sidegate.gateway.livebox import LiveBox
-from sidegate.gateway.ownaddress import OwnAddress
 from sidegate.gateway.places import Places
 from sidegate.gateway.split import lookup
 from sidegate.gateway.splitplan import Plan

@@ -12,12 +12,12 @@ from sidegate.gateway.desired import Accept, Desired, Hook, PolicyRoute, Sysctl
 from sidegate.gateway.dhcp.terms import advertiser, dhcp_server
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.firewalls import ForeignDrop
-from sidegate.gateway.inbound import Forwarded
-from sidegate.gateway.nft import Shape, ruleset
-from sidegate.gateway.services import Services
+from sidegate.gateway.ruleset.inbound import Forwarded
+from sidegate.gateway.ruleset.nft import Shape, ruleset
+from sidegate.gateway.ruleset.services import Services
+from sidegate.gateway.ruleset.steer import Steering, is_splitting
 from sidegate.gateway.split.policy import PROXY, Policy
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports
-from sidegate.gateway.steer import Steering, is_splitting
 
 _RULESET_REASONS = {
     "auto": "masquerades clients until their direct return path is proved",

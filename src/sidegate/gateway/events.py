@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct
 
-from sidegate.gateway.nft import Client
+from sidegate.gateway.ruleset.nft import Client
 
 _RTMGRP_LINK, _RTMGRP_NEIGH, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x100, 0x400

@@ -16,7 +16,8 @@ from typing import Any
 from msgspec import Struct
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway import programs, stepaside
+from sidegate.gateway import programs
+from sidegate.gateway.aside import stepaside
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.firewalls import ForeignDrop, drops

@@ -16,9 +16,10 @@ from urllib.parse import urlencode
 import msgspec
 
 from sidegate.gateway import apply as applying
-from sidegate.gateway import control, handover, stepaside
+from sidegate.gateway import control
 from sidegate.gateway import journal as journals
 from sidegate.gateway.apply import Changes
+from sidegate.gateway.aside import handover, stepaside
 from sidegate.gateway.change import history, pending, timer
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.config import digest, load_config

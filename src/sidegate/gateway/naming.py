@@ -21,10 +21,10 @@ from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.places import Name
 from sidegate.gateway.dns.resolver import Proxied, Resolver
 from sidegate.gateway.facts import Facts
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
+from sidegate.gateway.ruleset.nft import Client
+from sidegate.gateway.ruleset.steer import learned_sets
 from sidegate.gateway.splitplan import Plan
-from sidegate.gateway.steer import learned_sets
 from sidegate.problems import Problem
 
 MUTE_S = 5.0

@@ -29,7 +29,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidegate.gateway.nft import PROOF_TIMEOUT_S, Client
+from sidegate.gateway.ruleset.nft import PROOF_TIMEOUT_S, Client
 
 RENEW_S = 120.0
 """Between probes of a proved client: two may fail before its proof lapses."""

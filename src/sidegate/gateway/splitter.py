@@ -30,13 +30,13 @@ from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, has_ipv6
 from sidegate.gateway.facts import Facts
 from sidegate.gateway.naming import Naming
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
+from sidegate.gateway.ruleset.nft import Client
+from sidegate.gateway.ruleset.steer import learned_sets
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
 from sidegate.gateway.splitplan import Plan, Planner
-from sidegate.gateway.steer import learned_sets
 from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
 from sidegate.problems import Problem
 

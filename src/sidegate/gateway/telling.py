@@ -10,10 +10,9 @@ from pathlib import Path
 import msgspec
 
 from sidegate.gateway import view
-from sidegate.gateway.asidewatch import StandingAside
+from sidegate.gateway.aside.watch import StandingAside
 from sidegate.gateway.change import pending
 from sidegate.gateway.change.history import Chosen
-from sidegate.gateway.checkup import Checkup
 from sidegate.gateway.clientele import Clientele
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.dhcp.advertising import Advertising
@@ -21,6 +20,7 @@ from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.dns.unasked import unasked
 from sidegate.gateway.eventlog import EventLog
 from sidegate.gateway.facts import Facts
+from sidegate.gateway.health.checkup import Checkup
 from sidegate.gateway.returnpath import Standing
 from sidegate.gateway.splitter import Splitter
 from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView

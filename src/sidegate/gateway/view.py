@@ -14,7 +14,7 @@ from msgspec import Struct
 from sidegate.gateway import programs
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.nft import Client, Element, parse_elements
+from sidegate.gateway.ruleset.nft import Client, Element, parse_elements
 from sidegate.probe.bridge import BridgeResult
 from sidegate.probe.dhcp import Offer
 from sidegate.probe.ra_message import Advert
@@ -119,7 +119,7 @@ class ConfirmView(Struct, frozen=True):
 
 
 class HealthView(Struct, frozen=True):
-    """One row of `gateway.health.TABLE`. since_s: seconds ago."""
+    """One row of `gateway.health.table.TABLE`. since_s: seconds ago."""
 
     name: str
     state: Literal["unknown", "up", "down"]

@@ -40,7 +40,7 @@ What the kernel taught, where the model was first wrong:
 - A RST is judged by the highest ACK of the other side only where the connection is assured; in FIN_WAIT and later it is
   not held to any number (tcp_can_early_drop).
 - One tuple for both directions (a LAND packet) is found as the reply direction (nf_conntrack_core.c, hash insertion).
-- A proof counts for a MAC and an address together, and not for DNS (gateway/nft.py, law 8).
+- A proof counts for a MAC and an address together, and not for DNS (gateway/ruleset/nft.py, law 8).
 - A service of a proved client: its SYN ACK is INVALID at the gateway, what follows is picked up and bound to its own
   address. Not tracked is only what the client itself began, and what the gateway was told of (`Setting.forwarded`).
 - A frame for a filtering bridge itself stays on it, with its sender's MAC and its TTL, where conntrack translates its
@@ -124,7 +124,9 @@ LAWS: dict[str, Law] = {
         "masquerade: from {0} to {1}, bound to {2}", "net/netfilter/nf_nat_masquerade.c nf_nat_masquerade_ipv4"
     ),
     "nat-snat": Law("SNAT: from {0} to {1}", "net/netfilter/nf_nat_core.c nf_nat_setup_info"),
-    "nat-keep": Law("the gateway binds a connection begun elsewhere to its own address {0}", "gateway/nft.py, law 4"),
+    "nat-keep": Law(
+        "the gateway binds a connection begun elsewhere to its own address {0}", "gateway/ruleset/nft.py, law 4"
+    ),
     "nat-dnat": Law("port forward: to {0}", "net/netfilter/nf_nat_core.c nf_nat_setup_info"),
     "nat-redirect": Law("redirected to the router's own {0}", "net/netfilter/nf_nat_redirect.c nf_nat_redirect_ipv4"),
     "nat-port-taken": Law(

@@ -1,4 +1,4 @@
-"""The gateway's own table, as far as it decides which packets conntrack sees: `gateway/nft.py`, laws 3 to 8 and 15.
+"""The gateway's own table, as far as it decides what conntrack sees: `gateway/ruleset/nft.py`, laws 3 to 8 and 15.
 
 Rule by rule as the chains are written, so that the two can be read side by side. What is not here: timeouts (a
 conversation is shorter than any of them; `forget` stands for them), and so no proof that lapsed, of which `stale4` and

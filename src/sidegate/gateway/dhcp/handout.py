@@ -31,8 +31,8 @@ from sidegate.gateway.dhcp.leases import (
 )
 from sidegate.gateway.dhcp.lookout import Lookout
 from sidegate.gateway.files import make_directory
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import DhcpView, LeaseView
 from sidegate.probe.dhcp import Offer, serves_here
 from sidegate.probe.talk import Vantage

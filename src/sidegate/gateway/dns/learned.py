@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.nft import Element
+from sidegate.gateway.ruleset.nft import Element
+from sidegate.gateway.ruleset.steer import LEARNED_S, LEARNED_SIZE
 from sidegate.gateway.split.policy import Policy, Rule
-from sidegate.gateway.steer import LEARNED_S, LEARNED_SIZE
 
 MOVED_AFTER_S = min(LEARNED_S // 4, 86_400)
 KEPT_S = 86_400

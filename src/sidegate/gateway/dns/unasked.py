@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address
 
-from sidegate.gateway.nft import Client
+from sidegate.gateway.ruleset.nft import Client
 
 _MOST_NAMED = 5
 

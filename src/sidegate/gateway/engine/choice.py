@@ -23,7 +23,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.gateway.engine.trial import FIRST_WITHIN_S, WITHIN_S, Outcome
-from sidegate.gateway.health import Limits, State, next_state
+from sidegate.gateway.health.table import Limits, State, next_state
 
 LIMITS = Limits(failures=2, of=3, successes=2)
 EVERY_S = 5.0

@@ -20,9 +20,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sidegate.gateway.ruleset.steer import INTERNET6, PRIVATE4
 from sidegate.gateway.split.destinations import holds_address, holds_name
 from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source
-from sidegate.gateway.steer import INTERNET6, PRIVATE4
 
 QUIC_PORT = 443
 By = Literal["network", "name", "learned", "other", "default", "private"]

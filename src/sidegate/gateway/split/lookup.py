@@ -11,7 +11,7 @@ from sidegate.gateway import programs
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.learned import kept_set, names_set
-from sidegate.gateway.inbound import Forwarded
+from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.split.explaining import Carries, ExplainView, Via, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.names import ascii_name

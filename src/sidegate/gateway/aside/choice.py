@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from sidegate.gateway.health import TABLE, Name, State
+from sidegate.gateway.health.table import TABLE, Name, State
 
 Move = Literal["step aside", "take back"]
 

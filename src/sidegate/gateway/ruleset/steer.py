@@ -34,7 +34,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
-from sidegate.gateway.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
+from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
 from sidegate.gateway.split.ports import Ports
 

@@ -1,4 +1,4 @@
-"""The daemon's own stepping aside: begun and taken back as `asidechoice` says, and begun anew if its process dies."""
+"""The daemon's own stepping aside: begun and taken back as `aside.choice` says, and begun anew if its process dies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from msgspec import structs
 
-from sidegate.gateway import handover, stepaside
-from sidegate.gateway.asidechoice import AsideChoice, Move
+from sidegate.gateway.aside import handover, stepaside
+from sidegate.gateway.aside.choice import AsideChoice, Move
+from sidegate.gateway.aside.stepaside import Manner
 from sidegate.gateway.desired import Desired
 from sidegate.gateway.facts import Facts, vantage_of
-from sidegate.gateway.health import Name, State
+from sidegate.gateway.health.table import Name, State
 from sidegate.gateway.places import Places, running_pid
-from sidegate.gateway.stepaside import Manner
 from sidegate.gateway.view import client_of, elements
 from sidegate.problems import Problems
 

@@ -9,8 +9,8 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct
 
-from sidegate.gateway.health import Health, Name, State, Turned
-from sidegate.gateway.selfcheck import Answer, takes_questions, would_forward
+from sidegate.gateway.health.selfcheck import Answer, takes_questions, would_forward
+from sidegate.gateway.health.table import Health, Name, State, Turned
 from sidegate.gateway.view import HealthView
 from sidegate.probe.arp import ArpResult, who_has
 from sidegate.probe.dns_servers import DnsQuestions

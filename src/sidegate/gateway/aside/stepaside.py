@@ -48,12 +48,12 @@ from msgspec import Struct
 
 from sidegate.gateway import journal as journals
 from sidegate.gateway import programs
+from sidegate.gateway.aside.standin_talk import announcement, packet_socket
 from sidegate.gateway.children import end_child
 from sidegate.gateway.files import remove_file, replace_file
 from sidegate.gateway.journal import ChildStep
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places, running_pid
-from sidegate.gateway.standin_talk import announcement, packet_socket
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.packet import BROADCAST, build
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems
@@ -62,7 +62,7 @@ from sidegate.reading import decode_address, encode_address
 LASTS_S = 86400.0
 """How long the router is said to stand in where nobody says how long."""
 _NAME = "step-aside.json"
-_MODULE = "sidegate.gateway.standin"
+_MODULE = "sidegate.gateway.aside.standin"
 _TABLE = "sidegate"
 _GAP_S = 0.1
 _ENDS_WITHIN_S = 3.0

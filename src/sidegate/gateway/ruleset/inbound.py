@@ -18,8 +18,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from sidegate.gateway.config.fields import Protocol
-from sidegate.gateway.nfttext import CLIENT, constant, dynamic
-from sidegate.gateway.steer import PRIVATE4
+from sidegate.gateway.ruleset.nfttext import CLIENT, constant, dynamic
+from sidegate.gateway.ruleset.steer import PRIVATE4
 
 TRANSLATED = "translated4"
 TRANSLATED_SIZE = 256

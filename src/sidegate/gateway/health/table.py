@@ -6,7 +6,7 @@ asked: what lies behind it is unknown, not broken; it is so at once, and asked a
 with the first good result.
 
 Clients are handed to the router for one failure only: this box would not forward, although all beyond it works, and it
-could not be put right meanwhile (`asidechoice`). A gateway whose router or internet is gone has nobody to hand them to;
+could not be put right meanwhile (`aside.choice`). One whose router or internet is gone has nobody to hand them to;
 a daemon that is late is no reason to move packets that the kernel forwards; and clients that ask this box for names or
 addresses go on asking it, by way of the router.
 """
@@ -37,7 +37,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 class Check(Limits, frozen=True):
     """One row. every_s: between questions. asks: what is asked. on_failure: what follows, as a sentence.
 
-    steps_aside: whether clients are handed to the router (see `asidechoice`).
+    steps_aside: whether clients are handed to the router (see `aside.choice`).
     """
 
     name: Name

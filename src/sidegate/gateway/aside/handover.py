@@ -13,7 +13,8 @@ from ipaddress import IPv4Address
 from msgspec import Struct, structs
 
 from sidegate.gateway import journal as journals
-from sidegate.gateway import stepaside
+from sidegate.gateway.aside import stepaside
+from sidegate.gateway.aside.stepaside import Manner
 from sidegate.gateway.change import history
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import DhcpServer
@@ -25,9 +26,8 @@ from sidegate.gateway.dns.places import NAME as RESOLVER
 from sidegate.gateway.dns.standby import resolve_past_engine
 from sidegate.gateway.facts import Facts, observe, vantage_of
 from sidegate.gateway.journal import ChildStep
-from sidegate.gateway.nft import Client
 from sidegate.gateway.places import Places
-from sidegate.gateway.stepaside import Manner
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import client_of, elements
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problem, Problems

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway import programs
-from sidegate.gateway.asidechoice import CAUSES, FIRST_STAY_S, LONGEST_STAY_S, AsideChoice
-from sidegate.gateway.asidewatch import pointed_to_router
+from sidegate.gateway.aside.choice import CAUSES, FIRST_STAY_S, LONGEST_STAY_S, AsideChoice
+from sidegate.gateway.aside.watch import pointed_to_router
 from sidegate.gateway.desired import Advertiser, Desired, DhcpServer
-from sidegate.gateway.health import Name, State
-from sidegate.gateway.selfcheck import Answer, takes_questions, would_forward
+from sidegate.gateway.health.selfcheck import Answer, takes_questions, would_forward
+from sidegate.gateway.health.table import Name, State
 from sidegate.probe.talk import Vantage
 
 WELL: dict[Name, State] = {"router": "up", "internet": "up", "forwarding": "up", "daemon": "up"}

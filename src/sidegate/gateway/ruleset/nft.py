@@ -44,13 +44,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from sidegate.gateway import inbound, services, steer
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.inbound import Forwarded
-from sidegate.gateway.nfttext import CLIENT, FLOW, FLOWS_SIZE, NO_SYN, SYN, TUPLE, block, constant, dynamic
-from sidegate.gateway.services import DNS, Services
-from sidegate.gateway.steer import INTERNET6, Memory, Steering
+from sidegate.gateway.ruleset import inbound, services, steer
+from sidegate.gateway.ruleset.inbound import Forwarded
+from sidegate.gateway.ruleset.nfttext import CLIENT, FLOW, FLOWS_SIZE, NO_SYN, SYN, TUPLE, block, constant, dynamic
+from sidegate.gateway.ruleset.services import DNS, Services
+from sidegate.gateway.ruleset.steer import INTERNET6, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""

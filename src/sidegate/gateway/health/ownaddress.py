@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from sidegate.gateway.nft import Client
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.packet import build, parse
 from sidegate.probe.conflict import Rivals, asked_for, senders_of
 from sidegate.probe.talk import Vantage

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from sidegate.gateway.nfttext import CLIENT, MARKING, STEERED, block
+from sidegate.gateway.ruleset.nfttext import CLIENT, MARKING, STEERED, block
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
 DNS = "meta l4proto { tcp, udp } th dport 53"

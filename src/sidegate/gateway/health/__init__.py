@@ -1,0 +1,1 @@
+"""What is checked and what follows (`table`, pure), and the asking."""

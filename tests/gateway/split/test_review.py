@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sidegate.cli.config import config as config_group
+from sidegate.cli.main import sidegate
 from sidegate.gateway.config import parse_config
 from sidegate.gateway.split.review import review
 from sidegate.problems import Problems
@@ -66,11 +66,11 @@ def test_names_of_subscriptions_are_taken_on_trust() -> None:
 def test_the_command_says_so(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("a.example\nkeyword:x\n")
     (tmp_path / "x.toml").write_text(TEXT.format(tmp_path, "proxy"))
-    told = CliRunner().invoke(config_group, ["check", str(tmp_path / "x.toml")], standalone_mode=False)
+    told = CliRunner().invoke(sidegate, ["config", "check", str(tmp_path / "x.toml")], standalone_mode=False)
     assert told.output.splitlines()[:3] == [
         f"{tmp_path}/x.toml: fine.",
         "to know:",
         f'    {tmp_path}/list:2: keyword is not supported: "x"',
     ]
-    machine = CliRunner().invoke(config_group, ["check", "--json", str(tmp_path / "x.toml")], standalone_mode=False)
+    machine = CliRunner().invoke(sidegate, ["config", "check", "--json", str(tmp_path / "x.toml")], standalone_mode=False)
     assert [hint["where"] for hint in json.loads(machine.output)["hints"]] == [f"{tmp_path}/list:2", "rule[1]"]

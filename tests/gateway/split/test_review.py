@@ -72,5 +72,6 @@ def test_the_command_says_so(tmp_path: Path) -> None:
         "to know:",
         f'    {tmp_path}/list:2: keyword is not supported: "x"',
     ]
-    machine = CliRunner().invoke(sidegate, ["config", "check", "--json", str(tmp_path / "x.toml")], standalone_mode=False)
+    words = ["config", "check", "--json", str(tmp_path / "x.toml")]
+    machine = CliRunner().invoke(sidegate, words, standalone_mode=False)
     assert [hint["where"] for hint in json.loads(machine.output)["hints"]] == [f"{tmp_path}/list:2", "rule[1]"]

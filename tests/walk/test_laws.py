@@ -14,7 +14,9 @@ _CODE = "".join((_SOURCE / f"{name}.py").read_text() for name in ("engine", "con
 
 
 def test_every_law_names_where_the_kernel_says_so() -> None:
-    assert all(re.search(r"\.[ch] \w+|blueprint|gateway/ruleset/nft\.py|home file", law.source) for law in LAWS.values())
+    assert all(
+        re.search(r"\.[ch] \w+|blueprint|gateway/ruleset/nft\.py|home file", law.source) for law in LAWS.values()
+    )
 
 
 def test_every_law_is_quoted_somewhere() -> None:

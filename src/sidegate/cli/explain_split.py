@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct
 
-from sidegate.gateway.split.explaining import ExplainView
+from sidegate.gateway.split.explaining import FOREIGN, ExplainView
 from sidegate.gateway.split.names import ascii_name
 from sidegate.probe.dns import DnsAnswer, ask
 from sidegate.problems import Problem, Problems
@@ -67,6 +67,8 @@ def split_lines(split: ExplainView | None, by_us: bool) -> list[str]:
 
 
 def _goes(split: ExplainView) -> str:
+    if split.upstream == FOREIGN:
+        return f"goes: to {FOREIGN}, which listens for TPROXY and does as it is configured"
     return f"goes: through the upstream {split.upstream}" if split.goes == "proxied" else _GOES[split.goes]
 
 
@@ -79,6 +81,8 @@ def without_walk(split: ExplainView) -> str:
     if split.goes == "refused":
         return "the walk: none; this box answers with a reset, or with ICMP"
     ends = "the walk: none; the client's packets end in this box"
+    if split.upstream == FOREIGN:
+        return ends
     if split.goes == "straight":
         return f"{ends}, and the engine makes a connection of its own to the destination"
     return f"{ends}, and the engine makes connections of its own to the upstream: no return path is needed"

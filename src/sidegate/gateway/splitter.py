@@ -34,6 +34,7 @@ from sidegate.gateway.places import Places
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.ruleset.steer import learned_sets
 from sidegate.gateway.split import rules
+from sidegate.gateway.split.explaining import FOREIGN
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
 from sidegate.gateway.splitplan import Plan, Planner
@@ -191,7 +192,7 @@ class Splitter:
     def via(self, send: str) -> str | None:
         """The upstream that carries what a rule sends there; None: none works."""
         if self._plan.is_foreign:
-            return "another program" if self._foreign.listens else None
+            return FOREIGN if self._foreign.listens else None
         name = self._engine.state.chosen if send == PROXY else send
         return name if self._engine.state.serves and self._engine.place(name) is not None else None
 

@@ -8,7 +8,7 @@ import pytest
 
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.ruleset.inbound import Forwarded
-from sidegate.gateway.split.explaining import ExplainView, explained
+from sidegate.gateway.split.explaining import FOREIGN, ExplainView, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.lookup import packet_of
 from sidegate.gateway.split.policy import Destination, Policy, Rule
@@ -100,6 +100,12 @@ def test_without_an_upstream_the_kernel_decides_alone() -> None:
     found = ask({"name": "www.listed.example"}, Policy(POLICY.rules[:1], "proxy"), {}, learned=(0,))
     assert (found.decides, found.goes) == ("kernel", "straight")
     assert found.notes == ('tokyo does not work now, so it is sent straight on: proxy.on_failure = "direct"',)
+
+
+def test_another_program_is_not_asked_by_our_rules_nor_for_names() -> None:
+    policy = Policy((Rule("rule[0]", "proxy", Destination(suffixes=("listed.example",))),))
+    found = ask({"name": "www.listed.example"}, policy, {"proxy": FOREIGN}, learned=(0,))
+    assert (found.goes, found.upstream, found.decides, found.dns) == ("proxied", FOREIGN, "kernel", "direct")
 
 
 def test_icmp_goes_straight_and_that_is_said() -> None:

@@ -43,7 +43,7 @@ Quic = Literal["proxy", "direct", "block"]
 Protocol = Literal["tcp", "udp"]
 Port = Annotated[int, Meta(ge=1, le=65535, description="a port from 1 to 65535")]
 PortRange = Annotated[
-    str, Meta(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$", description="a port or a range of ports such as 8000-8999")
+    str, Meta(pattern=r"^[0-9]{1,5}(-[0-9]{1,5})?$", description="a range of ports such as 8000-8999")
 ]
 ForwardedPort = Annotated[
     str,

@@ -19,6 +19,8 @@ Via = Callable[[str], str | None]
 """What a rule sends to (`proxy` or an upstream's name) -> the upstream that carries it now; None: none works."""
 Carries = Callable[[str], bool]
 """Whether an upstream carries UDP."""
+FOREIGN = "another program"
+"""What `Via` says where the engine is not ours: our rules are not asked again there, and it is asked for no name."""
 SCHEMA = 1
 
 
@@ -49,8 +51,8 @@ def explained(
 ) -> ExplainView:
     """packet: see `lookup.learned_in` for what was learned. forwarded: see `inbound`."""
     it = outcome(policy, packet)
-    if it.engine is not None and via(it.kernel.send) is None:
-        it = structs.replace(it, engine=None)  # there is nobody for the kernel to hand it to
+    if it.engine is not None and via(it.kernel.send) in (None, FOREIGN):
+        it = structs.replace(it, engine=None)  # there is nobody who would judge by our rules
     final = it.final
     lost_by = _lost_by(it, packet, via, carries_udp)
     lost = (f"{lost_by} carries no UDP: it is refused at once, so that TCP is tried",) if lost_by else ()
@@ -60,9 +62,14 @@ def explained(
         rule=_rule(final),
         why=final.why,
         decides="engine" if it.engine else "kernel",
-        dns="" if packet.name is None else asked_for(policy, packet.name),
+        dns="" if packet.name is None else _asked(policy, packet.name, is_foreign=via(PROXY) == FOREIGN),
         notes=(*lost, *_notes(it, packet, via, on_failure), *_answering(packet, forwarded)),
     )
+
+
+def _asked(policy: Policy, name: str, *, is_foreign: bool) -> Answer:
+    answer = asked_for(policy, name)
+    return "direct" if is_foreign and answer == "proxied" else answer
 
 
 def asked_for(policy: Policy, name: str) -> Answer:

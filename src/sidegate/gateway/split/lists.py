@@ -100,7 +100,8 @@ class _Reading:
         found = ListFile(self._path, self._gathered.destination(), tuple(self._bad), self._bad_count, made_of)
         if self._bad_count and not self._gathered:
             what = f"not a list: none of its {self._bad_count} lines can be understood"
-            raise Problems(Problem(str(self._path), what), self._bad[0])
+            remedy = "put the list itself there: a web page or an archive may have been saved instead"
+            raise Problems(Problem(str(self._path), what, remedy), self._bad[0])
         return found
 
     def _read(self, path: Path, selection: Selection) -> None:

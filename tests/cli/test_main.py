@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -197,7 +198,7 @@ def test_completion(line: str, words: list[str], tmp_path: Path) -> None:
 
 class TestPipes:
     def test_a_reader_that_has_enough_is_no_fault(self) -> None:
-        script = f"{sys.executable} -m sidegate lab graph velop-mesh --format plan"
+        script = f"{shlex.quote(sys.executable)} -m sidegate lab graph velop-mesh --format plan"
         done = subprocess.run(
             ["bash", "-c", f"{script} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, timeout=30
         )

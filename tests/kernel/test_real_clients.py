@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ managed=1
 
 def program(name: str, *folders: str) -> str:
     """Its path; skips the test where it is not there."""
-    places = [shutil.which(name), *(f"{folder}/{name}" for folder in folders), str(UNPACKED / "usr/sbin" / name)]
+    unpacked = (str(UNPACKED / where / name) for where in ("usr/sbin", "usr/bin", "usr/lib/systemd", "lib/systemd"))
+    places = [shutil.which(name), *(f"{folder}/{name}" for folder in folders), *unpacked]
     found = [place for place in places if place is not None and os.access(place, os.X_OK)]
     if not found:
         pytest.skip(f"not installed: {name}")
@@ -100,7 +102,7 @@ def address(lab: Lab, client: str) -> str:
 def start_networkd(lab: Lab, client: str) -> None:
     path = program("systemd-networkd", "/usr/lib/systemd", "/lib/systemd")
     lab.run(client, "sh", "-c", NETWORKD)
-    lab.start(client, "sh", "-c", f"exec {path} 2>/run/networkd.log")
+    lab.start(client, "sh", "-c", f"exec {shlex.quote(path)} 2>/run/networkd.log")
 
 
 def start_network_manager(lab: Lab, client: str) -> None:
@@ -110,8 +112,9 @@ def start_network_manager(lab: Lab, client: str) -> None:
     lab.run(client, "sh", "-c", f"{SYS_READ_ONLY}; mount -t tmpfs tmpfs /var/lib; mkdir /var/lib/NetworkManager")
     lab.run(client, bus, "--config-file=/run/bus.conf", "--fork")
     files = "--config=/run/nm.conf --config-dir=/run/nm --system-config-dir=/run/nm --intern-config=/run/nm/intern"
+    libraries = shlex.quote(unpacked_libraries())
     options = f"--debug {files} --state-file=/run/nm/state --pid-file=/run/nm/pid"
-    lab.start(client, "sh", "-c", f"LD_LIBRARY_PATH={unpacked_libraries()} exec {path} {options} >/run/nm.log 2>&1")
+    lab.start(client, "sh", "-c", f"LD_LIBRARY_PATH={libraries} exec {shlex.quote(path)} {options} >/run/nm.log 2>&1")
 
 
 STARTED_BY = {"computer": start_networkd, "phone": start_network_manager}

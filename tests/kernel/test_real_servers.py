@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -41,19 +42,17 @@ OURS = "192.168.1.2"
 
 def start_dhcpd(lab: Lab) -> None:
     """On the router. A copy of the program: where AppArmor knows it by its path, it may not read our files."""
-    lab.run(
-        "router", "sh", "-c", f"cat >/run/dhcpd.conf; : >/run/dhcpd.leases; cp {program('dhcpd')} /run/", text=DHCPD
-    )
+    copied = f"cp {shlex.quote(program('dhcpd'))} /run/"
+    lab.run("router", "sh", "-c", f"cat >/run/dhcpd.conf; : >/run/dhcpd.leases; {copied}", text=DHCPD)
     files = "-cf /run/dhcpd.conf -lf /run/dhcpd.leases -pf /run/dhcpd.pid"
     lab.run("router", "sh", "-c", f"/run/dhcpd -4 -q {files} br-lan")
 
 
 def start_kea(lab: Lab) -> None:
     """On a client's machine."""
-    lab.run(
-        "computer", "sh", "-c", f"cat >/run/kea.json; cp {program('kea-dhcp4')} /run/", text=json.dumps({"Dhcp4": KEA})
-    )
-    libraries = f"LD_LIBRARY_PATH={unpacked_libraries()}"
+    copied = f"cp {shlex.quote(program('kea-dhcp4'))} /run/"
+    lab.run("computer", "sh", "-c", f"cat >/run/kea.json; {copied}", text=json.dumps({"Dhcp4": KEA}))
+    libraries = f"LD_LIBRARY_PATH={shlex.quote(unpacked_libraries())}"
     environment = f"KEA_LOCKFILE_DIR=none KEA_PIDFILE_DIR=/run {libraries}"
     lab.start("computer", "sh", "-c", f"{environment} exec /run/kea-dhcp4 -c /run/kea.json >/run/kea.log 2>&1")
     until(lambda: "STARTED" in lab.run("computer", "cat", "/run/kea.log", check=False).stdout)

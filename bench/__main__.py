@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import dataplane, dhcp, dns, engine, failover, gateway, handover, lab, steer, walk
+from bench import dataplane, dhcp, dns, engine, failover, gateway, handover, lab, pulled, steer, walk
 from bench.figures import Figure, table
 from sidegate import __version__
 
@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "masquerade": gateway.masquerade_costs,
     "crowd": gateway.daemon_with_a_crowd,
     "handover": handover.stepping_aside,
+    "pulled": pulled.pulled_out,
     "table": dataplane.table_costs,
     "split": steer.straight_costs,
     "lists": steer.large_lists,

@@ -94,7 +94,7 @@ def pulled_out() -> list[Figure]:
         silent.run("router", "busybox", "udhcpd", "/run/udhcpd.conf")
         begun = [_pulled(lab) for lab in (answering, silent)]
         answered, waited = (_offline(lab, it) for lab, it in zip((answering, silent), begun, strict=True))
-    return [_figure("answers", answered), _figure("is silent", waited)]
+    return [_figure("answers", answered, LEASE_S), _figure("is silent", waited, None)]
 
 
 def _home(is_off: bool) -> Home:
@@ -146,7 +146,8 @@ def _offline(lab: Lab, waits: Mapping[str, Waiting[float]]) -> dict[str, float]:
     return found
 
 
-def _figure(router: str, found: Mapping[str, float]) -> Figure:
+def _figure(router: str, found: Mapping[str, float], bar_s: float | None) -> Figure:
+    """bar_s: None where the client waits for the end of its lease, and only then asks anew: that comes on top."""
     note = ", ".join(f"{program} {seconds:.1f}" for program, seconds in found.items())
     name = f"coexist, box pulled out, router {router} in REBINDING: offline"
-    return Figure(name, max(found.values()), "s", LEASE_S, note=f"lease {LEASE_S} s, cable pulled as it begins: {note}")
+    return Figure(name, max(found.values()), "s", bar_s, note=f"lease {LEASE_S} s, cable pulled as it begins: {note}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import pwd
 import select
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -30,6 +27,7 @@ from sidegate.gateway.dhcp.leases import (
     text_of,
 )
 from sidegate.gateway.dhcp.lookout import Lookout
+from sidegate.gateway.dhcp.user import dnsmasq_user
 from sidegate.gateway.files import make_directory
 from sidegate.gateway.places import Places
 from sidegate.gateway.ruleset.nft import Client
@@ -39,7 +37,6 @@ from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems
 
 NOT_OURS = LeaseView("not ours")
-_USER = "dnsmasq"
 
 
 class Jump(Struct, frozen=True):
@@ -190,7 +187,7 @@ class Handout:
     # What is done
 
     def _child(self, server: DhcpServer) -> Child:
-        return dnsmasq_child(server, self._at, _user(), self._clock_set)
+        return dnsmasq_child(server, self._at, dnsmasq_user(), self._clock_set)
 
     def _copy_leases(self, now: float) -> None:
         if self._server is None:
@@ -260,13 +257,3 @@ class Handout:
 def _view(lease: Lease, now_s: float) -> LeaseView:
     left_s = round(lease.ends_s - now_s) if lease.ends_s else None
     return LeaseView("ours", left_s, "" if lease.name == "*" else lease.name)
-
-
-def _user() -> str:
-    """Whom dnsmasq becomes: its own user, where there is one and this user namespace knows it (user_namespaces(7))."""
-    with contextlib.suppress(KeyError, OSError):
-        uid = pwd.getpwnam(_USER).pw_uid
-        ranges = [map(int, line.split()) for line in Path("/proc/self/uid_map").read_text("ascii").splitlines()]
-        if any(first <= uid < first + count for first, _, count in ranges):
-            return _USER
-    return "root"

@@ -52,7 +52,7 @@ TABLE: tuple[Check, ...] = (
     Check(
         "router",
         "ARP: who has the router's address?",
-        "told; nothing is changed: without the router nobody is online by any way, and its proofs lapse by themselves",
+        "told; what was proved of it is void, since another one may come back; nothing else is changed: nobody is online without it",
         every_s=10.0,
         failures=3,
         of=4,

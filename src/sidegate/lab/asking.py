@@ -12,6 +12,8 @@ from msgspec import Struct
 
 from sidegate.lab.stun import mapped, question
 
+NO_ANSWER = "no answer"
+
 
 class Answer(Struct, frozen=True):
     """What came of asking once.
@@ -126,5 +128,5 @@ def answered_since(start: float) -> float:
 def why(error: Exception) -> str:
     """What a person is told of it."""
     if isinstance(error, TimeoutError):
-        return "no answer"
+        return NO_ANSWER
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -14,9 +14,11 @@ import time
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from sidegate.lab.asking import Answer, answered_since, fetch, http_get, why
+from sidegate.lab.asking import NO_ANSWER, Answer, answered_since, fetch, http_get, why
 from sidegate.lab.resolving import resolve
 
+ASK_AGAIN_S = 1.0
+"""As the resolvers of Windows, Android and systemd do, about."""
 _SOCKS_CODES = {1: "failure", 2: "not allowed", 3: "network unreachable", 4: "host unreachable", 5: "refused"}
 
 
@@ -29,8 +31,11 @@ def visit(
     kind: Literal["A", "AAAA"] = "A",
     timeout_s: float = 3.0,
 ) -> Answer:
-    """Looks a name up at a DNS server and gets a page of it, as a browser would."""
-    found = resolve(name, resolver, kind, timeout_s=timeout_s)
+    """Looks a name up at a DNS server, asking again as a stub resolver does, and gets a page of it.
+
+    timeout_s: for the name, and again for the page.
+    """
+    found = _look_up(name, resolver, kind, timeout_s)
     if not found.ok:
         return Answer(False, f"{name}: {found.detail}", found.ms)
     address = found.detail.partition(" ")[0]
@@ -38,6 +43,16 @@ def visit(
         return http_get(address, 80, path, timeout_s, host=name)
     get = https_get if scheme == "https" else http3_get
     return get(address, name, ca, path, timeout_s=timeout_s)
+
+
+def _look_up(name: str, resolver: str, kind: str, timeout_s: float) -> Answer:
+    """A datagram that a resolver lost while it was replaced says nothing of the next one."""
+    start = time.monotonic()
+    while True:
+        left_s = start + timeout_s - time.monotonic()
+        found = resolve(name, resolver, kind, timeout_s=min(ASK_AGAIN_S, left_s))
+        if found.detail != NO_ANSWER or left_s <= ASK_AGAIN_S:
+            return found
 
 
 def https_get(address: str, name: str, ca: str, path: str = "/who", port: int = 443, timeout_s: float = 3.0) -> Answer:

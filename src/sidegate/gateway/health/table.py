@@ -52,7 +52,8 @@ TABLE: tuple[Check, ...] = (
     Check(
         "router",
         "ARP: who has the router's address?",
-        "told; what was proved of it is void, since another one may come back; nothing else is changed: nobody is online without it",
+        "told; what was proved of it is void, since another one may come back; nothing else is changed: "
+        "nobody is online without it",
         every_s=10.0,
         failures=3,
         of=4,

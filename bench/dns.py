@@ -43,7 +43,7 @@ import sys, time, msgspec
 from pathlib import Path
 from sidegate.gateway.dns.child import Resolving
 from sidegate.gateway.dns.resolver import Resolver
-from sidegate.gateway.places import Places
+from sidegate.gateway.box.places import Places
 from sidegate.reading import decode_address
 it = msgspec.json.decode(sys.stdin.read(), type=Resolver, dec_hook=decode_address)
 resolving = Resolving(Places(Path("/run/state"), Path("/run/own")), lambda _: None)

@@ -170,7 +170,9 @@ def _daemon_pid(lab: Lab) -> int:
     """As this process sees it: in the lab it has another id."""
     network = os.readlink(f"/proc/{lab.machines['gateway'].outside}/ns/net")
     found = [
-        p for p in _processes_in(network) if b"sidegate.gateway.service" in Path(f"/proc/{p}/cmdline").read_bytes()
+        p
+        for p in _processes_in(network)
+        if b"sidegate.gateway.daemon.service" in Path(f"/proc/{p}/cmdline").read_bytes()
     ]
     if len(found) != 1:
         raise LookupError(f"{len(found)} daemons on the gateway")

@@ -16,12 +16,12 @@ from bench import dataplane
 from bench.dataplane import CLIENT, GATEWAY, SECONDS, TURNS
 from bench.figures import Figure, spread
 from bench.gateway import SERVER
-from sidegate.gateway.apply import apply, undo
+from sidegate.gateway.box.apply import apply, undo
+from sidegate.gateway.box.facts import observe
+from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.config import Config
 from sidegate.gateway.decide import Situation, decide
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.facts import observe
-from sidegate.gateway.livebox import LiveBox
 from sidegate.gateway.ruleset.nft import Client, Shape, prove, ruleset
 from sidegate.gateway.ruleset.steer import Steering
 from sidegate.gateway.split.policy import Destination, Policy, Rule

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import Box, Changes, Report, apply, undo
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.apply import Box, Changes, Report, apply, undo
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.journal import ChildStep
 from sidegate.gateway.desired import Accept, Desired, PolicyRoute, Sysctl
-from sidegate.gateway.facts import Facts
-from sidegate.gateway.journal import ChildStep
 from sidegate.problems import Problem, Problems
 from tests.gateway.test_decide import facts
 

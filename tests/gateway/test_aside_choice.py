@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway import programs
 from sidegate.gateway.aside.choice import CAUSES, FIRST_STAY_S, LONGEST_STAY_S, AsideChoice
 from sidegate.gateway.aside.watch import pointed_to_router
+from sidegate.gateway.box import programs
 from sidegate.gateway.desired import Advertiser, Desired, DhcpServer
 from sidegate.gateway.health.selfcheck import Answer, takes_questions, would_forward
 from sidegate.gateway.health.table import Name, State

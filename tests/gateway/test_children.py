@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway import children
-from sidegate.gateway import journal as journals
-from sidegate.gateway.children import (
+from sidegate.gateway.box import children
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.children import (
     LONGEST_REST_S,
     STEADY_S,
     STOP_WITHIN_S,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.gateway.children import Child
+from sidegate.gateway.box.children import Child
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.dhcp import handout as module
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.dhcp.leases import Lease, read_leases, text_of
-from sidegate.gateway.places import Places
 from tests.gateway.test_dhcp import served
 
 NOW_S = 1_800_000_000.0

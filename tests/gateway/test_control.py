@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidegate.gateway import control
-from sidegate.gateway.control import ControlSocket, Conversation, NotListening, Reply, Request, ask
+from sidegate.gateway.daemon import control
+from sidegate.gateway.daemon.control import ControlSocket, Conversation, NotListening, Reply, Request, ask
 from sidegate.problems import Problem, Problems
 
 GET = b"GET /v1/status?a=1&b=x%20y HTTP/1.1\r\nHost: sidegate\r\n\r\n"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sidegate.gateway import view
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.config import Config
-from sidegate.gateway.control import Request
-from sidegate.gateway.daemon import Daemon
-from sidegate.gateway.places import Places
+from sidegate.gateway.daemon.control import Request
+from sidegate.gateway.daemon.loop import Daemon
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import ClientsView, StatusView
 

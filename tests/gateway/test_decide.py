@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from sidegate.gateway.box.facts import Facts, Interface, Router
+from sidegate.gateway.box.firewalls import ForeignDrop
 from sidegate.gateway.config import ClientConfig, Config, Dns, Ipv6, Masquerade, Nat, Proxy
 from sidegate.gateway.decide import Situation, decide
 from sidegate.gateway.desired import Backend, Desired
-from sidegate.gateway.facts import Facts, Interface, Router
-from sidegate.gateway.firewalls import ForeignDrop
 from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
 from sidegate.gateway.split.ports import ports
 from tests.conftest import Golden

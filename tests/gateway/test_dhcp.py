@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.facts import Facts, Interface, Router
 from sidegate.gateway.config import ClientConfig, Config, Dhcp, parse_config
 from sidegate.gateway.desired import DhcpServer
 from sidegate.gateway.dhcp.dnsmasq import LeasePlaces, dnsmasq_child, dnsmasq_conf
 from sidegate.gateway.dhcp.lookout import QUICK, WHOLE, look_every_s
 from sidegate.gateway.dhcp.terms import Surroundings, default_range, dhcp_server, hints, refusal
-from sidegate.gateway.facts import Facts, Interface, Router
 from sidegate.probe.dhcp import Offer
 from sidegate.problems import Exit, Problems
 from tests.conftest import Golden

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from sidegate.gateway import programs
 from sidegate.gateway.aside.handover import pointed_to_router
+from sidegate.gateway.box import programs
 from sidegate.gateway.config import Config, parse_config
 from sidegate.gateway.dhcp.dnsmasq import LeasePlaces
 from sidegate.gateway.dhcp.dnsmasq import dnsmasq_conf as dhcp_conf

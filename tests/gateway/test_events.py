@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidegate.gateway.events import Changed, Met, parse
+from sidegate.gateway.box.events import Changed, Met, parse
 from sidegate.gateway.ruleset.nft import Client
 
 # As `ip neigh`, `ip addr`, `ip route`, `nft` caused them on Linux 6.18; v0 has index 77. An address brings a route.

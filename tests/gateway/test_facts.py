@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidegate.gateway.desired import Hook
-from sidegate.gateway.facts import (
+from sidegate.gateway.box.facts import (
     Neighbour,
     Route,
     missing_capabilities,
@@ -19,7 +18,8 @@ from sidegate.gateway.facts import (
     parse_neighbours,
     parse_routes,
 )
-from sidegate.gateway.firewalls import parse_drops
+from sidegate.gateway.box.firewalls import parse_drops
+from sidegate.gateway.desired import Hook
 from sidegate.problems import Problems
 
 LINKS = """[{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP","LOWER_UP"],"mtu":65536,"operstate":"UNKNOWN",

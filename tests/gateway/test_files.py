@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.files import make_directory, remove_file, replace_file
+from sidegate.gateway.box.files import make_directory, remove_file, replace_file
 from tests.powercut.disk import Op, Tree, cuts
 from tests.powercut.recording import install, restore
 

@@ -11,16 +11,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidegate.gateway import lifecycle, service
-from sidegate.gateway.apply import Changes
-from sidegate.gateway.clientele import transaction
+from sidegate.gateway import lifecycle
+from sidegate.gateway.box.apply import Changes
+from sidegate.gateway.box.places import Lock, Places
+from sidegate.gateway.clients.clientele import transaction
+from sidegate.gateway.clients.returnpath import Prove, Withdraw
 from sidegate.gateway.config import Config, digest
-from sidegate.gateway.control import ControlSocket, Reply
-from sidegate.gateway.eventlog import EventLog
-from sidegate.gateway.places import Lock, Places
-from sidegate.gateway.returnpath import Prove, Withdraw
+from sidegate.gateway.daemon import service
+from sidegate.gateway.daemon.control import ControlSocket, Reply
+from sidegate.gateway.daemon.eventlog import EventLog
+from sidegate.gateway.daemon.service import NotStarted, Started, Use
 from sidegate.gateway.ruleset.nft import Client
-from sidegate.gateway.service import NotStarted, Started, Use
 from sidegate.install.plan import shipped
 from sidegate.problems import Exit, Problem, Problems
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway import journal as journals
+from sidegate.gateway.box import journal as journals
 from sidegate.gateway.change import pending
 from sidegate.gateway.change.pending import Pending
 from sidegate.problems import Problems

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.gateway.places import Lock, Places, places, running_pid
+from sidegate.gateway.box.places import Lock, Places, places, running_pid
 from sidegate.problems import Exit, Problems
 
 
@@ -28,7 +28,7 @@ def test_lock_is_taken_once_and_tells_by_whom(tmp_path: Path) -> None:
 def test_asking_never_gets_in_the_way_of_taking(tmp_path: Path) -> None:
     """With flock(2) asking took the lock for a moment, and a daemon starting then thought that another one ran."""
     path = tmp_path / "daemon.pid"
-    asking = "import sys; from pathlib import Path; from sidegate.gateway.places import running_pid\n"
+    asking = "import sys; from pathlib import Path; from sidegate.gateway.box.places import running_pid\n"
     asking += "print(flush=True)\nwhile True: running_pid(Path(sys.argv[1]))"
     with subprocess.Popen([sys.executable, "-c", asking, str(path)], stdout=subprocess.PIPE) as asker:
         assert asker.stdout is not None
@@ -42,7 +42,7 @@ def test_asking_never_gets_in_the_way_of_taking(tmp_path: Path) -> None:
 
 def test_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     path = tmp_path / "daemon.pid"
-    holding = "import sys, time; from pathlib import Path; from sidegate.gateway.places import Lock\n"
+    holding = "import sys, time; from pathlib import Path; from sidegate.gateway.box.places import Lock\n"
     holding += "lock = Lock(Path(sys.argv[1]))\nprint(lock.take(), lock.sign(), flush=True)\ntime.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", holding, str(path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from sidegate.gateway.box.journal import ChildStep, Journal, boot_id, save
 from sidegate.gateway.config import parse_config
 from sidegate.gateway.desired import Advertiser
 from sidegate.gateway.dhcp.advert import NAME, advertiser_child, end_advertiser, withdraw
 from sidegate.gateway.dhcp.terms import advertiser
 from sidegate.gateway.dns.standby import past_engine
-from sidegate.gateway.journal import ChildStep, Journal, boot_id, save
 from tests.conftest import Golden
 from tests.gateway.test_decide import facts
 

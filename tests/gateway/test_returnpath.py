@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from sidegate.gateway.returnpath import (
+from sidegate.gateway.clients.returnpath import (
     CLIENTS_MOST,
     FORGET_S,
     RENEW_S,

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidegate.gateway import splitplan
 from sidegate.gateway.config import Config, parse_config
+from sidegate.gateway.daemon import splitplan
+from sidegate.gateway.daemon.splitplan import CLOCK_S, Plan, Planner
 from sidegate.gateway.engine.subscription import copy_path
-from sidegate.gateway.splitplan import CLOCK_S, Plan, Planner
 from sidegate.problems import Problems
 
 LINK = "socks5://192.0.2.10:1080#one"

@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from sidegate.gateway import programs, view
+from sidegate.gateway import view
+from sidegate.gateway.box import programs
 from sidegate.gateway.config import ClientConfig, Config
 from sidegate.gateway.view import ClientView, LeaseView, called, none_called
 from sidegate.problems import Problems

@@ -19,9 +19,9 @@ import pytest
 
 from sidegate import __version__
 from sidegate.cli.main import sidegate
+from sidegate.gateway.box.places import RUNTIME_DIR, Places
 from sidegate.gateway.config import DEFAULT_PATH, Config, parse_config
-from sidegate.gateway.control import GROUP
-from sidegate.gateway.places import RUNTIME_DIR, Places
+from sidegate.gateway.daemon.control import GROUP
 from sidegate.install import layout
 from sidegate.install.completion import completion
 from sidegate.install.manual import manual_pages

@@ -137,7 +137,7 @@ class Box:
 def _is_daemon(pid: int, network: str) -> bool:
     try:
         is_there = os.readlink(f"/proc/{pid}/ns/net") == network
-        return is_there and b"sidegate.gateway.service" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return is_there and b"sidegate.gateway.daemon.service" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

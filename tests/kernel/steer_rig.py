@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from msgspec import structs
 
+from sidegate.gateway.box.policyroutes import add
 from sidegate.gateway.desired import PolicyRoute
-from sidegate.gateway.policyroutes import add
 from sidegate.gateway.ruleset.nft import Shape, ruleset
 from sidegate.gateway.ruleset.nftchange import transactions
 from sidegate.gateway.ruleset.steer import Steering

@@ -6,7 +6,7 @@ import select
 
 import pytest
 
-from sidegate.gateway.events import Changed, KernelEvents
+from sidegate.gateway.box.events import Changed, KernelEvents
 from tests.kernel.gateway_rig import in_namespaces, shell
 
 pytestmark = pytest.mark.kernel

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import Changes, Report, apply, undo
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.apply import Changes, Report, apply, undo
+from sidegate.gateway.box.facts import list_table, observe
+from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.config import ClientConfig, Config, Nat, Network
 from sidegate.gateway.decide import decide
-from sidegate.gateway.facts import list_table, observe
-from sidegate.gateway.livebox import LiveBox
 from sidegate.problems import Exit, Problem, Problems
 from tests.kernel.gateway_rig import (
     ACK,

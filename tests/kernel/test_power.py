@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import undo
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.apply import undo
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.change import history, pending, rollback
 from sidegate.gateway.dhcp.leases import parse_leases, read_leases, recover
-from sidegate.gateway.places import Places
 from sidegate.lab.lab import Lab
 from sidegate.problems import Problems
 from tests import powercut

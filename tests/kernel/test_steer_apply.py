@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.gateway.apply import Changes, Report, apply, undo
+from sidegate.gateway.box.apply import Changes, Report, apply, undo
+from sidegate.gateway.box.facts import observe
+from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.config import Config, Ipv6
 from sidegate.gateway.decide import NO_SPLIT, Situation, decide
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.facts import observe
-from sidegate.gateway.livebox import LiveBox
 from sidegate.gateway.ruleset import nftchange
 from sidegate.gateway.split.policy import Destination, Policy, Rule
 from tests.kernel.gateway_rig import CLIENT, CLIENT_MAC, OTHER_SERVER, ROUTER_MAC, Rig, in_namespaces, shell

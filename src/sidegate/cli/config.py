@@ -10,12 +10,12 @@ import click
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import json_option, print_json, table
 from sidegate.gateway import lifecycle
+from sidegate.gateway.box.files import replace_file
+from sidegate.gateway.box.places import places
 from sidegate.gateway.change import history
 from sidegate.gateway.change.diff import settings
 from sidegate.gateway.change.history import History, Version
 from sidegate.gateway.config import DEFAULT_PATH, load_config
-from sidegate.gateway.files import replace_file
-from sidegate.gateway.places import places
 from sidegate.gateway.split.review import review
 from sidegate.problems import Exit, Problem, Problems
 

@@ -10,7 +10,7 @@ import click
 from sidegate.cli.explain_split import Target, is_walked, look_up, split_lines, without_walk
 from sidegate.cli.output import json_option, print_json
 from sidegate.gateway import lifecycle
-from sidegate.gateway.places import places
+from sidegate.gateway.box.places import places
 from sidegate.gateway.view import called, none_called
 from sidegate.problems import Exit, Problem, Problems
 from sidegate.walk.data import Protocol

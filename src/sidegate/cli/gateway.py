@@ -12,8 +12,8 @@ from sidegate.cli.output import duration, json_option, print_json, size, table
 from sidegate.cli.status_split import split_lines
 from sidegate.gateway import lifecycle
 from sidegate.gateway.aside.stepaside import LASTS_S
+from sidegate.gateway.box.places import places
 from sidegate.gateway.change import pending, rollback
-from sidegate.gateway.places import places
 from sidegate.gateway.view import (
     ClientsView,
     ClientView,

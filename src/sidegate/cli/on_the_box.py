@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from sidegate.gateway.aside import stepaside
+from sidegate.gateway.box.places import places
 from sidegate.gateway.change import rollback
-from sidegate.gateway.places import places
 
 
 class OnTheBox(click.Command):

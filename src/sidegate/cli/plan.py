@@ -110,7 +110,7 @@ def _ask(profile: RouterProfile, wish: Wish, answered: tuple[str, ...]) -> dict[
 def _live_devices() -> tuple[Device, ...]:
     """What the gateway that runs here has found. Raises Problems where none does."""
     from sidegate.gateway import lifecycle
-    from sidegate.gateway.places import places
+    from sidegate.gateway.box.places import places
 
     if not lifecycle.status(places()).up:
         raise Problems(Problem("--live", "no gateway is up here", "run it on the box, after `sidegate up`"))

@@ -12,10 +12,10 @@ import click
 
 from sidegate.cli.gateway import config_option
 from sidegate.cli.output import json_option, print_json
-from sidegate.gateway import control
+from sidegate.gateway.box.facts import Facts, observe
+from sidegate.gateway.box.places import places
 from sidegate.gateway.config import load_config
-from sidegate.gateway.facts import Facts, observe
-from sidegate.gateway.places import places
+from sidegate.gateway.daemon import control
 from sidegate.probe.arp import resolve
 from sidegate.probe.bridge import probe_bridge
 from sidegate.probe.dhcp import ask, serves_here, summary

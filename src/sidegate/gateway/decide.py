@@ -7,11 +7,11 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.firewalls import ForeignDrop
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import Accept, Desired, Hook, PolicyRoute, Sysctl
 from sidegate.gateway.dhcp.terms import advertiser, dhcp_server
-from sidegate.gateway.facts import Facts
-from sidegate.gateway.firewalls import ForeignDrop
 from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.ruleset.nft import Shape, ruleset
 from sidegate.gateway.ruleset.services import Services

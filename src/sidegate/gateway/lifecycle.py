@@ -15,19 +15,19 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from sidegate.gateway import apply as applying
-from sidegate.gateway import control
-from sidegate.gateway import journal as journals
-from sidegate.gateway.apply import Changes
 from sidegate.gateway.aside import handover, stepaside
+from sidegate.gateway.box import apply as applying
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.apply import Changes
+from sidegate.gateway.box.facts import list_table, missing_capabilities
+from sidegate.gateway.box.livebox import LiveBox
+from sidegate.gateway.box.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.change import history, pending, timer
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.config import digest, load_config
+from sidegate.gateway.daemon import control
+from sidegate.gateway.daemon.service import NotStarted, Report, Started, Use
 from sidegate.gateway.dhcp.advert import end_advertiser
-from sidegate.gateway.facts import list_table, missing_capabilities
-from sidegate.gateway.livebox import LiveBox
-from sidegate.gateway.places import Lock, Places, running_pid, unwritable
-from sidegate.gateway.service import NotStarted, Report, Started, Use
 from sidegate.gateway.split.explaining import ExplainView
 from sidegate.gateway.split.review import foreseen
 from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
@@ -39,7 +39,7 @@ _ENDS_WITHIN_S = 5.0
 _STARTS_WITHIN_S = 5.0
 _COMMAND_WAITS_S = 20.0
 _LOOK_AGAIN_S = 0.02
-_MODULE = "sidegate.gateway.service"
+_MODULE = "sidegate.gateway.daemon.service"
 
 
 def _daemon_command(config: Path | None, *more: str) -> list[str]:

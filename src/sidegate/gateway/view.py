@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.ruleset.nft import Client, Element, parse_elements

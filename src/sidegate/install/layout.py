@@ -35,7 +35,7 @@ ENABLED = f"/etc/systemd/system/multi-user.target.wants/{UNIT_NAME}"
 """What `systemctl enable sidegate` writes."""
 
 GROUP = "sidegate"
-"""Whoever is in it may ask the daemon; see `sidegate.gateway.control`."""
+"""Whoever is in it may ask the daemon; see `sidegate.gateway.daemon.control`."""
 
 HIDDEN_FROM_SERVICE = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - named, not written to
 """What ProtectHome=yes and PrivateTmp=yes hide from a service (systemd.exec(5)): no Python of ours may lie there."""

@@ -7,8 +7,9 @@ import os
 import time
 from pathlib import Path
 
-from sidegate.gateway import lifecycle, programs
-from sidegate.gateway.places import Places, running_pid
+from sidegate.gateway import lifecycle
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.places import Places, running_pid
 from sidegate.install import layout
 from sidegate.install.steps import EndGateway, MachineStep, RestartDaemon, Run, Surroundings
 from sidegate.problems import Exit, Problem, Problems

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.children import Child, ChildFile, end_child
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.children import Child, ChildFile, end_child
 from sidegate.gateway.engine.generations import (
     COUNT_S,
     LEAVES_WITHIN_S,

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sidegate.gateway.box.files import replace_file
 from sidegate.gateway.engine.fetch_limits import LARGEST, WITHIN_S
 from sidegate.gateway.engine.subscription import EVERY_S, RETRY_FIRST_S, Subscriptions, copy_path
-from sidegate.gateway.files import replace_file
 
 GOOD = b"socks5://192.0.2.1:1080#one\n"
 TOKEN = "token-hunter2"  # noqa: S105

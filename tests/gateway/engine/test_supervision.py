@@ -11,15 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.children import Child, ChildFile, end_child
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.children import Child, ChildFile, end_child
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.engine import supervision
 from sidegate.gateway.engine.generations import COUNT_S
 from sidegate.gateway.engine.supervision import Supervision, Wanted
 from sidegate.gateway.engine.trial import WITHIN_S, Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine
-from sidegate.gateway.places import Places
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import GENERATIONS, ports
 

@@ -12,9 +12,12 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct, structs
 
-from sidegate.gateway import journal as journals
 from sidegate.gateway.aside import stepaside
 from sidegate.gateway.aside.stepaside import Manner
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.facts import Facts, observe, vantage_of
+from sidegate.gateway.box.journal import ChildStep
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.change import history
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import DhcpServer
@@ -24,9 +27,6 @@ from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.dhcp.terms import dhcp_server
 from sidegate.gateway.dns.places import NAME as RESOLVER
 from sidegate.gateway.dns.standby import resolve_past_engine
-from sidegate.gateway.facts import Facts, observe, vantage_of
-from sidegate.gateway.journal import ChildStep
-from sidegate.gateway.places import Places
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import client_of, elements
 from sidegate.probe.talk import Vantage

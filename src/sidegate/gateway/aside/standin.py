@@ -16,7 +16,7 @@ from typing import Any
 
 from sidegate.gateway.aside.standin_talk import LARGEST_FRAME, announcement, answer, packet_socket
 from sidegate.gateway.aside.stepaside import Aside, boottime_s, clear, load
-from sidegate.gateway.places import Lock, places
+from sidegate.gateway.box.places import Lock, places
 from sidegate.packet import Mac, build, parse
 
 QUIET_S = 1800.0

@@ -46,13 +46,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway import programs
 from sidegate.gateway.aside.standin_talk import announcement, packet_socket
-from sidegate.gateway.children import end_child
-from sidegate.gateway.files import remove_file, replace_file
-from sidegate.gateway.journal import ChildStep
-from sidegate.gateway.places import Places, running_pid
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.children import end_child
+from sidegate.gateway.box.files import remove_file, replace_file
+from sidegate.gateway.box.journal import ChildStep
+from sidegate.gateway.box.places import Places, running_pid
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.packet import BROADCAST, build
 from sidegate.probe.talk import Vantage

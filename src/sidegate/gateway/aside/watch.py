@@ -9,10 +9,10 @@ from msgspec import structs
 from sidegate.gateway.aside import handover, stepaside
 from sidegate.gateway.aside.choice import AsideChoice, Move
 from sidegate.gateway.aside.stepaside import Manner
+from sidegate.gateway.box.facts import Facts, vantage_of
+from sidegate.gateway.box.places import Places, running_pid
 from sidegate.gateway.desired import Desired
-from sidegate.gateway.facts import Facts, vantage_of
 from sidegate.gateway.health.table import Name, State
-from sidegate.gateway.places import Places, running_pid
 from sidegate.gateway.view import client_of, elements
 from sidegate.problems import Problems
 

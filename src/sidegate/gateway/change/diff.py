@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway.apply import Changes, rehearse
+from sidegate.gateway.box.apply import Changes, rehearse
+from sidegate.gateway.box.facts import observe
+from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.config import Config
 from sidegate.gateway.decide import Situation, decide
-from sidegate.gateway.facts import observe
-from sidegate.gateway.livebox import LiveBox
 from sidegate.reading import encode_address
 
 _SECRET = ("proxy.upstream", "proxy.subscription", ".link")

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
+from sidegate.gateway.box.files import replace_file
 from sidegate.gateway.config import Config, config_text, parse_config
-from sidegate.gateway.files import replace_file
 from sidegate.problems import Problem, Problems
 
 MOST_VERSIONS = 50

@@ -24,8 +24,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.files import remove_file, replace_file, set_aside
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.files import remove_file, replace_file, set_aside
 from sidegate.gateway.view import ConfirmView
 from sidegate.problems import Problem, Problems
 

@@ -7,11 +7,11 @@ import time
 
 from msgspec import structs
 
-from sidegate.gateway import journal as journals
 from sidegate.gateway import lifecycle
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.places import Lock, Places, places
 from sidegate.gateway.change import history, pending
 from sidegate.gateway.change.pending import Pending
-from sidegate.gateway.places import Lock, Places, places
 from sidegate.problems import Exit, Problem, Problems
 
 _LOOK_S = 1.0

@@ -10,8 +10,8 @@ import os
 import subprocess
 import sys
 
+from sidegate.gateway.box.places import Places, running_pid
 from sidegate.gateway.change import pending
-from sidegate.gateway.places import Places, running_pid
 
 _MODULE = "sidegate.gateway.change.rollback"
 

@@ -16,8 +16,8 @@ import time
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway.children import Child, ChildFile, end_child
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.children import Child, ChildFile, end_child
 from sidegate.gateway.desired import Advertiser
 from sidegate.packet import build
 from sidegate.probe.ra import link_local

@@ -5,14 +5,14 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
-from sidegate.gateway.apply import Change
-from sidegate.gateway.children import Nursery
+from sidegate.gateway.box.apply import Change
+from sidegate.gateway.box.children import Nursery
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.config.fields import Ipv6Mode
 from sidegate.gateway.desired import Advertiser
 from sidegate.gateway.dhcp.advert import NAME, advertiser_child, withdraw
 from sidegate.gateway.dhcp.routers import Routers
 from sidegate.gateway.dhcp.user import dnsmasq_user
-from sidegate.gateway.places import Places
 from sidegate.gateway.view import Ipv6View
 from sidegate.probe.ra import Opinion, addresses6, opinions
 from sidegate.probe.talk import Vantage

@@ -12,8 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from sidegate.gateway.box.files import replace_file
 from sidegate.gateway.dhcp.leases import Lease, parse_leases, text_in
-from sidegate.gateway.files import replace_file
 
 SETTLE_S = 0.2
 """After the first change: a crowd passes first, which may need the CPU."""

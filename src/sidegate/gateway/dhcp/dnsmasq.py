@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidegate.gateway.children import Child, ChildFile
+from sidegate.gateway.box.children import Child, ChildFile
 from sidegate.gateway.desired import DhcpHost, DhcpServer
 
 NAME = "dnsmasq"

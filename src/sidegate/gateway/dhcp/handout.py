@@ -9,8 +9,10 @@ from ipaddress import IPv4Address
 
 from msgspec import Struct
 
-from sidegate.gateway.apply import Change
-from sidegate.gateway.children import Child, Nursery
+from sidegate.gateway.box.apply import Change
+from sidegate.gateway.box.children import Child, Nursery
+from sidegate.gateway.box.files import make_directory
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import DhcpMode
 from sidegate.gateway.desired import DhcpServer
 from sidegate.gateway.dhcp import terms as dhcp
@@ -28,8 +30,6 @@ from sidegate.gateway.dhcp.leases import (
 )
 from sidegate.gateway.dhcp.lookout import Lookout
 from sidegate.gateway.dhcp.user import dnsmasq_user
-from sidegate.gateway.files import make_directory
-from sidegate.gateway.places import Places
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import DhcpView, LeaseView
 from sidegate.probe.dhcp import Offer, serves_here

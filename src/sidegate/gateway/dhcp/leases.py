@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from sidegate.gateway.files import replace_file
+from sidegate.gateway.box.files import replace_file
 from sidegate.problems import Problem, Problems
 
 _TIME_ERROR = 5

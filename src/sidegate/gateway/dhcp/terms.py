@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 from msgspec import Struct
 
+from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.config import ClientConfig, Config, DhcpMode
 from sidegate.gateway.desired import Advertiser, DhcpHost, DhcpServer
-from sidegate.gateway.facts import Facts
 from sidegate.probe.dhcp import Offer
 from sidegate.problems import Exit, Problem, Problems
 

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sidegate.gateway.apply import Change
-from sidegate.gateway.children import Child, ChildFile, Nursery
+from sidegate.gateway.box.apply import Change
+from sidegate.gateway.box.children import Child, ChildFile, Nursery
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.files import make_directory, replace_file
+from sidegate.gateway.box.places import Places, unwritable
 from sidegate.gateway.dhcp.user import dnsmasq_user
 from sidegate.gateway.dns import here
 from sidegate.gateway.dns.dnsmasq import answers, place
 from sidegate.gateway.dns.places import NAME, NAMES, Name, ResolverPlaces
 from sidegate.gateway.dns.resolver import Resolver
 from sidegate.gateway.dns.seating import GRACE_S, Seat, Seating, seating
-from sidegate.gateway.facts import Facts
-from sidegate.gateway.files import make_directory, replace_file
-from sidegate.gateway.places import Places, unwritable
 from sidegate.problems import Problem, Problems
 
 WITHOUT = "nobody resolves names at this box now: clients that were told to ask it need another DNS server"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address
 
-from sidegate.gateway.children import Nursery
+from sidegate.gateway.box.children import Nursery
+from sidegate.gateway.box.places import Places, unwritable
 from sidegate.gateway.dns.child import resolver_child
 from sidegate.gateway.dns.places import NAME, RELIEF, ResolverPlaces
-from sidegate.gateway.places import Places, unwritable
 from sidegate.problems import Problems
 
 _ENGINE = re.compile(r"^(server=.*)\b127\.0\.0\.[0-9]+#[0-9]+$", re.MULTILINE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.config import Config
 from sidegate.gateway.dns.names import is_name, name_table
 from sidegate.gateway.dns.resolver import Proxied, Resolver
-from sidegate.gateway.facts import Facts
 from sidegate.gateway.split.policy import DIRECT, Policy
 from sidegate.gateway.split.ports import dns_port
 

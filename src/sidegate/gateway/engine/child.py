@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidegate.gateway.children import Child, ChildFile
+from sidegate.gateway.box.children import Child, ChildFile
 from sidegate.gateway.engine.program import ENVIRONMENT
 from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.xray import Engine, xray_json

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sidegate.gateway.children import Child, Nursery
+from sidegate.gateway.box.children import Child, Nursery
 from sidegate.gateway.engine.child import child_name
 from sidegate.gateway.split.ports import GENERATIONS
 from sidegate.problems import Problem, Problems

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.split.ports import Ports, engine_mark
 

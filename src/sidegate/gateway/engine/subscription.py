@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sidegate.gateway.box.files import replace_file
 from sidegate.gateway.engine.entries import read_entries
 from sidegate.gateway.engine.fetch_limits import LARGEST, WITHIN_S
-from sidegate.gateway.files import replace_file
 from sidegate.problems import Exit, Problem
 
 EVERY_S = 86400.0

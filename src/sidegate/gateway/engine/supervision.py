@@ -14,6 +14,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sidegate.gateway.box.files import replace_file
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.engine.child import engine_children, refused_file
 from sidegate.gateway.engine.choice import Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
@@ -22,8 +24,6 @@ from sidegate.gateway.engine.knock import Knocks
 from sidegate.gateway.engine.trial import Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
-from sidegate.gateway.files import replace_file
-from sidegate.gateway.places import Places
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import Ports, ports
 from sidegate.problems import Exit, Problem

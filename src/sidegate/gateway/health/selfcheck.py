@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
 from sidegate.probe.dhcp_message import SERVER_PORT
 from sidegate.probe.talk import Vantage
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from msgspec import structs
 
+from sidegate.gateway.box.files import replace_file
 from sidegate.gateway.config import Lists
 from sidegate.gateway.config.split import GIVE_COUNTRY
-from sidegate.gateway.files import replace_file
 from sidegate.gateway.split.destinations import Gathered
 from sidegate.gateway.split.lists import ListFile, ListReader, stamp_of
 from sidegate.gateway.split.policy import Destination

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import structs
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.learned import kept_set, names_set

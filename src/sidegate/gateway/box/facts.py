@@ -15,13 +15,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway import programs
 from sidegate.gateway.aside import stepaside
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.firewalls import ForeignDrop, drops
+from sidegate.gateway.box.journal import STATE_DIR
 from sidegate.gateway.config import Config
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.firewalls import ForeignDrop, drops
-from sidegate.gateway.journal import STATE_DIR
 from sidegate.packet import BROADCAST, ETH_ARP, NO_MAC, Arp, build, frame_of, parse
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Exit, Problem, Problems

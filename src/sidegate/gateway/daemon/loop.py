@@ -15,30 +15,31 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway import telling, view
-from sidegate.gateway.apply import Change, Changes, apply, undo
+from sidegate.gateway import view
 from sidegate.gateway.aside.watch import StandingAside
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.apply import Change, Changes, apply, undo
+from sidegate.gateway.box.events import Changed, KernelEvents, Met
+from sidegate.gateway.box.facts import Facts, observe, vantage_of
+from sidegate.gateway.box.livebox import LiveBox
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.change import history, timer
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.change.history import Chosen
-from sidegate.gateway.clientele import Clientele
+from sidegate.gateway.clients.clientele import Clientele
 from sidegate.gateway.config import Config
-from sidegate.gateway.control import ControlSocket, Reply, Request
+from sidegate.gateway.daemon import telling
+from sidegate.gateway.daemon.control import ControlSocket, Reply, Request
+from sidegate.gateway.daemon.eventlog import EventLog
+from sidegate.gateway.daemon.splitplan import Plan
+from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.decide import decide, forwarded
 from sidegate.gateway.desired import Desired
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
-from sidegate.gateway.eventlog import EventLog
-from sidegate.gateway.events import Changed, KernelEvents, Met
-from sidegate.gateway.facts import Facts, observe, vantage_of
 from sidegate.gateway.health.checkup import Checkup, Place
 from sidegate.gateway.health.ownaddress import OwnAddress
-from sidegate.gateway.livebox import LiveBox
-from sidegate.gateway.places import Places
 from sidegate.gateway.split import lookup
-from sidegate.gateway.splitplan import Plan
-from sidegate.gateway.splitter import Splitter
 from sidegate.problems import Problem, Problems
 
 OBSERVE_S = 30.0

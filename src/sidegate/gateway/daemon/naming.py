@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from sidegate.gateway import programs, view
-from sidegate.gateway.apply import Change
+from sidegate.gateway import view
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.apply import Change
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.places import Places
+from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.dhcp.leases import Lease
 from sidegate.gateway.dns import here, learned, terms
 from sidegate.gateway.dns.child import Resolving
 from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.places import Name
 from sidegate.gateway.dns.resolver import Proxied, Resolver
-from sidegate.gateway.facts import Facts
-from sidegate.gateway.places import Places
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.ruleset.steer import learned_sets
-from sidegate.gateway.splitplan import Plan
 from sidegate.problems import Problem
 
 MUTE_S = 5.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from sidegate.gateway.control import SOCKET_NAME
-from sidegate.gateway.journal import STATE_DIR
+from sidegate.gateway.box.journal import STATE_DIR
+from sidegate.gateway.daemon.control import SOCKET_NAME
 from sidegate.problems import Exit, Problem, Problems
 
 RUNTIME_DIR = Path("/run/sidegate")

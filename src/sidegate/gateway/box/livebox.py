@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sidegate.gateway import facts, policyroutes, programs
-from sidegate.gateway.children import end_child
+from sidegate.gateway.box import facts, policyroutes, programs
+from sidegate.gateway.box.children import end_child
+from sidegate.gateway.box.journal import ChildStep
 from sidegate.gateway.desired import COMMENT, Accept, PolicyRoute
-from sidegate.gateway.journal import ChildStep
 from sidegate.gateway.ruleset.nfttext import STEERED
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK
 from sidegate.problems import Exit, Problem, Problems

@@ -22,11 +22,11 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway import journal as journals
-from sidegate.gateway import programs
-from sidegate.gateway.files import remove_file, replace_file
-from sidegate.gateway.journal import ChildStep
-from sidegate.gateway.places import Lock
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.files import remove_file, replace_file
+from sidegate.gateway.box.journal import ChildStep
+from sidegate.gateway.box.places import Lock
 from sidegate.problems import Exit, Problem, Problems
 
 STOP_WITHIN_S = 3.0

@@ -16,10 +16,10 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway import journal as journals
+from sidegate.gateway.box import journal as journals
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.journal import STATE_DIR, ChildStep, Journal, SysctlStep, TableStep
 from sidegate.gateway.desired import TABLE, Accept, Desired, PolicyRoute, Sysctl
-from sidegate.gateway.facts import Facts
-from sidegate.gateway.journal import STATE_DIR, ChildStep, Journal, SysctlStep, TableStep
 from sidegate.gateway.ruleset.nftchange import differences, fresh, transactions
 from sidegate.problems import Problem, Problems
 

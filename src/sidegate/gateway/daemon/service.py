@@ -17,10 +17,10 @@ from typing import Literal, get_args
 
 import msgspec
 
-from sidegate.gateway.apply import Changes
+from sidegate.gateway.box.apply import Changes
+from sidegate.gateway.box.places import Lock, Places, places, running_pid
 from sidegate.gateway.change import history
-from sidegate.gateway.daemon import Daemon
-from sidegate.gateway.places import Lock, Places, places, running_pid
+from sidegate.gateway.daemon.loop import Daemon
 from sidegate.problems import Exit, Problem, Problems
 
 

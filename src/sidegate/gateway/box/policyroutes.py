@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
 from sidegate.gateway.desired import PolicyRoute
 from sidegate.problems import Problem, Problems
 

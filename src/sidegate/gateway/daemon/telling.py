@@ -11,18 +11,18 @@ import msgspec
 
 from sidegate.gateway import view
 from sidegate.gateway.aside.watch import StandingAside
+from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.change import pending
 from sidegate.gateway.change.history import Chosen
-from sidegate.gateway.clientele import Clientele
+from sidegate.gateway.clients.clientele import Clientele
+from sidegate.gateway.clients.returnpath import Standing
 from sidegate.gateway.config import Config, digest
+from sidegate.gateway.daemon.eventlog import EventLog
+from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.dns.unasked import unasked
-from sidegate.gateway.eventlog import EventLog
-from sidegate.gateway.facts import Facts
 from sidegate.gateway.health.checkup import Checkup
-from sidegate.gateway.returnpath import Standing
-from sidegate.gateway.splitter import Splitter
 from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView
 from sidegate.probe.bridge import BridgeResult
 from sidegate.problems import Problem, Problems

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sidegate.gateway.box.files import remove_file, replace_file, set_aside
 from sidegate.gateway.desired import Accept, PolicyRoute
-from sidegate.gateway.files import remove_file, replace_file, set_aside
 from sidegate.problems import Problem, Problems
 
 STATE_DIR = Path("/var/lib/sidegate")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from sidegate.gateway import programs
+from sidegate.gateway.box import programs
 from sidegate.gateway.desired import TABLE, Backend, Hook
 
 _LEGACY: dict[int, tuple[str, Backend]] = {4: ("ip", "iptables-legacy"), 6: ("ip6", "ip6tables-legacy")}

@@ -13,8 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
-from sidegate.gateway.apply import Change
+from sidegate.gateway.box.apply import Change
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import Config
+from sidegate.gateway.daemon.naming import Naming
+from sidegate.gateway.daemon.splitplan import Plan, Planner
 from sidegate.gateway.decide import NO_SPLIT, Situation
 from sidegate.gateway.dhcp.leases import Lease
 from sidegate.gateway.dns import here, terms
@@ -28,16 +32,12 @@ from sidegate.gateway.engine.supervision import Supervision, Wanted
 from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, has_ipv6
-from sidegate.gateway.facts import Facts
-from sidegate.gateway.naming import Naming
-from sidegate.gateway.places import Places
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.ruleset.steer import learned_sets
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.explaining import FOREIGN
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
-from sidegate.gateway.splitplan import Plan, Planner
 from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
 from sidegate.problems import Problem
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from sidegate.gateway import programs, view
+from sidegate.gateway import view
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.events import Met
+from sidegate.gateway.box.facts import Facts, vantage_of
+from sidegate.gateway.clients.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.gateway.config import Config
-from sidegate.gateway.eventlog import EventLog
-from sidegate.gateway.events import Met
-from sidegate.gateway.facts import Facts, vantage_of
+from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.health.table import State
-from sidegate.gateway.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.gateway.ruleset.inbound import TRANSLATED
 from sidegate.gateway.ruleset.nft import Client, Element, prove, withdraw
 from sidegate.probe.bridge import BridgeResult, Prober

@@ -1,0 +1,1 @@
+"""Clients of the LAN: who they are, and whether their return path needs NAT."""

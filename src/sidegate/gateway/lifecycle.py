@@ -104,12 +104,20 @@ def start_daemon(config: Path | None, at: Places, confirm_s: float | None = None
         is_same = running is not None and running["config_digest"] == digest(chosen.config)
         _check_nothing_waits(at, is_allowed=is_same and confirm_s is None)
         if running is not None and is_same:
-            # A `down` that was killed after it had handed the clients over.
-            stepaside.take_back(at)
+            _take_back(at)
             return Went(running["pid"], True, None)
         if confirm_s is None:
             return _change(config, running, at)
         return _change_for_a_while(config, running, at, confirm_s)
+
+
+def _take_back(at: Places) -> None:
+    """Clients that a daemon handed over are taken back by it, once the check is up; those of a killed `down` here."""
+    aside = stepaside.load(at.state)
+    if aside is not None and aside.cause:
+        control.ask(at.control, "POST", "/v1/take-back")
+    else:
+        stepaside.take_back(at)
 
 
 def _check_nothing_waits(at: Places, *, is_allowed: bool) -> None:

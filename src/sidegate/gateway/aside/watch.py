@@ -29,6 +29,7 @@ class StandingAside:
         self._at, self._tell = at, tell
         self._choice = AsideChoice()
         self._look_at_s = 0.0
+        self._is_told_to = False
         self.cause = ""
 
     def resume(self, now: float) -> None:
@@ -52,9 +53,11 @@ class StandingAside:
 
     def due(self, states: Mapping[Name, State], now: float) -> Move | None:
         """What to do now: `decide` it, let `desired` be told, then `perform`."""
-        # `sidegate up` removes the record; it is made anew by `perform` while the check is down.
-        is_told_to = bool(self.cause) and not stepaside.is_begun(self._at)
-        return self._choice.move(states, now, is_aside=bool(self.cause), is_told_to=is_told_to)
+        return self._choice.move(states, now, is_aside=bool(self.cause), is_told_to=self._is_told_to)
+
+    def take_back(self) -> None:
+        """A person says so: as soon as the check is up."""
+        self._is_told_to = bool(self.cause)
 
     def decide(self, move: Move, states: Mapping[Name, State], now: float) -> None:
         """From now on `desired` is what it is to be."""
@@ -65,7 +68,7 @@ class StandingAside:
         else:
             self._tell(f"{self.cause} is up again: clients are taken back")
             self.cause = ""
-        self._look_at_s = now
+        self._look_at_s, self._is_told_to = now, False
 
     def perform(self, facts: Facts, now: float) -> None:
         """Clients are where they are to be, by ARP; looked after again and again, as the process may be killed."""

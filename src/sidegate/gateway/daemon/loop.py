@@ -274,11 +274,18 @@ class Daemon:
         if move is not None and self._desired is not None:
             self._aside.decide(move, states, now)
             self._hand_out(self._desired)
-            self._handout.turn(now)
-            self._advertising.turn(now)
+            self._settle_what_is_told()
             self._stand_asking()
         if self._facts is not None:
             self._aside.perform(self._facts, now)
+
+    def _settle_what_is_told(self) -> None:
+        """Those that a broken server keeps from being told are told by ARP all the more."""
+        for settle in (self._handout.settle, self._advertising.settle):
+            try:
+                settle()
+            except Problems as error:
+                self._log.note_faults(error.problems)
 
     def _keep_timer(self, now: float) -> None:
         self._timer_at_s = now + TIMER_S
@@ -374,9 +381,18 @@ class Daemon:
             return self._answer_diff(request)
         if request.method == "POST" and request.path == "/v1/probe":
             return self._probe_again(request)
+        if request.method == "POST" and request.path == "/v1/take-back":
+            return self._take_back(request)
         if request.method == "POST" and request.path == "/v1/reload":
             return self._answer_reload(request)
         return Reply(404, {"error": f"no such thing: {request.method} {request.path}"})
+
+    def _take_back(self, request: Request) -> Reply:
+        if request.uid != 0:
+            return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
+        self._aside.take_back()
+        self._checkup.ask_all(time.monotonic())
+        return Reply(200, {"stands_in_for": self._aside.cause})
 
     def _probe_again(self, request: Request) -> Reply:
         if request.uid != 0:

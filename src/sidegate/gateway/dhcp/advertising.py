@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 
 from sidegate.gateway.box.apply import Change
@@ -17,6 +18,8 @@ from sidegate.gateway.view import Ipv6View
 from sidegate.probe.ra import Opinion, addresses6, opinions
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problem, Problems
+
+_TAKEN_BACK_WITHIN_S, _LOOK_AGAIN_S = 2.0, 0.01
 
 
 class Advertising:
@@ -75,16 +78,24 @@ class Advertising:
         return (Change(what, "clients are to use this box as their IPv6 gateway beside the main router"),)
 
     def settle(self) -> None:
-        """Waits until it is advertised. Raises Problems."""
+        """Waits until it is advertised, or taken back: 2 s at the most. Raises Problems where it is not advertised."""
         self._nursery.settle()
+        end_s = time.monotonic() + _TAKEN_BACK_WITHIN_S
+        while self._is_to_be_taken_back and time.monotonic() < end_s:
+            time.sleep(_LOOK_AGAIN_S)
+            self.turn(time.monotonic())
 
     def turn(self, now: float) -> None:
         self._nursery.turn(now)
-        if self._advertiser is None and self._told_by is not None and not self._nursery.runs(NAME):
-            if withdraw(self._told_by):
+        if self._is_to_be_taken_back and not self._nursery.runs(NAME):
+            if withdraw(self._told_by or ""):
                 self._tell("clients were told that this box is no IPv6 router")
             self._told_by = None
         self._look(now)
+
+    @property
+    def _is_to_be_taken_back(self) -> bool:
+        return self._advertiser is None and self._told_by is not None
 
     def close(self) -> None:
         """Lets go; what is advertised goes on."""

@@ -155,6 +155,17 @@ def test_reverse_path_is_loosened_only_where_it_is_strict(everywhere: str, own: 
     assert next((s.value for s in desired.sysctls if s.path.endswith("rp_filter")), None) == wanted
 
 
+@pytest.mark.parametrize("now", ["0", "1"])
+def test_a_bridge_keeps_its_frames_from_netfilter_before_anything_is_forwarded(now: str) -> None:
+    """Also where it does already: else a second `up` would put back what the first one did."""
+    path = "net/bridge/bridge-nf-call-iptables"
+    box = structs.replace(facts("br0"), sysctls=facts("br0").sysctls | {path: now})
+    assert [(s.path, s.value) for s in decide(Config(), box).sysctls][-2:] == [
+        (path, "0"),
+        (f"{CONF}/br0/forwarding", "1"),
+    ]
+
+
 SETTINGS = st.sampled_from(["0", "1", "2"])
 
 

@@ -53,7 +53,13 @@ def decide(config: Config, facts: Facts, situation: Situation = NO_SPLIT) -> Des
     """
     shape = _shape(config, facts, situation)
     return Desired(
-        sysctls=(*_no_redirects(facts), *_loose_reverse_path(facts), *_forwarding6(config, facts), _forwarding(facts)),
+        sysctls=(
+            *_no_redirects(facts),
+            *_loose_reverse_path(facts),
+            *_plain_bridge(facts),
+            *_forwarding6(config, facts),
+            _forwarding(facts),
+        ),
         accepts=_accepts(facts, shape),
         ruleset=ruleset(shape),
         ruleset_reason=_RULESET_REASONS[config.nat.masquerade],
@@ -137,6 +143,17 @@ def _loose_reverse_path(facts: Facts) -> tuple[Sysctl, ...]:
         return ()
     reason = "strict reverse path filtering drops replies where another interface holds the better route"
     return (Sysctl(_path(name, "rp_filter"), "2", reason),)
+
+
+def _plain_bridge(facts: Facts) -> tuple[Sysctl, ...]:
+    """Where the interface is a bridge, and Docker or somebody else has its frames seen by netfilter.
+
+    What TPROXY gave a frame is lost before it is a packet (`ip_input.c` ip_rcv_core, skb_orphan). An answer whose
+    masquerade is taken back on the bridge goes to the client at once, by the port that it came in by, and a bridge
+    does not send there (`br_netfilter_hooks.c` br_nf_pre_routing_finish, `br_forward.c` should_deliver).
+    """
+    reason = "frames that netfilter sees on a bridge reach neither the proxy nor a masqueraded client"
+    return tuple(Sysctl(path, "0", reason) for path in facts.sysctls if path.startswith("net/bridge/"))
 
 
 def _forwarding(facts: Facts) -> Sysctl:

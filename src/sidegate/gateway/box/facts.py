@@ -32,6 +32,7 @@ ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 _SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
 _SETTINGS6 = Path("/proc/sys/net/ipv6/conf")
 _SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra")
+_OF_BRIDGES = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 _END = "\n}\n"
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
 
@@ -82,10 +83,11 @@ class Facts(Struct, frozen=True):
 
 
 class Link(Struct, frozen=True):
-    """An interface of `ip -json address`. kind: `ether` for what ARP works on.
+    """An interface of `ip -json -details address`. kind: `ether` for what ARP works on.
 
     has_carrier: LOWER_UP; the operational state, NO-CARRIER, follows up to 1 s later (`link_watch.c`). lan6: networks
-    of its IPv6 addresses but the link-local ones.
+    of its IPv6 addresses but the link-local ones. is_bridge: of the kernel's own kind; is_filtering: which hands its
+    frames to netfilter by a switch of its own, whatever the one for all bridges says.
     """
 
     interface: Interface
@@ -93,6 +95,8 @@ class Link(Struct, frozen=True):
     is_up: bool
     has_carrier: bool
     lan6: tuple[IPv6Network, ...] = ()
+    is_bridge: bool = False
+    is_filtering: bool = False
 
 
 class Route(Struct, frozen=True):
@@ -122,7 +126,7 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
         router=Router(router, mac),
         lan=_lan(link, routes),
         neighbours=neighbours(link.interface.name),
-        sysctls=_sysctls(link.interface.name),
+        sysctls=_sysctls(link),
         forward_drops=drops(rulesets, "forward"),
         input_drops=drops(rulesets, "input"),
         table=table,
@@ -171,7 +175,7 @@ def missing_capabilities(status: str) -> list[str]:
 
 
 def _links() -> list[Link]:
-    return parse_links(programs.run("ip", "-json", "address", "show"))
+    return parse_links(programs.run("ip", "-json", "-details", "address", "show"))
 
 
 def _routes() -> list[Route]:
@@ -188,7 +192,7 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 
 def parse_links(text: str) -> list[Link]:
-    """Interfaces in what `ip -json address` printed; what is no interface is left out."""
+    """Interfaces in what `ip -json -details address` printed; what is no interface is left out."""
     return [_link(x) for x in _objects(text) if "ifname" in x]
 
 
@@ -205,7 +209,17 @@ def _link(data: dict[str, Any]) -> Link:
         if x.get("family") == "inet6" and x.get("scope") == "global"
     ]
     lan6 = tuple(collapse_addresses(networks6))
-    return Link(interface, data.get("link_type", ""), "UP" in flags, "LOWER_UP" in flags, lan6)
+    kind = data.get("linkinfo", {})
+    is_bridge, own = kind.get("info_kind") == "bridge", kind.get("info_data", {})
+    return Link(
+        interface,
+        data.get("link_type", ""),
+        "UP" in flags,
+        "LOWER_UP" in flags,
+        lan6,
+        is_bridge,
+        is_bridge and any(own.get(f"nf_call_{family}tables") for family in ("ip", "ip6")),
+    )
 
 
 def parse_routes(text: str) -> list[Route]:
@@ -283,6 +297,9 @@ def _usable(name: str, links: list[Link], problems: list[Problem]) -> Link | Non
         faults.append(Problem(name, "the interface has no carrier", "plug the cable in, or look at the other end"))
     if not link.interface.addresses:
         faults.append(Problem(name, "the interface has no IPv4 address", "give it one, by DHCP or by hand"))
+    if link.is_filtering:
+        remedy = f"ip link set {name} type bridge nf_call_iptables 0 nf_call_ip6tables 0"
+        faults.append(Problem(name, "this bridge hands its frames to netfilter, which keeps them from TPROXY", remedy))
     problems.extend(faults)
     return None if faults else link
 
@@ -361,11 +378,16 @@ def _lan(link: Link, routes: Iterable[Route]) -> tuple[IPv4Network, ...]:
     return tuple(collapse_addresses([a.network for a in link.interface.addresses] + routed))
 
 
-def _sysctls(interface: str) -> dict[str, str]:
-    """Those of IPv6 where the kernel has them; every interface's forwarding where it has one switch for all of them."""
+def _sysctls(link: Link) -> dict[str, str]:
+    """Those of IPv6 where the kernel has them; every interface's forwarding where it has one switch for all of them.
+
+    Those of bridges where this is one, and br_netfilter is there.
+    """
+    interface = link.interface.name
     paths = [f"net/ipv4/conf/{p.format(interface)}" for p in _SYSCTLS]
     paths6 = [f"net/ipv6/conf/{p.format(interface)}" for p in _SYSCTLS6]
     if not Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists():
         paths6 += sorted(f"net/ipv6/conf/{p.parent.name}/forwarding" for p in _SETTINGS6.glob("*/forwarding"))
-    found = [*paths, *(p for p in dict.fromkeys(paths6) if Path("/proc/sys", p).exists())]
+    optional = (*paths6, *(_OF_BRIDGES if link.is_bridge else ()))
+    found = [*paths, *(p for p in dict.fromkeys(optional) if Path("/proc/sys", p).exists())]
     return {p: Path("/proc/sys", p).read_text().strip() for p in found}

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway.dns.dnsmasq import CACHE_TTL_S, CLIENT_TTL_S
-from sidegate.gateway.dns.learned import KEPT_S, LOOK_EVERY_S, MOVED_AFTER_S, ageing, carried
-from sidegate.gateway.ruleset.nft import Element
-from sidegate.gateway.ruleset.steer import LEARNED_S, LEARNED_SIZE, learned_sets
+from sidegate.gateway.dns.learned import (
+    KEPT_S,
+    LOOK_EVERY_S,
+    MOVED_AFTER_S,
+    ageing,
+    carried,
+    former,
+    opened,
+    still_asked,
+)
+from sidegate.gateway.ruleset.nft import Element, Shape, ruleset
+from sidegate.gateway.ruleset.nftchange import blocks
+from sidegate.gateway.ruleset.steer import LEARNED_S, LEARNED_SIZE, Steering, learned_sets
 from sidegate.gateway.split.policy import Destination, Policy, Rule
+from sidegate.gateway.split.ports import ports
 
 
 def element(address: str, expires_s: int = LEARNED_S) -> Element:
@@ -21,6 +34,13 @@ def rule(origin: str, *suffixes: str, send: str = "proxy") -> Rule:
 
 
 A, B = rule("rule[0]", "a.example"), rule("rule[1]", "b.example")
+SHAPE = Shape(
+    "eth0",
+    "02:00:00:00:00:01",
+    (IPv4Network("192.168.1.0/24"),),
+    "auto",
+    steering=Steering(Policy((A, B)), (("proxy", ports(0, 0)),)),
+)
 
 
 def key(it: Rule) -> str:
@@ -64,26 +84,50 @@ def test_a_set_never_fills_up() -> None:
     assert moved == LEARNED_SIZE // 4
 
 
-def test_a_rule_with_other_names_keeps_for_a_while_what_it_learned() -> None:
-    now = rule("rule[0]", "a.example", "c.example")
+NOW = rule("rule[0]", "a.example", "c.example")
+
+
+def test_a_rule_with_other_names_asks_those_before_until_nobody_learns_them() -> None:
+    before = former(Policy((A, B)), Policy((NOW, B)), {})
+    assert before == {key(NOW): (A.destination,)}
+    assert still_asked(Policy((NOW, B)), before).rules == (NOW, A, B)
     sets = {
         f"names_{key(A)}_4": [element("1.1.1.1", 7)],
         f"kept_{key(A)}_4": [element("1.1.1.1", 8), element("1.1.1.2", 8)],
     }
-    assert carried(Policy((A, B)), Policy((now, B)), sets, (4,)) == (
-        f"add element inet sidegate kept_{key(now)}_4 {{ 1.1.1.1 timeout 86400s, 1.1.1.2 timeout 86400s }}\n"
+    assert carried(before, sets, (4,)) == (
+        f"add element inet sidegate kept_{key(NOW)}_4 {{ 1.1.1.1 timeout 86400s, 1.1.1.2 timeout 86400s }}\n"
     )
 
 
+def test_those_before_them_too() -> None:
+    later = rule("rule[0]", "d.example")
+    before = former(Policy((A, B)), Policy((NOW, B)), {})
+    assert former(Policy((NOW, B)), Policy((later, B)), before) == {key(later): (NOW.destination, A.destination)}
+    assert former(Policy((NOW, B)), Policy((B, NOW)), before) == before
+    assert former(Policy((NOW, B)), Policy((A, B)), before) == {key(A): (NOW.destination,)}
+
+
+def test_it_asks_names_alone() -> None:
+    own = Rule("rule[0]", "proxy", Destination(suffixes=("a.example",), networks4=(IPv4Network("192.0.2.0/24"),)))
+    assert former(Policy((own,)), Policy((NOW,)), {}) == {key(NOW): (A.destination,)}
+
+
 def test_one_that_leads_elsewhere_too_begins_with_nothing() -> None:
-    sets = {f"names_{key(A)}_4": [element("1.1.1.1", 7)]}
-    assert carried(Policy((A,)), Policy((rule("rule[0]", "c.example", send="direct"),)), sets, (4,)) == ""
+    assert former(Policy((A,)), Policy((rule("rule[0]", "c.example", send="direct"),)), {}) == {}
 
 
 def test_names_that_stay_have_nothing_to_carry() -> None:
-    sets = {f"names_{key(A)}_4": [element("1.1.1.1", 7)]}
     for new in (Policy((B, A)), Policy((rule("rule[0]", "a.example", send="direct"),)), Policy()):
-        assert carried(Policy((A, B)), new, sets, (4,)) == ""
+        assert former(Policy((A, B)), new, {}) == {}
+
+
+def test_sets_are_opened_as_the_ruleset_makes_them() -> None:
+    text = ruleset(SHAPE)
+    names = learned_sets(Policy((A,)), (4,))
+    made = opened(text, names)
+    assert [name for _, name in blocks(made)] == list(names)
+    assert all(it in text for it in made.split("table inet sidegate {\n")[1].removesuffix("}\n").splitlines())
 
 
 @given(st.permutations((A, B, rule("proxy.list", "c.example"))))

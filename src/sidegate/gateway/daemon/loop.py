@@ -164,6 +164,9 @@ class Daemon:
         desired = decide(self._config, facts, situation)
         changes = apply(desired, facts, LiveBox(), self._places.state)
         self._splitter.applied(situation)
+        if _is_table_new(changes):
+            # What clients have asked of the resolver until now was learned by nobody.
+            self._splitter.forget()
         handed = self._hand_out(desired)
         if is_fresh:
             self._handout.settle()
@@ -235,10 +238,11 @@ class Daemon:
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
+            self._answer_first(self._config, facts, plan, now)
             situation = self._splitter.situation(plan)
             desired = decide(self._config, facts, situation)
             is_lost = self._is_table_lost(facts)
-            box = CarryingBox("" if is_lost else self._splitter.carried(plan))
+            box = CarryingBox("" if is_lost else self._splitter.carried())
             changes = apply(desired, facts, box, self._places.state)
             self._splitter.applied(situation)
             if is_lost:
@@ -255,6 +259,13 @@ class Daemon:
         self._stand_at(facts)
         if _is_table_new(changes):
             self._clientele.prove_again()
+
+    def _answer_first(self, config: Config, facts: Facts, plan: Plan, now: float) -> tuple[Change, ...]:
+        """Where other rules are to be in force: see `Splitter.answer_first`. Raises Problems."""
+        if plan == self._splitter.plan_in_force:
+            return ()
+        ruleset = decide(config, facts, self._splitter.situation(plan)).ruleset
+        return self._splitter.answer_first(plan, facts, ruleset, now)
 
     def _is_table_lost(self, facts: Facts) -> bool:
         """Whether our table is not as we left it, so that it is made anew and its sets are empty. Raises Problems."""
@@ -303,14 +314,18 @@ class Daemon:
         try:
             plan = self._splitter.plan(chosen.config)
             facts = observe(chosen.config, self._places.state)
+            self._handout.ask_first(decide(chosen.config, facts).dhcp)
+            self._splitter.ask_first(plan, facts)
+            is_lost = self._is_table_lost(facts)
+            first = self._answer_first(chosen.config, facts, plan, now)
             situation = self._splitter.situation(plan)
             desired = decide(chosen.config, facts, situation)
-            self._handout.ask_first(desired.dhcp)
-            self._splitter.ask_first(plan, facts)
-            box = CarryingBox(self._splitter.carried(plan))
+            box = CarryingBox("" if is_lost else self._splitter.carried())
             changes = apply(desired, facts, box, self._places.state)
             self._splitter.applied(situation)
-            split = self._splitter.want(plan, facts, now)
+            if is_lost:
+                self._splitter.forget()
+            split = (*first, *self._splitter.want(plan, facts, now))
         except Problems:
             # What was begun is put right at once.
             self._observe_at_s = now

@@ -2,6 +2,10 @@
 
 Whether it answers is what leads clients to it. One that ended and is started again is not silent: that takes less time
 than a client waits for its answer.
+
+Where rules name others than before, the resolver comes first (`want_first`): by one and the same transaction the kernel
+goes by the new rules and leads clients to whoever answers, and learns, as these have it. Otherwise a name that is
+proxied from now on would still be asked straight, and its address would be nobody's for as long as a client keeps it.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from sidegate.gateway.dns.places import Name
 from sidegate.gateway.dns.resolver import Proxied, Resolver
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.ruleset.steer import learned_sets
+from sidegate.gateway.split.policy import DIRECT, Policy, Rule
 from sidegate.problems import Problem
 
 MUTE_S = 5.0
@@ -36,6 +41,10 @@ HOSTS_S = 5.0
 """Between looks at who has which lease."""
 READY_LOOK_S = 0.05
 """Between looks whether one that starts serves already."""
+FOLLOWS_WITHIN_S = 3.0
+"""How long rules wait for a resolver that answers as they have it: after a change just before, for its GRACE_S too. A
+resolver that takes longer, with more names than anybody has, or does not start at all, keeps no rule from its place."""
+_LOOK_AGAIN_S = 0.005
 
 
 class Naming:
@@ -51,8 +60,10 @@ class Naming:
         self._made_of: tuple[object, ...] = ()
         self._resolver: Resolver | None = None
         self._names = ""
+        self._former: learned.Former = {}
+        self._is_former_over = False
         self._answers = False
-        self._said = (False, self.lead)
+        self._said = (False, self.lead, False)
         self._mute_since_s: float | None = None
         self._answers_since_s: float | None = None
         self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
@@ -82,12 +93,31 @@ class Naming:
         made_of = (plan, facts.interface, facts.lan, facts.router.address, own, proxied, engine_port)
         if made_of == self._made_of:
             return ()
+        if plan.policy != self._plan.policy:
+            self._former = learned.former(self._plan.policy, plan.policy, self._former)
+            self._is_former_over = False
         self._plan, self._made_of = plan, made_of
         wanted = terms.resolver(plan.config, facts, plan.policy, own, proxied)
         if wanted is not None and engine_port is not None:
             wanted = msgspec.structs.replace(wanted, engine_port=engine_port)
         self._resolver, self._names = wanted, self._hosts()
         return self._resolving.want(wanted, self._names)
+
+    def want_first(
+        self, plan: Plan, facts: Facts, proxied: Proxied, engine_port: int | None, ruleset: str
+    ) -> tuple[Change, ...]:
+        """As `want`, and waits, FOLLOWS_WITHIN_S at the most, for whoever answers names in another way than before.
+
+        ruleset: that is to be in force next. Raises Problems.
+        """
+        before = self._resolver
+        filled = learned_sets(self._plan.policy, self._plan.families)
+        if text := learned.opened(ruleset, set(learned_sets(plan.policy, plan.families)).difference(filled)):
+            programs.run("nft", "--file", "-", text=text)
+        changes = self.want(plan, facts, proxied, engine_port)
+        if self._answers and _is_other(before, self._resolver):
+            self._follow()
+        return changes
 
     @property
     def lead(self) -> Name:
@@ -98,10 +128,22 @@ class Naming:
         """They are, now."""
         self._resolving.led(name)
 
-    def turn(self, now: float) -> bool:
-        """Whether clients are to be led elsewhere than before the turn: to it, to the other one, or to none.
+    def asked(self, plan: Plan) -> Policy:
+        """What the kernel's rules are made of: a plan's policy, and what may still be learned for it as before."""
+        is_known = plan.policy == self._plan.policy
+        return learned.still_asked(plan.policy, self._former) if is_known and not self._is_former_over else plan.policy
 
-        Raises Problems.
+    def applied(self) -> None:
+        """The kernel asks what `asked` said, and has been told what `carried` said."""
+        if self._is_former_over:
+            self._former, self._is_former_over = {}, False
+            self._said = (*self._said[:2], False)
+
+    def turn(self, now: float) -> bool:
+        """Whether the kernel's rules are to be others than before the turn.
+
+        Clients are to be led elsewhere, to it, to the other one, or to none; or what was learned before a change is to
+        be carried. Raises Problems.
         """
         self._resolving.turn(now)
         if self._resolver is not None and now >= self._hosts_at_s:
@@ -110,7 +152,8 @@ class Naming:
         self._age(now)
         self._hear(now)
         self._answers_since_s = (self._answers_since_s or now) if self._answers else None
-        before, self._said = self._said, (self._answers, self.lead)
+        self._is_former_over = bool(self._former) and self._resolving.has_followed()
+        before, self._said = self._said, (self._answers, self.lead, self._is_former_over)
         return self._said != before
 
     def next_deadline(self) -> float | None:
@@ -121,13 +164,16 @@ class Naming:
         times = (self._resolving.next_deadline(), ready_s, hosts_s, self._age_at_s)
         return min((t for t in times if t is not None), default=None)
 
-    def carried(self, plan: Plan) -> str:
-        """What nft is to be told with the rules of this plan, so that no address that a name had is forgotten.
+    def carried(self) -> str:
+        """What nft is to be told with the next rules, so that no address that a name had is forgotten.
 
         Raises Problems.
         """
-        old, new = self._plan.policy, plan.policy
-        return learned.carried(old, new, self._sets(), plan.families)
+        if not self._is_former_over:
+            return ""
+        before = [it for named in self._former.values() for it in named]
+        names = learned_sets(Policy(tuple(Rule("", DIRECT, it) for it in before)), self._plan.families)
+        return learned.carried(self._former, {name: view.elements(name) for name in names}, self._plan.families)
 
     def forget(self) -> None:
         """The kernel's sets were lost: what addresses names have is to be learned again, and who asks for names."""
@@ -185,6 +231,14 @@ class Naming:
         names = learned_sets(self._plan.policy, self._plan.families)
         return {name: view.elements(name) for name in names}
 
+    def _follow(self) -> None:
+        """Raises Problems."""
+        end_s = time.monotonic() + FOLLOWS_WITHIN_S
+        self.turn(time.monotonic())
+        while not self._resolving.is_ready() and not self._resolving.faults() and time.monotonic() < end_s:
+            time.sleep(_LOOK_AGAIN_S)
+            self.turn(time.monotonic())
+
     def _hear(self, now: float) -> None:
         if self._resolver is None:
             self._answers, self._mute_since_s = False, None
@@ -193,3 +247,10 @@ class Naming:
         elif self._answers:
             self._mute_since_s = self._mute_since_s or now
             self._answers = now < self._mute_since_s + MUTE_S
+
+
+def _is_other(before: Resolver | None, now: Resolver | None) -> bool:
+    """Whether there are both, and names are answered in another way: whom the engine is asked by changes nothing."""
+    if before is None or now is None:
+        return False
+    return msgspec.structs.replace(now, engine_port=before.engine_port, proxied=before.proxied) != before

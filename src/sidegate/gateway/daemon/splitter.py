@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from msgspec import structs
+
 from sidegate.gateway.box.apply import Change
 from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
@@ -33,7 +35,6 @@ from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, has_ipv6
 from sidegate.gateway.ruleset.nft import Client
-from sidegate.gateway.ruleset.steer import learned_sets
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.explaining import FOREIGN
 from sidegate.gateway.split.policy import PROXY
@@ -52,8 +53,8 @@ a lying resolver would be believed for a minute."""
 _LOOK_AGAIN_S = 0.01
 _FIRST = "what is proxied goes through it"
 _WAITS = (
-    "another engine waits for its place: those before still end their connections. Until then what the engine decides, "
-    "by the names that traffic shows, goes by the rules before; what the kernel decides, by the new ones"
+    "another engine waits for its place: those before still end their connections. Until then the kernel decides "
+    "alone, by the addresses of names: two that share one go the same way"
 )
 
 
@@ -114,13 +115,22 @@ class Splitter:
         return (*started, *self._want_names(now))
 
     def situation(self, plan: Plan) -> Situation:
+    def answer_first(self, plan: Plan, facts: Facts, ruleset: str, now: float) -> tuple[Change, ...]:
+        """Names are answered as this plan has it before the kernel goes by it; see `Naming.want_first`.
+
+        ruleset: of the plan. What that changes. Raises Problems.
+        """
+        self._foreign.want(plan.config.proxy.tproxy_port if plan.is_foreign else None, now)
+        self._foreign.turn(now)
+        return self._naming.want_first(plan, facts, self._proxied(plan, now), self._engine.dns_port(), ruleset)
+
         """What the kernel's rules are decided for: this plan, with whoever serves now."""
         if plan.is_empty:
             return NO_SPLIT
         return Situation(
-            policy=plan.policy,
-            targets=tuple((name, self._place(plan, name)) for name in plan.aims),
-            held=self._engine.held() if plan.is_ours else (),
+            policy=self._naming.asked(plan),
+            targets=tuple((name, self._judging(plan, self._place(plan, name))) for name in plan.aims),
+            held=self._held(plan) if plan.is_ours else (),
             answers_names=self._naming.answers and plan.config.resolves,
             unsteered=_on_lan(plan, self._facts),
             has_relief=self._naming.lead == RELIEF,
@@ -130,12 +140,11 @@ class Splitter:
         """The kernel's rules are those of this situation now."""
         if situation.answers_names:
             self._naming.led(RELIEF if situation.has_relief else RESOLVER)
+        self._naming.applied()
 
-    def carried(self, plan: Plan) -> str:
+    def carried(self) -> str:
         """See `Naming.carried`. Raises Problems."""
-        if not rules.is_split(plan.policy) or learned_sets(self._plan.policy) == learned_sets(plan.policy):
-            return ""
-        return self._naming.carried(plan)
+        return self._naming.carried()
 
     def forget(self) -> None:
         """The kernel's sets were lost."""
@@ -262,17 +271,17 @@ class Splitter:
         """Raises Problems where a file cannot be written."""
         if self._facts is None:
             return ()
-        return self._naming.want(self._plan, self._facts, self._proxied(now), self._engine.dns_port())
+        return self._naming.want(self._plan, self._facts, self._proxied(self._plan, now), self._engine.dns_port())
 
-    def _proxied(self, now: float) -> Proxied:
+    def _proxied(self, plan: Plan, now: float) -> Proxied:
         """Names that are proxied are asked by the upstream while there is one that works."""
-        self._has_fallen_back = not self._is_asked(now)
+        self._has_fallen_back = not self._is_asked(plan, now)
         if not self._has_fallen_back:
             return "asked"
-        return "direct" if self._plan.config.proxy.on_failure == "direct" else "refused"
+        return "direct" if plan.config.proxy.on_failure == "direct" else "refused"
 
-    def _is_asked(self, now: float) -> bool:
-        if not self._plan.is_ours:
+    def _is_asked(self, plan: Plan, now: float) -> bool:
+        if not plan.is_ours:
             return self._foreign.listens
         is_lost = self._lost_s is not None and now >= self._lost_s + FALL_BACK_S
         return self._engine.dns_port() is not None and not is_lost
@@ -298,6 +307,19 @@ def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: flo
     part.turn(time.monotonic())
     while not condition() and not part.faults() and time.monotonic() < end_s:
         time.sleep(_LOOK_AGAIN_S)
+    def _judging(self, plan: Plan, place: Ports | None) -> Ports | None:
+        """An engine that goes by the rules before is asked for nothing: it could send straight what is proxied now."""
+        if place is None or plan.is_foreign or self._engine.judges(plan.policy):
+            return place
+        return structs.replace(place, named=place.decided)
+
+    def _held(self, plan: Plan) -> tuple[Ports, ...]:
+        """Where datagram flows may be but in the places for new ones."""
+        if self._engine.judges(plan.policy):
+            return self._engine.held()
+        places = dict.fromkeys(self._place(plan, name) for name in plan.aims)
+        return (*self._engine.held(), *(it for it in places if it is not None))
+
         part.turn(time.monotonic())
 
 

@@ -88,7 +88,7 @@ class Resolving:
             self._wanted_s = time.monotonic()
         self._resolver, self._names = it, names
         self._sit(time.monotonic())
-        if any(self._nursery.runs(name, child.digest) for name, child in self._children.items()):
+        if any(self._runs_as_wanted(name) for name in NAMES):
             self._write()
             return ()
         return (
@@ -125,6 +125,14 @@ class Resolving:
         """Whether whoever is to be asked for names answers, if not as is wanted now."""
         return self._is_up(self.lead)
 
+    def is_ready(self) -> bool:
+        """Whether one who answers what is wanted now is there to be asked."""
+        return bool(self._children) and self._seat(self.lead, time.monotonic()).serves
+
+    def has_followed(self) -> bool:
+        """Whether nobody is left who answers anything else than is wanted now."""
+        return not any(self._nursery.runs(name) and not self._runs_as_wanted(name) for name in NAMES)
+
     def is_settled(self) -> bool:
         """Whether what is wanted now is answered at port 53, and clients are led there."""
         return self._led == NAME and self._seat(NAME, time.monotonic()).serves
@@ -154,7 +162,10 @@ class Resolving:
         child = self._children[name]
         serves = self._nursery.serves(child)
         is_late = not serves and now >= self._wanted_s + _SERVES_WITHIN_S
-        return Seat(self._nursery.runs(name), self._nursery.runs(name, child.digest), serves, is_late)
+        return Seat(self._nursery.runs(name), self._runs_as_wanted(name), serves, is_late)
+
+    def _runs_as_wanted(self, name: Name) -> bool:
+        return name in self._children and self._nursery.runs(name, self._children[name].digest)
 
     def _is_up(self, name: Name) -> bool:
         """Whether it answers, whatever it was told."""

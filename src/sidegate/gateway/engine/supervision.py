@@ -143,6 +143,10 @@ class Supervision:
         """Whether another engine than the one that serves is still to be started."""
         return self._generations.starts
 
+    def judges(self, policy: Policy) -> bool:
+        """Whether the engine that serves goes by these rules."""
+        return self._generations.is_new and self._started is not None and self._started.policy == policy
+
     # Where traffic is taken in
 
     def place(self, name: str | None) -> Ports | None:

@@ -17,6 +17,8 @@ from sidegate.gateway import view
 from sidegate.gateway.box import programs
 from sidegate.gateway.box.events import Met
 from sidegate.gateway.box.facts import Facts, vantage_of
+from sidegate.gateway.clients.crowds import Crowds
+from sidegate.gateway.clients.heldback import HeldBack
 from sidegate.gateway.clients.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon.eventlog import EventLog
@@ -48,6 +50,7 @@ class Clientele:
         self._paths = ReturnPaths()
         self._counted: dict[Client, int] = {}
         self._translated: list[Client] = []
+        self._held_back, self._crowds = HeldBack(log.tell, self._named_by), Crowds(log.tell, self._named_by)
         self._probes: dict[int, Client] = {}
         self._gateways: set[Client] = set()
         self._router: State = "unknown"
@@ -84,16 +87,17 @@ class Clientele:
         return f"{client.ip} ({client.mac}{', ' + name if name else ''})"
 
     def hints(self) -> tuple[str, ...]:
-        """Whose port forwards cannot work by way of this box."""
+        """Who is held back, and whose port forwards cannot work by way of this box."""
         keep = {c.mac for c in self._config.client if c.gateway == "router"}
         count = Counter(it.mac for it in self._translated)
         found = {it.mac: it.ip for it in self._translated if it.mac not in keep and count[it.mac] <= WAN_ADDRESSES_MOST}
-        return tuple(
+        translated = (
             f"{self._named_by(mac)} answers with the public address {ip}: a bridge on its way here translates it, so"
             " that port forwards to this device do not work by way of this box; let it keep the router as its gateway"
             ' (by hand, or with gateway = "router" in its [[client]] section where this box hands out addresses)'
             for mac, ip in found.items()
         )
+        return (*self._held_back.hints(), *self._crowds.hints(), *translated)
 
     # What the loop says
 
@@ -263,6 +267,9 @@ class Clientele:
     def _count(self, now: float) -> None:
         """Who sent something since the last time. Raises Problems."""
         self._count_at_s = now + COUNT_S
+        self._held_back.look(now)
+        if self._facts is not None:
+            self._crowds.look(self._facts.interface.name)
         self._translated = sorted({view.client_of(e) for e in view.elements(TRANSLATED)})
         counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
         for client, packets in counted.items():

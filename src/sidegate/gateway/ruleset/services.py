@@ -4,7 +4,8 @@
 (input) comes before the owner's own filter: it marks what the LAN may ask, as the split marks what it steers, so that
 one accept lets both pass a firewall that drops by policy; and it drops what others send to these ports and to the
 engine's. Nothing else is dropped. `askers4` is who asks our resolver for names. One device may hold only so many TCP
-connections to it (`tcp_askers`): dnsmasq gives each a process, and has a limit for all of them together.
+connections to it (`tcp_askers`): dnsmasq gives each a process, and has a limit for all of them together. What it asks
+by UDP beyond law 19 (`restraint`) is dropped.
 
 `relieved` and `relief` are how names are answered while the resolver at port 53 is started anew: what the LAN asks by
 UDP is led to another port, packet by packet. NAT would bind a client that keeps its source port to one resolver for as
@@ -21,7 +22,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from sidegate.gateway.ruleset import restraint
 from sidegate.gateway.ruleset.nfttext import CLIENT, MARKING, STEERED, block
+from sidegate.gateway.ruleset.restraint import NAMES
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
 DNS = "meta l4proto { tcp, udp } th dport 53"
@@ -76,17 +79,20 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
             block("chain", "lan_only", _lan_only(lan4, ipv6=ipv6)),
         ]
     if services.names:
-        found.append(_RELIEF)
+        found += [_RELIEF, restraint.holding_back(NAMES)]
     if services.relief:
         found.append(block("chain", "relieved", _relieved(interface)))
     return found
 
 
 def sets(services: Services) -> list[str]:
-    """No timeout, which would forget what is open: the kernel takes out who has nothing open (nft_connlimit_gc)."""
+    """Of connections without a timeout, which would forget what is open: the kernel takes out who has nothing open
+    (nft_connlimit_gc).
+    """
     if not services.names:
         return []
-    return [block("set", TCP_ASKERS, ["typeof ether saddr", f"size {_TCP_ASKERS_SIZE}", "flags dynamic"])]
+    tcp_askers = block("set", TCP_ASKERS, ["typeof ether saddr", f"size {_TCP_ASKERS_SIZE}", "flags dynamic"])
+    return [tcp_askers, NAMES.known, restraint.held_back(NAMES)]
 
 
 _TOO_MANY = (
@@ -142,6 +148,7 @@ def _guard(services: Services, interface: str, lan4: str) -> list[str]:
     if services.names:
         asker = f"ip saddr {lan4} update @askers4 {{ {CLIENT} }}"
         lines += [f'iifname "{interface}" {DNS} {asker}', f'iifname "{interface}" {_TOO_MANY}']
+        lines.append(f'iifname "{interface}" udp dport 53 {NAMES.over} goto {NAMES.held}')
         lines.append(f'iifname "{interface}" {DNS} goto lan_only')
         to_relief = f"tcp dport {RELIEF_PORT} meta l4proto tcp ct original proto-dst 53"
         lines.append(f'iifname "{interface}" {to_relief} goto lan_only')

@@ -1,6 +1,6 @@
 """The split as sets and chains: Policy × the engine's ports -> text for nft. Pure.
 
-The laws of the split, which go on from those of `nft.py`
+The laws of the split, which go on from those of `nft.py`; how much of it one device may begin, `restraint.py` says
 
 9. `split` is asked before a proof is. What it steers ends there, untracked: a proxied SYN touches no proof, no memory
    of masquerade and no conntrack, for it says nothing about a return path. What it leaves returns to the proofs.
@@ -34,7 +34,9 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
+from sidegate.gateway.ruleset import restraint
 from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
+from sidegate.gateway.ruleset.restraint import CROWDS, DEVICE, PROXIED, STRAIGHT, STRANGERS
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
 from sidegate.gateway.split.ports import Ports
 
@@ -172,6 +174,16 @@ def _listed(networks: tuple[IPv4Network | IPv6Network, ...]) -> tuple[str, tuple
     return _digest(elements), elements
 
 
+_RESTRAINTS = (
+    PROXIED.known,
+    restraint.held_back(PROXIED),
+    restraint.crowds(),
+    STRANGERS.known,
+    restraint.held_back(STRANGERS),
+    STRAIGHT.known,
+)
+
+
 def _sets(steering: Steering, networks: _Networks) -> list[str]:
     """Each named by what it holds or by the rule that it is of."""
     found: dict[str, str] = {}
@@ -186,7 +198,8 @@ def _sets(steering: Steering, networks: _Networks) -> list[str]:
             found[f"engaged{n}"] = dynamic(f"engaged{n}", family.flow, FLOWS_SIZE, ENGAGED_S)
         for i, rule in enumerate(steering.policy.rules):
             found |= dict(_sets_of(i, rule, family, networks))
-    return [constant("private4", "ipv4_addr", PRIVATE4, "flags interval"), *found.values()]
+    private = constant("private4", "ipv4_addr", PRIVATE4, "flags interval")
+    return [private, *_RESTRAINTS, *found.values()]
 
 
 def _sets_of(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterator[tuple[str, str]]:
@@ -211,6 +224,16 @@ def _digest(words: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
 
+class Entry(Struct, frozen=True, order=True):
+    """A port of the engine to which new flows are led. udp: of datagrams too."""
+
+    port: int
+    udp: bool
+
+    def chain(self, family: Family) -> str:
+        return f"entering{self.port}_{family.number}"
+
+
 class Way(Struct, frozen=True, order=True):
     """Where a rule leads that neither sends straight nor blocks. quic: what becomes of UDP port 443."""
 
@@ -224,12 +247,19 @@ class Way(Struct, frozen=True, order=True):
         quic = "" if self.quic == "proxy" else f"_quic_{self.quic}"
         return f"to{number}_{self.kind}{quic}_{family.number}"
 
+    def entry(self, steering: Steering) -> Entry | None:
+        """None: nobody takes it."""
+        ports = dict(steering.targets).get(self.send)
+        return None if ports is None else Entry(ports.decided if self.kind == "decided" else ports.named, ports.udp)
+
 
 def _chains(steering: Steering, memory: Memory, networks: _Networks) -> list[str]:
     found = [block("chain", "steered", [MARKING, "notrack", "accept"]), block("chain", "refused", _REFUSED)]
+    found += [restraint.holding_back(PROXIED), restraint.holding_back(STRANGERS)]
     for family in steering.families:
         n = family.number
         found += [block("chain", f"to_straight{n}", _to_straight(family, memory))]
+        found += [block("chain", entry.chain(family), _entering(entry, family)) for entry in _entries(steering)]
         found += [
             block("chain", way.chain(steering, family), _to(way, steering, family, memory)) for way in _ways(steering)
         ]
@@ -284,28 +314,34 @@ def _tproxy(port: int, family: Family) -> str:
 
 def _to_straight(family: Family, memory: Memory) -> list[str]:
     """A SYN of a connection that the engine has answered already stays with it."""
-    flow, straight = family.flow, f"straight{family.number}"
-    lines = [f"meta l4proto udp update @{straight} {{ {flow} }} return"]
-    lines.append(f"meta l4proto tcp socket transparent 1 goto engaged{family.number}")
-    if not memory.is_of_proofs(family):
-        lines.append(f"meta l4proto tcp update @{straight} {{ {flow} }}")
-    return lines
+    remembered = "udp" if memory.is_of_proofs(family) else "{ tcp, udp }"
+    return [
+        f"meta l4proto tcp socket transparent 1 goto engaged{family.number}",
+        f"meta l4proto {remembered} {STRAIGHT.over} return",
+        f"meta l4proto {remembered} update @straight{family.number} {{ {family.flow} }}",
+    ]
 
 
 def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[str]:
     lines = _of_quic(way, family) + memory.lines(family)
     if memory.has_begun and family is V4:
         lines.append(f"meta l4proto tcp delete @begun4 {{ {TUPLE} }}")
-    ports = dict(steering.targets).get(way.send)
-    if ports is not None:
-        port = ports.decided if way.kind == "decided" else ports.named
-        tproxy = _tproxy(port, family)
-        remembered = f"{tproxy} update @steered{port}_{family.number} {{ {family.flow} }} goto steered"
-        lines.append(f"meta l4proto udp {remembered if ports.udp else 'goto refused'}")
-        lines.append(f"{tproxy} goto steered")
+    if (entry := way.entry(steering)) is not None:
+        lines += [] if entry.udp else ["meta l4proto udp goto refused"]
+        lines.append(f"{_tproxy(entry.port, family)} goto {entry.chain(family)}")
     if steering.on_failure == "block":
         lines.append("meta l4proto { tcp, udp } goto refused")
     return lines
+
+
+def _entering(entry: Entry, family: Family) -> list[str]:
+    """The first packet of a flow, for which somebody listens. A full set keeps nobody from the engine."""
+    steered = f"steered{entry.port}_{family.number}"
+    lines = [f"{PROXIED.over} goto {PROXIED.held}", f"meta l4proto tcp {DEVICE} @{CROWDS} goto {PROXIED.held}"]
+    if entry.udp:
+        lines.append(f"meta l4proto udp {STRANGERS.over} goto {STRANGERS.held}")
+        lines.append(f"meta l4proto udp update @{steered} {{ {family.flow} }}")
+    return [*lines, "goto steered"]
 
 
 def _of_quic(way: Way, family: Family) -> list[str]:
@@ -319,6 +355,10 @@ def _ways(steering: Steering) -> list[Way]:
     if steering.policy.default == PROXY:
         ways.add(Way(PROXY, "named", steering.policy.quic))
     return sorted(ways)
+
+
+def _entries(steering: Steering) -> list[Entry]:
+    return sorted({entry for way in _ways(steering) if (entry := way.entry(steering)) is not None})
 
 
 def _is_steered(rule: Rule) -> bool:

@@ -1,0 +1,35 @@
+"""What is told of devices that the kernel holds back."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidegate.gateway import view
+from sidegate.gateway.clients.heldback import LOOK_S, HeldBack
+from sidegate.gateway.ruleset.nft import Element
+from sidegate.gateway.ruleset.restraint import NAMES, PROXIED
+
+TV, PHONE = "02:00:00:00:00:10", "02:00:00:00:00:11"
+
+
+def test_each_is_told_once_and_hinted_at_while_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets: dict[str, tuple[Element, ...]] = {}
+    told: list[str] = []
+    monkeypatch.setattr(view, "elements", lambda name: sets.get(name, ()))
+    held = HeldBack(told.append, {TV: "tv", PHONE: "phone"}.__getitem__)
+    held.look(0.0)
+    assert (told, held.hints()) == ([], ())
+    sets[PROXIED.held] = (Element((TV,), 7),)
+    held.look(LOOK_S - 1)
+    assert held.hints() == ()
+    held.look(LOOK_S)
+    sets |= {PROXIED.held: (Element((TV,), 9),), NAMES.held: (Element((PHONE,), 1),)}
+    held.look(2 * LOOK_S)
+    assert [words.split(" than ")[0] for words in told] == [
+        "tv begins more connections through the proxy",
+        "phone asks this box for more names",
+    ]
+    assert [words.rpartition("; ")[2] for words in held.hints()] == ["so far 1 packets", "so far 9 packets"]
+    sets.clear()
+    held.look(3 * LOOK_S)
+    assert held.hints() == ()

@@ -18,13 +18,32 @@ from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import TYPES, labels, read_reply, resolve
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.dns_box import KEPT4, LIE, NAMES4, NAMES6, TRUTH, WE, DnsBox, proxied, resolver, within
+from tests.kernel.dns_box import (
+    ENGINE_PORT,
+    ISP,
+    KEPT4,
+    LIE,
+    NAMES4,
+    NAMES6,
+    TRUTH,
+    WE,
+    DnsBox,
+    proxied,
+    resolver,
+    within,
+)
 
 pytestmark = pytest.mark.kernel
 
 FOREIGN = proxied("foreign.example")
 FOREIGN6, LIE6 = "2a05:1:2::3", "2a05:100::66"
 CLOUD = "5.1.2.4"
+ENGINE = (
+    f"--address=/foreign.example/{FOREIGN6}",
+    f"--address=/cloud.foreign.example/{CLOUD}",
+    "--address=/inside.foreign.example/192.168.1.127",
+    f"--address=/use-application-dns.net/{CLOUD}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +55,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def box(lab: Lab) -> DnsBox:
     box = DnsBox(lab)
-    box.start_engine(
-        f"--address=/foreign.example/{FOREIGN6}",
-        f"--address=/cloud.foreign.example/{CLOUD}",
-        "--address=/inside.foreign.example/192.168.1.127",
-        f"--address=/use-application-dns.net/{CLOUD}",
-    )
+    box.start_engine(*ENGINE)
     return box
 
 
@@ -62,6 +76,34 @@ def test_of_the_servers_behind_the_engine_one_is_enough(box: DnsBox) -> None:
     box.want(resolver(FOREIGN, engine_servers=3))
     for name in ("www", "a", "b", "c"):
         assert box.ask(f"{name}.foreign.example") == TRUTH
+
+
+def test_a_server_behind_the_engine_that_turns_silent_keeps_nobody_waiting(box: DnsBox, lab: Lab) -> None:
+    """One question from each port, and none is repeated."""
+    box.want(resolver(FOREIGN, engine_servers=2))
+    assert box.ask("before.foreign.example") == TRUTH
+    options = ("--conf-file=/dev/null", "--bind-interfaces", "--no-resolv", "--no-hosts", "--user=root", "--group=")
+    command = ("dnsmasq", *options, f"--port={ENGINE_PORT}", f"--address=/foreign.example/{TRUTH}")
+    lab.run("gateway", *command, "--listen-address=127.0.0.2", "--pid-file=/run/second.pid")
+    box.stop_engine()
+    assert [box.ask(f"{name}.foreign.example") for name in "pqr"] == [TRUTH] * 3
+    lab.run("gateway", *command, "--listen-address=127.0.0.1", "--pid-file=/run/engine.pid")
+    lab.run("gateway", "sh", "-c", "kill $(cat /run/second.pid)")
+    assert [box.ask(f"{name}.foreign.example") for name in "stu"] == [TRUTH] * 3
+    box.stop_engine()
+    box.start_engine(*ENGINE)
+
+
+def test_a_server_for_direct_names_that_turns_silent_keeps_nobody_waiting(box: DnsBox, lab: Lab) -> None:
+    nas = next(c.v4 for c in lab.home.client if c.name == "nas")
+    options = (f"--listen-address={nas}", "--bind-interfaces", "--no-resolv", "--no-hosts", "--user=root", "--group=")
+    command = ("dnsmasq", "--conf-file=/dev/null", *options, "--address=/domestic.example/36.9.9.9")
+    lab.run("nas", *command, "--pid-file=/run/near.pid")
+    box.want(resolver(FOREIGN, direct=(nas, ISP)))
+    assert box.ask("near.domestic.example") == "36.9.9.9"
+    lab.run("nas", "sh", "-c", "kill $(cat /run/near.pid)")
+    assert box.ask("www.domestic.example") == "36.1.2.3"
+    assert box.ask("nobody.domestic.example") == "no such name"
 
 
 def test_no_answer_outlives_a_minute_at_a_client(box: DnsBox) -> None:

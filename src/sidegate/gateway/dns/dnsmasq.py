@@ -73,10 +73,15 @@ def answers(it: Resolver) -> str:
 
     Records that hold addresses besides A and AAAA (RFC 9460), and the key that hides a name from the engine, are left
     out; ANY is answered with little, for who forges its source (RFC 8482).
+
+    Of several servers all are asked at once. By itself dnsmasq stays with the one that answered first, for 20 s or 50
+    names (FORWARD_TIME, FORWARD_TEST in src/config.h), and asks the others only for a client that repeats its question
+    letter by letter (forward_query in src/forward.c); many resolvers repeat it from another port.
     """
     lines = [
         "no-resolv",
         "no-poll",
+        "all-servers",
         "no-hosts",
         "no-ident",
         f"cache-size={CACHE_SIZE}",

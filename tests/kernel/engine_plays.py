@@ -26,6 +26,7 @@ from tests.kernel.engine_stage import (
     CLIENT6,
     NAME,
     RESOLVER,
+    SILENT,
     TARGET,
     TARGET6,
     Inside,
@@ -133,13 +134,14 @@ def many_names() -> Json:
 
 
 def names_over_https() -> Json:
-    """One, and then many at a time; the authority is one that this system trusts."""
+    """Many at a time, of two servers of which one says nothing; the authority is one that this system trusts."""
     with stage() as it:
-        servers = (f"https://{NAME}/dns-query",)
+        servers = (f"https://{SILENT}/dns-query", f"https://{NAME}/dns-query")
         os.environ["SSL_CERT_FILE"] = str(it.certificate.authority)
         with engine(Engine(Policy(), upstreams_of({"socks": it.links["socks"]}), 0, servers), it.directory):
-            (at,) = dns_endpoints(0, 0, servers)
-            found = [dns_answer(at, "first.example"), *dns_answers(at, [f"n{i}.example" for i in range(50)])]
+            first, second = dns_endpoints(0, 0, servers)
+            found = dns_answers(first, [f"n{i}.example" for i in range(50)])
+            found += dns_answers(second, [f"m{i}.example" for i in range(50)])
         return {"found": sorted(set(found)), "direct": it.direct_resolver.asked, "most": it.resolver.most}
 
 

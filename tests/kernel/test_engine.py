@@ -92,8 +92,7 @@ def test_many_names_take_few_connections() -> None:
     assert told == {"kept": ["203.0.113.5"], "closed": ["203.0.113.5"], "most": 1}
 
 
-def test_names_over_https_take_one_connection() -> None:
-    """Once there is one: Xray begins one for each question before that."""
+def test_names_over_https_take_one_connection_and_a_silent_server_keeps_nobody_waiting() -> None:
     told = play("names_over_https")
     assert told == {"found": ["203.0.113.5"], "direct": [], "most": 1}
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sidegate.gateway.engine.questions import LATE_S, MOST_STREAMS, WITHIN_S, Port, fitting
+from sidegate.gateway.engine.questions import ALONE_S, LATE_S, MOST_STREAMS, PAUSE_S, WITHIN_S, Port, fitting
 
 NAME = b"\1a\7example\0\0\1\0\1"
 PLAIN = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + NAME
@@ -27,10 +27,10 @@ def test_an_answer_that_is_too_long_is_to_be_asked_for_over_tcp(question: bytes,
 class Both:
     """A port, a client, and the server behind it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_alone: bool = False) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
         self.at = self.server.getsockname()
-        self.port = Port(self.at)
+        self.port = Port(self.at, is_alone=is_alone)
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.connect(self.at)
         self.now = time.monotonic()
@@ -58,6 +58,9 @@ class Both:
         assert select.select([stream.socket for stream in self.port.streams], [], [], 5)[0]
         for stream in list(self.port.streams):
             self.port.turn(stream, self.now)
+
+    def waiting(self) -> int:
+        return sum(len(stream.waiting) for stream in self.port.streams)
 
     def told(self) -> int:
         self.client.settimeout(5)
@@ -97,6 +100,34 @@ def test_what_is_late_is_asked_on_another_connection_and_answered_once(both: Bot
     assert len(both.port.streams) == 2
     both.answer(first, both.hear(first))
     assert both.told() == 6, "and not 5 again"
+
+
+def test_after_a_pause_the_first_question_goes_alone_and_the_others_with_its_answer() -> None:
+    both = Both(is_alone=True)
+    both.ask(1)
+    connection = both.accept()
+    both.answer(connection, both.hear(connection))
+    assert both.told() == 1
+    for _ in range(2):
+        both.now += PAUSE_S
+        for number in (5, 6, 7):
+            both.ask(number)
+        assert both.waiting() == 1
+        both.answer(connection, both.hear(connection))
+        assert both.told() == 5
+        assert both.waiting() == 2
+        for number in (6, 7):
+            both.answer(connection, both.hear(connection))
+            assert both.told() == number
+
+
+def test_where_that_one_is_late_nobody_waits_for_it() -> None:
+    both = Both(is_alone=True)
+    both.ask(5)
+    both.ask(6)
+    both.now += ALONE_S
+    both.port.mind(both.now)
+    assert both.waiting() >= 2
 
 
 def test_a_connection_that_ends_loses_no_question(both: Both) -> None:

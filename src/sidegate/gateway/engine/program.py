@@ -55,7 +55,7 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
     if taken is not None:
         print(f"port {taken} is taken by another program", flush=True)
         return 1
-    asked = [questions.Port((i["listen"], i["port"])) for i in config["inbounds"] if _is_asked(i)]
+    asked = [_port(i, config["outbounds"]) for i in config["inbounds"] if _is_asked(i)]
     _leave_out_bad_upstreams(config, refused)
     threading.Thread(target=_lead_questions, args=(asked,), daemon=True).start()
     threading.Thread(target=_tell_when_ready, args=(config["inbounds"], ready), daemon=True).start()
@@ -113,6 +113,13 @@ def _lead_questions(ports: Sequence[questions.Port]) -> None:
 
 
 # Trials
+
+def _port(inbound: Json, outbounds: Sequence[Json]) -> questions.Port:
+    """Over HTTPS Xray's own module asks, of no server in particular."""
+    own = inbound["tag"].replace("asked-", "dns-")
+    is_https = any(it["tag"] == own and "rewriteAddress" not in it["settings"] for it in outbounds)
+    return questions.Port((inbound["listen"], inbound["port"]), is_alone=is_https)
+
 
 
 def _leave_out_bad_upstreams(config: Json, refused: int) -> None:

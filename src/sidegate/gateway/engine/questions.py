@@ -32,6 +32,10 @@ WITHIN_S = 6.0
 MOST_STREAMS = 4
 MOST_SINGLE = 16
 """Connections for one question each."""
+ALONE_S = 1.0
+"""How long the first question has alone."""
+PAUSE_S = 10.0
+"""Without an answer, after which the connection over HTTPS may have ended: servers keep one longer than that."""
 SINGLE_S = 120.0
 """For how long a server that closes its connections has one for each question."""
 MOST_WAITING = 1000
@@ -117,29 +121,49 @@ class Stream:
 
 
 class Port:
-    """Where datagrams come in, and the connections to the same port. Raises OSError if another program has it."""
+    """Where datagrams come in, and the connections to the same port. Raises OSError if another program has it.
 
-    def __init__(self, at: At) -> None:
-        self._at = at
+    is_alone: whether, after a pause, the first question goes alone.
+    """
+
+    def __init__(self, at: At, *, is_alone: bool = False) -> None:
+        self._at, self._is_alone = at, is_alone
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         self.socket.bind(at)
         self.streams: list[Stream] = []
         self._later: deque[Question] = deque()
-        self._single_until_s = 0.0
+        self._held: list[Question] = []
+        self._single_until_s = self._heard_s = self._began_s = 0.0
 
     def receive(self, now: float) -> None:
         # That one who asked is gone is told here too (ip(7), ECONNREFUSED).
         with contextlib.suppress(OSError):
             data, peer = self.socket.recvfrom(_RECEIVE)
-            waiting = len(self._later) + sum(len(it.waiting) for it in self.streams)
+            waiting = len(self._later) + len(self._held) + sum(len(it.waiting) for it in self.streams)
             if len(data) > _HEADER and waiting < MOST_WAITING:
-                self._ask(Question(data, peer, now), self.streams, now)
+                self._take(Question(data, peer, now), now)
+
+    def _take(self, it: Question, now: float) -> None:
+        if self._is_alone and now - self._heard_s >= PAUSE_S:
+            if now - self._began_s < ALONE_S:
+                self._held.append(it)
+                return
+            self._began_s = now
+        self._ask(it, self.streams, now)
+
+    def _release(self, now: float) -> None:
+        held, self._held = self._held, []
+        for it in held:
+            self._ask(it, self.streams, now)
 
     def turn(self, stream: Stream, now: float) -> None:
         """Takes what came."""
         try:
             for question, message in stream.turn(now):
+                self._heard_s = now
                 self._answer(question, message)
+            if self._held and self._heard_s == now:
+                self._release(now)
             if now < self._single_until_s and not stream.waiting:
                 self._close(stream)
         except OSError:
@@ -149,6 +173,8 @@ class Port:
         self._ask_later(now)
 
     def mind(self, now: float) -> None:
+        if self._held and now - self._began_s >= ALONE_S:
+            self._release(now)
         for stream in list(self.streams):
             for it, _ in list(stream.waiting.values()):
                 if now - it.asked_s >= LATE_S and it.left and not it.is_answered:

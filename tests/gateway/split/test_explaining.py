@@ -11,7 +11,7 @@ from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.split.explaining import FOREIGN, ExplainView, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.lookup import packet_of
-from sidegate.gateway.split.policy import Destination, Policy, Rule
+from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
 from sidegate.problems import Problems
 
 NETWORK = IPv4Network("203.0.113.0/24")
@@ -54,6 +54,15 @@ def test_a_device_that_answers_from_ports_the_router_forwards() -> None:
     (note,) = explained(POLICY, it, WORKING.get, "direct", forwarded=named).notes
     assert "by udp from port 27015, 27016 goes straight" in note
     assert not explained(POLICY, it, WORKING.get, "direct", forwarded=named[-1:]).notes
+
+
+def test_a_rule_for_a_device_alone_leaves_its_names_to_the_provider() -> None:
+    own = Rule("rule[0]", "tokyo", source=Source(macs=("aa:bb:cc:00:00:01",)))
+    (note,) = ask({"name": "www.example.org"}, Policy((own,))).notes
+    assert note.startswith("www.example.org itself is asked straight, so the provider sees it and may lie")
+    assert not ask({}, Policy((own,))).notes
+    assert not ask({"name": "www.example.org"}, Policy((own,), "proxy")).notes
+    assert not ask({"name": "www.example.org"}, Policy((own,)), {"proxy": FOREIGN, "tokyo": FOREIGN}).notes
 
 
 def test_the_default() -> None:

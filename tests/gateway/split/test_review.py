@@ -47,6 +47,22 @@ def test_an_upstream_and_nothing_to_proxy_is_worth_knowing(rest: str) -> None:
             assert review(parse_config(upstream + used + more, "x")) == ()
 
 
+def test_a_rule_for_a_device_says_nothing_of_its_names() -> None:
+    """What that means is said to who writes it."""
+    upstream = 'upstream = ["socks5://192.0.2.1:1080"]\n'
+    rule = '[[rule]]\nclient = ["192.168.1.9"]\nsend = "proxy"\n'
+    (hint,) = review(parse_config(f"[proxy]\n{upstream}{rule}", "x"))
+    assert hint.where == "rule[0]"
+    assert "the provider sees it and may lie" in hint.what
+    assert "domain or list" in hint.remedy
+    for text in (
+        f'[proxy]\nmode = "all-but"\n{upstream}{rule}',
+        f'[proxy]\n{upstream}{rule}domain = ["a.example"]\n',
+        f'[dns]\nmode = "off"\n[proxy]\n{upstream}{rule}',
+    ):
+        assert review(parse_config(text, "x")) == ()
+
+
 def test_every_error_at_once(tmp_path: Path) -> None:
     with pytest.raises(Problems) as caught:
         review(parse_config(TEXT.format(tmp_path, "second").replace("socks5:", "socks9:"), "x"))

@@ -63,7 +63,12 @@ def explained(
         why=final.why,
         decides="engine" if it.engine else "kernel",
         dns="" if packet.name is None else _asked(policy, packet.name, is_foreign=via(PROXY) == FOREIGN),
-        notes=(*lost, *_notes(it, packet, via, on_failure), *_answering(packet, forwarded)),
+        notes=(
+            *lost,
+            *_notes(it, packet, via, on_failure),
+            *_asked_straight(policy, final, packet, via),
+            *_answering(packet, forwarded),
+        ),
     )
 
 
@@ -113,6 +118,17 @@ def _rule(it: Judgement) -> str:
         return "none: straight"
     sent = f'"{it.send}"' if it.send not in (PROXY, DIRECT, BLOCK) else it.send
     return f"{'the mode' if it.rule is None else it.origin}: {sent}"
+
+
+def _asked_straight(policy: Policy, it: Judgement, packet: Packet, via: Via) -> Iterator[str]:
+    """As for a rule by client alone. Another program as the engine answers no names, and its owner knows."""
+    if packet.name is None or it.rule is None or policy.rules[it.rule].destination or via(PROXY) == FOREIGN:
+        return
+    if _is_steered(it, packet) and asked_for(policy, packet.name) == "direct":
+        yield (
+            f"{packet.name} itself is asked straight, so the provider sees it and may lie: a rule that sends it to an "
+            "upstream by domain or list has it asked through the upstream, for everybody"
+        )
 
 
 def _answering(packet: Packet, forwarded: Collection[Forwarded]) -> Iterator[str]:

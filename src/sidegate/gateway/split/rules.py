@@ -43,7 +43,8 @@ def policy(config: Config, material: Material, upstream_names: Collection[str], 
 def hints(config: Config, material: Material, upstream_names: Collection[str]) -> tuple[Problem, ...]:
     """What is no error, and hardly meant: rules that never match, and what is said in vain."""
     unknown = _unknown_upstreams(config, upstream_names) if config.proxy.subscriptions else []
-    return (*unknown, *_idle_upstreams(config), *_idle_settings(config), *_never_matched(config, material))
+    idle = (*_idle_upstreams(config), *_idle_settings(config))
+    return (*unknown, *idle, *_asked_straight(config), *_never_matched(config, material))
 
 
 def next_turn(config: Config, now: datetime, zone: tzinfo | None = None) -> datetime | None:
@@ -155,6 +156,17 @@ def _idle_upstreams(config: Config) -> Iterator[Problem]:
     if proxy.links or proxy.subscriptions or config.upstream:
         remedy = 'name what is to be proxied in proxy.list, or set proxy.mode = "all" or "all-but", or add a [[rule]]'
         yield Problem(key, "is never used: nothing is to be proxied", remedy)
+
+
+def _asked_straight(config: Config) -> Iterator[Problem]:
+    """Whoever writes that one device is proxied hardly thinks of the names that it asks for."""
+    if config.proxy.mode != "listed" or not config.resolves or config.proxy.engine != "xray":
+        return
+    for i, it in enumerate(config.rule):
+        if it.client and it.send not in (DIRECT, BLOCK) and not (it.domain or it.list or it.cidr or it.country):
+            what = "names no names: what its devices ask for is asked straight, so the provider sees it and may lie"
+            remedy = "name what matters in its domain or list, which is then asked through the upstream for everybody"
+            yield Problem(f"rule[{i}]", what, f'{remedy}; or set proxy.mode = "all-but"')
 
 
 def _idle_settings(config: Config) -> Iterator[Problem]:

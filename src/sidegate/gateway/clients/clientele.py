@@ -10,6 +10,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Address
 
 import msgspec
 
@@ -25,6 +26,7 @@ from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.health.table import State
 from sidegate.gateway.ruleset.inbound import TRANSLATED
 from sidegate.gateway.ruleset.nft import Client, Element, prove, withdraw
+from sidegate.packet import Mac
 from sidegate.probe.bridge import BridgeResult, Prober
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problems
@@ -214,10 +216,10 @@ class Clientele:
             self._log.tell(f"{self.named(client)} forwards packets itself: another gateway, or a router")
         (self._gateways.add if is_one else self._gateways.discard)(client)
 
-    def gateways(self) -> list[str]:
-        """Clients that pass on what is sent through them, by the latest probe of each."""
+    def gateways(self) -> dict[tuple[Mac, IPv4Address], str]:
+        """Clients that pass on what is sent through them, by the latest probe of each, and their names."""
         self._gateways = {client for client in self._gateways if self._paths.get(client) is not None}
-        return [self.named(client) for client in sorted(self._gateways)]
+        return {(client.mac, client.ip): self.named(client) for client in self._gateways}
 
     def _perform(self, commands: Iterable[Command]) -> None:
         text = transaction(commands)

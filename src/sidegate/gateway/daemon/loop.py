@@ -424,7 +424,7 @@ class Daemon:
         path = Path(request.query["config"]) if "config" in request.query else None
         try:
             config = history.read(path).config
-            situation = self._splitter.situation(self._splitter.plan(config))
+            situation = self._splitter.situation(self._splitter.plan(config), as_settled=True)
             return Reply(200, on_this_box(config, situation, self._places.state))
         except Problems as error:
             return Reply(409, {"error": str(error), "problems": error.problems})
@@ -454,6 +454,7 @@ class Daemon:
             self._splitter,
             self._log,
             (*self._kept_badly, *self._own_address.faults()),
+            self._own_address.callers(),
         )
 
     def _wake_on_signals(self) -> None:

@@ -23,6 +23,7 @@ from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.dns.unasked import unasked
 from sidegate.gateway.health.checkup import Checkup
+from sidegate.gateway.health.othergateways import Caller, others
 from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView
 from sidegate.probe.bridge import BridgeResult
 from sidegate.problems import Problem, Problems
@@ -30,11 +31,10 @@ from sidegate.reading import decode_address
 
 EARLY_S = 60.0
 """After the start: clients that have sent nothing through this box may just have had nothing to send."""
-_SECOND = "another gateway on this LAN, or a router; whoever uses it does not come through this box"
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """The daemon's parts, as it stands now. faults: those that no part knows."""
+    """The daemon's parts, as it stands now. faults: those that no part knows. callers: `OwnAddress.callers`."""
 
     chosen: Chosen
     facts: Facts | None
@@ -46,6 +46,7 @@ class Parts(msgspec.Struct, frozen=True):
     splitter: Splitter
     log: EventLog
     faults: tuple[Problem, ...]
+    callers: frozenset[Caller]
 
     @property
     def config(self) -> Config:
@@ -101,9 +102,15 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     silent = [of.clientele.named(s.client) for s in of.clientele if s.active_s is None and s.client.mac not in keep]
     ours = [a.ip for a in of.facts.interface.addresses]
     told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
-    others = [f"{name} forwards packets itself: {_SECOND}" for name in of.clientele.gateways()]
+    known = (*ours, of.facts.router.address)
+    gateways = others(of.clientele.gateways(), of.callers, of.handout.view().others or (), known)
     parts = (of.clientele, of.advertising, of.splitter)
-    return (*told, *others, *_unasked(of, keep), *(hint for part in parts for hint in part.hints()))
+    return (
+        *told,
+        *(it.hint() for it in gateways),
+        *_unasked(of, keep),
+        *(hint for part in parts for hint in part.hints()),
+    )
 
 
 def _unasked(of: Parts, keep: Collection[str]) -> tuple[str, ...]:

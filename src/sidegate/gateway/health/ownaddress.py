@@ -6,10 +6,12 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
+from sidegate.gateway.health.othergateways import Caller, Callers
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.packet import build, parse
-from sidegate.probe.conflict import Rivals, asked_for, senders_of
+from sidegate.probe.conflict import Rival, Rivals, asked_for, senders_of
 from sidegate.probe.talk import Vantage
 from sidegate.probe.wire import assemble, attach_filter
 from sidegate.problems import Exit, Problem
@@ -33,6 +35,7 @@ class OwnAddress:
         self._tell, self._is_speaking, self._met = tell, is_speaking, met
         self._at: Vantage | None = None
         self._rivals: Rivals | None = None
+        self._callers = Callers()
         self._wire: socket.socket | None = None
         self._trouble = ""
         self._poll = select.epoll()
@@ -77,18 +80,13 @@ class OwnAddress:
         if self._at is not None and self._trouble:
             what = f"whether another device uses {self._at.ip} cannot be seen: {self._trouble}"
             return (Problem(self._at.interface, what, "is the interface up?", Exit.FAULT),)
-        now, rivals = time.monotonic(), self._rivals
-        remedy = "give one of the two another address; until then clients reach either"
-        return tuple(
-            Problem(
-                "address conflict",
-                f"{it.mac} uses this box's own address {rivals.ip} too, since {now - it.since_s:.0f} s",
-                remedy,
-                Exit.FAULT,
-            )
-            for it in rivals or ()
-            if rivals is not None
-        )
+        rivals, now = self._rivals, time.monotonic()
+        steady = self.callers()
+        return tuple(_conflict(it, rivals.ip, (it.mac, rivals.ip) in steady, now) for it in rivals) if rivals else ()
+
+    def callers(self) -> frozenset[Caller]:
+        """Who asks for an address steadily."""
+        return self._callers.steady(time.monotonic())
 
     def close(self) -> None:
         self._hang_up()
@@ -103,6 +101,7 @@ class OwnAddress:
             asked = asked_for(frame)
             if asked is not None:
                 self._met(Client(*asked), now)
+                self._callers.heard(asked, now)
             rival = rivals.heard(frame, now)
             if rival is not None:
                 what = f"another device, {rival.mac}, uses this box's own address {rivals.ip}"
@@ -113,6 +112,13 @@ class OwnAddress:
             self._poll.unregister(self._wire)
             self._wire.close()
         self._wire = self._rivals = None
+
+
+def _conflict(rival: Rival, ip: IPv4Address, is_steady: bool, now: float) -> Problem:
+    what = f"{rival.mac} uses this box's own address {ip} too, since {now - rival.since_s:.0f} s"
+    also = "; it asks for it steadily, as a second Sidegate does" if is_steady else ""
+    remedy = "give one of the two another address; until then clients reach either"
+    return Problem("address conflict", what + also, remedy, Exit.FAULT)
 
 
 def _packet_socket(at: Vantage) -> socket.socket:

@@ -7,7 +7,7 @@ import pytest
 from sidegate.gateway import view
 from sidegate.gateway.clients.heldback import LOOK_S, HeldBack
 from sidegate.gateway.ruleset.nft import Element
-from sidegate.gateway.ruleset.restraint import NAMES, PROXIED
+from sidegate.gateway.ruleset.restraint import CONNECTIONS, NAMES
 
 TV, PHONE = "02:00:00:00:00:10", "02:00:00:00:00:11"
 
@@ -19,11 +19,11 @@ def test_each_is_told_once_and_hinted_at_while_it_goes_on(monkeypatch: pytest.Mo
     held = HeldBack(told.append, {TV: "tv", PHONE: "phone"}.__getitem__)
     held.look(0.0)
     assert (told, held.hints()) == ([], ())
-    sets[PROXIED.held] = (Element((TV,), 7),)
+    sets[CONNECTIONS.held] = (Element((TV,), 7),)
     held.look(LOOK_S - 1)
     assert held.hints() == ()
     held.look(LOOK_S)
-    sets |= {PROXIED.held: (Element((TV,), 9),), NAMES.held: (Element((PHONE,), 1),)}
+    sets |= {CONNECTIONS.held: (Element((TV,), 9),), NAMES.held: (Element((PHONE,), 1),)}
     held.look(2 * LOOK_S)
     assert [words.split(" than ")[0] for words in told] == [
         "tv begins more connections through the proxy",

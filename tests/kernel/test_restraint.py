@@ -13,15 +13,25 @@ from msgspec import structs
 
 from sidegate.gateway.ruleset.nft import Client, parse_elements, prove, ruleset
 from sidegate.gateway.ruleset.nfttext import FLOWS_SIZE
-from sidegate.gateway.ruleset.restraint import NAMES, PROXIED, STRAIGHT, STRANGERS, Allowance, crowded
+from sidegate.gateway.ruleset.restraint import (
+    CONNECTIONS,
+    CROWD,
+    DATAGRAMS,
+    NAMES,
+    STRAIGHT,
+    STRANGERS,
+    Allowance,
+    crowded,
+)
 from sidegate.gateway.ruleset.services import Services
-from sidegate.packet import UDP, Ipv4, Udp, build, frame_of
+from sidegate.packet import UDP, Ipv4, Tcp, Udp, build, frame_of
 from tests.kernel.gateway_rig import (
     CLIENT_MAC,
     GATEWAY,
     GATEWAY_MAC,
     LAN,
     OTHER_SERVER,
+    RST,
     SERVER,
     SHAPE,
     in_namespaces,
@@ -29,6 +39,7 @@ from tests.kernel.gateway_rig import (
 )
 from tests.kernel.steer_rig import CHOSEN, LAN6, SERVER6, Engine, Packet, SplitRig, datagram, segment, syn
 from tests.kernel.test_steer import LISTED, NOTHING
+from tests.kernel.test_steer_services import LAN_PORT, PLAIN, answered, listening, opening
 
 pytestmark = pytest.mark.kernel
 
@@ -70,17 +81,17 @@ def of_many_addresses(packet: Packet, i: int) -> Packet:
     return structs.replace(packet, src=LAN[0][20 + i % 200] if isinstance(packet, Ipv4) else LAN6[0x1000 + i])
 
 
-@pytest.mark.parametrize("kind", [datagram, syn])
+@pytest.mark.parametrize(("kind", "allowance"), [(datagram, DATAGRAMS), (syn, CONNECTIONS)])
 @BOTH
 @in_namespaces
 def test_device_begins_so_much_and_no_more_whatever_its_addresses(
-    to: IPv4Address | IPv6Address, kind: Callable[..., Packet]
+    to: IPv4Address | IPv6Address, kind: Callable[..., Packet], allowance: Allowance
 ) -> None:
-    rig, sent = SplitRig(LISTED), 3 * PROXIED.at_once
+    rig, sent = SplitRig(LISTED), 3 * allowance.at_once
     Engine(CHOSEN)
     took_s = flood(rig, sent, lambda i: of_many_addresses(kind(1024 + i, to), i))
-    most = PROXIED.begun_within(took_s)
-    assert sent - most <= reached(lambda: held_back(PROXIED), sent - most) <= sent - PROXIED.at_once
+    most = allowance.begun_within(took_s)
+    assert sent - most <= reached(lambda: held_back(allowance), sent - most) <= sent - allowance.at_once
 
 
 @BOTH
@@ -90,8 +101,9 @@ def test_others_and_what_has_begun_and_what_goes_straight_go_on(to: IPv4Address 
     Engine(CHOSEN)
     going_on, _ = rig.connect(40000, to)
     assert rig.went(datagram(40000, to)) == "engine"
-    flood(rig, 2 * PROXIED.at_once, lambda i: datagram(1024 + i, to))
-    assert reached(lambda: held_back(PROXIED), 1)
+    flood(rig, 2 * DATAGRAMS.at_once, lambda i: datagram(1024 + i, to))
+    assert reached(lambda: held_back(DATAGRAMS), 1)
+    assert rig.went(syn(40003, to)) == "engine"
     assert [rig.went(going_on), rig.went(datagram(40000, to)), rig.went(datagram(1024, to))] == ["engine"] * 3
     assert [rig.went(syn(40001, OTHER_SERVER)), rig.went(datagram(40001, OTHER_SERVER))] == ["direct"] * 2
     seen = rig.ask(datagram(40002, to), NEIGHBOUR_MAC)
@@ -105,7 +117,7 @@ def test_what_is_beyond_is_lost_and_comes_through_when_it_is_asked_again(on_fail
     """Neither refused nor sent straight."""
     rig = SplitRig(LISTED, proved=True, on_failure=on_failure)
     Engine(CHOSEN)
-    flood(rig, 4 * PROXIED.at_once, lambda i: syn(1024 + i))
+    flood(rig, 4 * CONNECTIONS.at_once, lambda i: syn(1024 + i))
     lost = [rig.went(syn(40000 + i)) for i in range(2)]
     assert set(lost) <= {"nowhere", "engine"}
     assert reached(lambda: rig.went(syn(40009)) == "engine", 1)
@@ -115,13 +127,13 @@ def test_what_is_beyond_is_lost_and_comes_through_when_it_is_asked_again(on_fail
 
 @in_namespaces
 def test_one_port_reaches_so_many_strangers_and_others_go_on() -> None:
-    rig, sent = SplitRig(LISTED), PROXIED.at_once - 100
+    rig, sent = SplitRig(LISTED), DATAGRAMS.at_once - 100
     Engine(CHOSEN)
     rig.nft(ruleset(rig.shape).replace(f"burst {STRANGERS.at_once} packets", "burst 100 packets"))
     flood(rig, sent, lambda i: datagram(40000, SERVER, 1024 + i))
     assert sent - 110 <= reached(lambda: held_back(STRANGERS), sent - 110) <= sent - 100
     assert [rig.went(datagram(40000, SERVER, 1024)), rig.went(datagram(40001))] == ["engine"] * 2
-    assert held_back(PROXIED) == 0
+    assert held_back(DATAGRAMS) == 0
 
 
 @BOTH
@@ -135,15 +147,15 @@ def test_device_with_a_crowd_of_connections_gets_no_more(to: IPv4Address | IPv6A
         *("engine", "nowhere", "engine"),
     ]
     assert rig.ask(syn(40002, to), NEIGHBOUR_MAC) is not None
-    assert held_back(PROXIED) == 1
+    assert held_back(CONNECTIONS) == 1
 
 
 @in_namespaces
 def test_nobody_is_held_back_from_an_engine_that_is_not_there() -> None:
     rig = SplitRig(LISTED, proved=True)
-    flood(rig, 2 * PROXIED.at_once, lambda i: datagram(1024 + i))
+    flood(rig, 2 * DATAGRAMS.at_once, lambda i: datagram(1024 + i))
     assert rig.went(datagram(40000)) == "direct"
-    assert held_back(PROXIED) == 0
+    assert held_back(DATAGRAMS) == 0
 
 
 @in_namespaces
@@ -202,3 +214,16 @@ def drain(it: socket.socket) -> None:
 
 def question(of: IPv4Address, port: int) -> Ipv4:
     return Ipv4(of, GATEWAY, UDP, Udp(port, 53, b"?"))
+
+
+@in_namespaces
+def test_device_holds_no_more_connections_to_the_port_of_the_proxy() -> None:
+    rig = SplitRig(LISTED, shape=PLAIN)
+    rig.nft(ruleset(rig.shape).replace(f"over {CROWD} }}", "over 3 }"))
+    _socks = listening(CHOSEN.socks, socket.SOCK_STREAM)
+    assert [answered(rig, opening(GATEWAY, LAN_PORT, port=41000 + i)) for i in range(3)] == [True] * 3
+    refused = rig.ask(opening(GATEWAY, LAN_PORT, port=42000))
+    assert refused is not None
+    assert isinstance(refused.body, Tcp)
+    assert refused.body.flags & RST
+    assert answered(rig, opening(GATEWAY, LAN_PORT, port=42001), NEIGHBOUR_MAC)

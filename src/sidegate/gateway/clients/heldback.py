@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from sidegate.gateway import view
-from sidegate.gateway.ruleset.restraint import NAMES, PROXIED, STRANGERS, Allowance
+from sidegate.gateway.ruleset.restraint import CONNECTIONS, DATAGRAMS, NAMES, STRANGERS, Allowance
 
 LOOK_S = 30.0
 """Between looks: the kernel remembers for longer."""
 _DOES: dict[Allowance, str] = {
-    PROXIED: "begins more connections through the proxy",
+    CONNECTIONS: "begins more connections through the proxy",
+    DATAGRAMS: "begins more flows of UDP through the proxy",
     STRANGERS: "reaches more strangers through the proxy from one UDP port, as BitTorrent does,",
     NAMES: "asks this box for more names",
 }

@@ -3,8 +3,8 @@ sets that remember flows. Pure.
 
 The laws, which go on from those of `nft.py`, `steer.py` and `inbound.py`
 
-16. A device begins no more proxied flows than `PROXIED` allows, and none while it has too many connections (`crowds`):
-   the engine holds every one of them for minutes or hours, and where it ends for want of memory all lose the proxy.
+16. A device begins no more proxied flows than `CONNECTIONS` and `DATAGRAMS` allow, and no connection while it has too
+   many (`crowds`): the engine holds them for minutes or hours, and where it ends for want of memory all lose the proxy.
    What is beyond is lost, as on a line that is full: TCP and QUIC ask again after a second, and come through. It is
    not refused, which an honest client takes for the answer; and never sent straight, which is not what the rules say.
    What the engine has already goes on, and where nobody listens nobody is held back.
@@ -76,11 +76,13 @@ class Allowance(Struct, frozen=True):
         return self.at_once + int(seconds * self.rate / _SECONDS[self.unit]) + 1
 
 
-PROXIED = Allowance("begins", 600, 30, 30)
+CONNECTIONS = Allowance("connects", 600, 30, 30)
 """A browser has 256 connections at the most (Chromium: g_max_sockets_per_pool in client_socket_pool_manager.cc), and
 two of them may open all of these at once. BitTorrent opens 30 a second, 200 in all (libtorrent: connection_speed and
-connections_limit in settings_pack.cpp). As UDP that nobody answers stays for 2 minutes, 4,200 are there at a time:
-60 MB of the engine's memory."""
+connections_limit in settings_pack.cpp)."""
+DATAGRAMS = Allowance("sends", 400, 10, 60)
+"""A page has some dozens of servers, each of them a flow of QUIC. In the engine a flow stays for two minutes after its
+last datagram: 1,600 are there at a time, with 50 kB each."""
 STRANGERS = Allowance("reaches", 1000, 6, 600, "minute", f"{DEVICE} . udp sport", 65536)
 """A call or a game has some dozens, and QUIC has one."""
 STRAIGHT = Allowance("strays", 5000, 100, 60)
@@ -92,7 +94,7 @@ device. A page asks for a hundred; a home with its own resolver for one or two a
 
 CROWDS = "crowds"
 CROWD = 1000
-"""Connections through the proxy with which a device gets no more: 30 MB of the engine's memory."""
+"""Connections through the proxy with which a device gets no more; in the engine each takes 30 kB."""
 CROWD_S = 30
 """How long the kernel believes it; a daemon that lives says so again."""
 

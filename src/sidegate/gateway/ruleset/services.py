@@ -5,7 +5,7 @@
 one accept lets both pass a firewall that drops by policy; and it drops what others send to these ports and to the
 engine's. Nothing else is dropped. `askers4` is who asks our resolver for names. One device may hold only so many TCP
 connections to it (`tcp_askers`): dnsmasq gives each a process, and has a limit for all of them together. What it asks
-by UDP beyond law 19 (`restraint`) is dropped.
+by UDP beyond law 19 (`restraint`) is dropped. To the proxy's port it may hold as many as by way of the split.
 
 `relieved` and `relief` are how names are answered while the resolver at port 53 is started anew: what the LAN asks by
 UDP is led to another port, packet by packet. NAT would bind a client that keeps its source port to one resolver for as
@@ -24,15 +24,16 @@ from msgspec import Struct
 
 from sidegate.gateway.ruleset import restraint
 from sidegate.gateway.ruleset.nfttext import CLIENT, MARKING, STEERED, block
-from sidegate.gateway.ruleset.restraint import NAMES
+from sidegate.gateway.ruleset.restraint import CROWD, DEVICE, NAMES
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
 DNS = "meta l4proto { tcp, udp } th dport 53"
 TCP_ASKERS = "tcp_askers"
+PORT_USERS = "port_users"
 TCP_PER_ASKER = 10
 """Connections of one device to our resolver at a time; by its MAC address, for it may have as many others as it likes.
 A resolver on the LAN keeps one or a few, and asks again by another when it is refused."""
-_TCP_ASKERS_SIZE = 16384
+_COUNTED_SIZE = 16384
 
 
 class Services(Struct, frozen=True):
@@ -89,10 +90,12 @@ def sets(services: Services) -> list[str]:
     """Of connections without a timeout, which would forget what is open: the kernel takes out who has nothing open
     (nft_connlimit_gc).
     """
-    if not services.names:
-        return []
-    tcp_askers = block("set", TCP_ASKERS, ["typeof ether saddr", f"size {_TCP_ASKERS_SIZE}", "flags dynamic"])
-    return [tcp_askers, NAMES.known, restraint.held_back(NAMES)]
+    users = [_counting(PORT_USERS)] if services.has_proxy_port else []
+    return [*users, *([_counting(TCP_ASKERS), NAMES.known, restraint.held_back(NAMES)] if services.names else [])]
+
+
+def _counting(name: str) -> str:
+    return block("set", name, [f"typeof {DEVICE}", f"size {_COUNTED_SIZE}", "flags dynamic"])
 
 
 _TOO_MANY = (
@@ -155,7 +158,8 @@ def _guard(services: Services, interface: str, lan4: str) -> list[str]:
         lines.append(f"meta l4proto {{ tcp, udp }} th dport {RELIEF_PORT} drop")
     if services.has_proxy_port:
         to_socks = f"tcp dport {services.socks_port} meta l4proto tcp ct original proto-dst {services.lan_port}"
-        lines.append(f'iifname "{interface}" {to_socks} goto lan_only')
+        too_many = f"ct state new add @{PORT_USERS} {{ {DEVICE} ct count over {CROWD} }} reject with tcp reset"
+        lines += [f'iifname "{interface}" {to_socks} {too_many}', f'iifname "{interface}" {to_socks} goto lan_only']
     if services.has_engine:
         first, last = ENGINE_PORTS
         lines.append(f"meta l4proto {{ tcp, udp }} th dport {first}-{last} drop")

@@ -36,7 +36,7 @@ from msgspec import Struct
 from sidegate.gateway.config.fields import OnFailure, Quic
 from sidegate.gateway.ruleset import restraint
 from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
-from sidegate.gateway.ruleset.restraint import CROWDS, DEVICE, PROXIED, STRAIGHT, STRANGERS
+from sidegate.gateway.ruleset.restraint import CONNECTIONS, CROWDS, DATAGRAMS, DEVICE, STRAIGHT, STRANGERS
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
 from sidegate.gateway.split.ports import Ports
 
@@ -174,14 +174,7 @@ def _listed(networks: tuple[IPv4Network | IPv6Network, ...]) -> tuple[str, tuple
     return _digest(elements), elements
 
 
-_RESTRAINTS = (
-    PROXIED.known,
-    restraint.held_back(PROXIED),
-    restraint.crowds(),
-    STRANGERS.known,
-    restraint.held_back(STRANGERS),
-    STRAIGHT.known,
-)
+_HELD_BACK = (CONNECTIONS, DATAGRAMS, STRANGERS)
 
 
 def _sets(steering: Steering, networks: _Networks) -> list[str]:
@@ -199,7 +192,8 @@ def _sets(steering: Steering, networks: _Networks) -> list[str]:
         for i, rule in enumerate(steering.policy.rules):
             found |= dict(_sets_of(i, rule, family, networks))
     private = constant("private4", "ipv4_addr", PRIVATE4, "flags interval")
-    return [private, *_RESTRAINTS, *found.values()]
+    restraints = [text for it in _HELD_BACK for text in (it.known, restraint.held_back(it))]
+    return [private, *restraints, restraint.crowds(), STRAIGHT.known, *found.values()]
 
 
 def _sets_of(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterator[tuple[str, str]]:
@@ -255,7 +249,7 @@ class Way(Struct, frozen=True, order=True):
 
 def _chains(steering: Steering, memory: Memory, networks: _Networks) -> list[str]:
     found = [block("chain", "steered", [MARKING, "notrack", "accept"]), block("chain", "refused", _REFUSED)]
-    found += [restraint.holding_back(PROXIED), restraint.holding_back(STRANGERS)]
+    found += map(restraint.holding_back, _HELD_BACK)
     for family in steering.families:
         n = family.number
         found += [block("chain", f"to_straight{n}", _to_straight(family, memory))]
@@ -337,9 +331,12 @@ def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[st
 def _entering(entry: Entry, family: Family) -> list[str]:
     """The first packet of a flow, for which somebody listens. A full set keeps nobody from the engine."""
     steered = f"steered{entry.port}_{family.number}"
-    lines = [f"{PROXIED.over} goto {PROXIED.held}", f"meta l4proto tcp {DEVICE} @{CROWDS} goto {PROXIED.held}"]
+    lines = [
+        f"meta l4proto tcp {CONNECTIONS.over} goto {CONNECTIONS.held}",
+        f"meta l4proto tcp {DEVICE} @{CROWDS} goto {CONNECTIONS.held}",
+    ]
     if entry.udp:
-        lines.append(f"meta l4proto udp {STRANGERS.over} goto {STRANGERS.held}")
+        lines += [f"meta l4proto udp {it.over} goto {it.held}" for it in (DATAGRAMS, STRANGERS)]
         lines.append(f"meta l4proto udp update @{steered} {{ {family.flow} }}")
     return [*lines, "goto steered"]
 

@@ -12,10 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts in the background so, and every child would inherit it: Ctrl-C is tested here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example takes says nothing on a loaded machine. CI asks the same every time: what is red there is new.
+settings.register_profile(
+    "sidegate",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("SIDEGATE_REQUIRE_KERNEL") == "1",
+)
+settings.load_profile("sidegate")
 
 
 Golden = Callable[[str | Path, str], None]

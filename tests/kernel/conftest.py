@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.kernel.gateway_lab import Box
 
 REQUIRED = os.environ.get("SIDEGATE_REQUIRE_KERNEL") == "1"
 
@@ -93,6 +96,16 @@ def missing_feature() -> str:
         return ""
     feature = FEATURES[int(trial.stdout)]
     return f"{feature.name}: {' '.join(trial.stderr.split())}; {feature.remedy}"
+
+
+@pytest.fixture(scope="module")
+def lab_box(request: pytest.FixtureRequest) -> Iterator[Box]:
+    """The gateway of the home that the module calls HOME; nothing is started yet."""
+    # This file is also used by itself, with none of the others beside it (tests/test_machinery.py).
+    from tests.kernel.gateway_lab import gateway_in
+
+    with gateway_in(request.module.HOME) as box:
+        yield box
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -19,9 +21,10 @@ from typing import Any, TypeVar
 from msgspec import Struct, structs
 
 from sidegate.home import Assumed, Home, load_home
-from sidegate.lab.asking import Answer, http_get, ping, udp_echo
-from sidegate.lab.check import Relayed, wait_until_decided
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, http_get, ping, udp_echo
+from sidegate.lab.check import Relayed
 from sidegate.lab.lab import Lab
+from tests.kernel.looking import look
 
 T = TypeVar("T")
 
@@ -73,7 +76,10 @@ class Box:
 
     def settled(self) -> Box:
         """Everybody has sent something and is decided."""
-        wait_until_decided(self.lab)
+        for waiting in [self.lab.begin(c.name, http_get, SERVER) for c in self.lab.home.client]:
+            waiting.result()
+        users = {c.name for c in self.lab.home.client if c.gateway == "gateway"}
+        wait_for(lambda: users <= {name for name, c in self.clients().items() if c["decided"]})
         return self
 
     def shell(self, script: str, machine: str = "gateway") -> str:
@@ -84,13 +90,13 @@ class Box:
         return path
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.sidegate("status", "--json", check=False).stdout)
+        found: dict[str, Any] = json.loads(look(self.lab, "gateway", "status", "--json").stdout)
         return found
 
     def clients(self) -> dict[str, dict[str, Any]]:
         """By the names of the home."""
         names = {str(c.v4): c.name for c in self.lab.home.client}
-        told = json.loads(self.sidegate("clients", "--json").stdout)["clients"]
+        told = json.loads(look(self.lab, "gateway", "clients", "--json").stdout)["clients"]
         return {names.get(c["ip"], c["ip"]): c for c in told}
 
     def paths(self) -> dict[str, str]:
@@ -100,7 +106,7 @@ class Box:
         return "\n".join(e["what"] for e in self.status()["events"])
 
     def probe_again(self) -> None:
-        assert self.sidegate("probe", "again").returncode == 0
+        assert look(self.lab, "gateway", "probe", "again").returncode == 0
 
     def pid(self) -> int:
         """Of the daemon, as this process sees it."""
@@ -148,7 +154,7 @@ def gateway_in(home: Home) -> Iterator[Box]:
         yield Box(lab)
 
 
-def wait_for(look: Callable[[], T], within_s: float = 15.0) -> T:
+def wait_for(look: Callable[[], T], within_s: float = 30.0) -> T:
     """What `look` returns once it is true."""
     end = time.monotonic() + within_s
     while not (found := look()):
@@ -157,10 +163,22 @@ def wait_for(look: Callable[[], T], within_s: float = 15.0) -> T:
     return found
 
 
-def reached(lab: Lab, server: str = SERVER) -> dict[str, Reached]:
+def kill(pid: int) -> None:
+    """SIGKILL, and the wait until its sockets are closed. pid: as this process sees it, of a child or not."""
+    handle = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        # readable once all its threads are through exit_files (kernel/exit.c, do_exit)
+        assert select.select([handle], [], [], 30)[0], f"process {pid} does not end"
+    finally:
+        os.close(handle)
+
+
+def reached(lab: Lab, server: str = SERVER, patience_s: float = ANSWERED_WITHIN_S) -> dict[str, Reached]:
     """Every client asks the server, all of them at once."""
+    ways = ((http_get, 80, "/", patience_s), (udp_echo, 7, patience_s), (ping, patience_s))
     with Relayed(lab) as relayed:
-        asked = {c.name: [lab.begin(c.name, f, server) for f in (http_get, udp_echo, ping)] for c in lab.home.client}
+        asked = {c.name: [lab.begin(c.name, ask, server, *how) for ask, *how in ways] for c in lab.home.client}
         answers = {name: [w.result() for w in waiting] for name, waiting in asked.items()}
         crossed = {port for _, port in relayed.receivers()}
     return {name: _reached(crossed, *three) for name, three in answers.items()}
@@ -178,7 +196,7 @@ def all_of(direct: set[str], everybody: set[str] = EVERYBODY) -> dict[str, Reach
 class Connection:
     """One TCP connection of a client, made by this process: it can be watched and kept."""
 
-    def __init__(self, lab: Lab, who: str, server: str = SERVER, timeout_s: float = 3.0) -> None:
+    def __init__(self, lab: Lab, who: str, server: str = SERVER, timeout_s: float = 15.0) -> None:
         self.socket = lab.socket(who, socket.AF_INET, socket.SOCK_STREAM)
         self.socket.settimeout(timeout_s)
         self.socket.connect((server, 80))

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import traceback
+from collections import deque
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import ParamSpec
 import pytest
 
 from sidegate.gateway.ruleset.nft import Client, Shape, prove, ruleset, withdraw
-from sidegate.packet import TCP, UDP, Body, Ipv4, Tcp, TcpFlags, Udp, build, frame_of, parse
+from sidegate.packet import BROADCAST, NO_MAC, TCP, UDP, Arp, Body, Ipv4, Tcp, TcpFlags, Udp, build, frame_of, parse
 
 P = ParamSpec("P")
 
@@ -31,6 +32,9 @@ LAN = (IPv4Network("192.168.1.0/24"),)
 PHONE = Client(CLIENT_MAC, CLIENT)
 SHAPE = Shape("eth0", GATEWAY_MAC, LAN, "auto")
 
+NOBODY = IPv4Address("0.0.0.0")
+IS_IT_THERE = Arp(reply=False, sender_mac=ROUTER_MAC, sender_ip=NOBODY, target_mac=NO_MAC, target_ip=GATEWAY)
+"""An ARP probe (RFC 5227): it is answered whatever the firewalls, and nobody remembers it (net/ipv4/arp.c)."""
 IGMP = 2
 """A bridge reports its own groups."""
 
@@ -51,7 +55,7 @@ def setns(fd: int) -> None:
 
 def shell(script: str) -> str:
     """What the script printed; fails with what it said on standard error."""
-    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{script}\n{done.stderr}"
     return done.stdout
 
@@ -127,6 +131,7 @@ class Rig:
         shell(f"ip link set wire address {ROUTER_MAC}; ip address add {ROUTER}/24 dev wire; ip link set wire up")
         self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self.wire.bind(("wire", 3))
+        self._sent: deque[Ipv4] = deque()
         setns(inside)
         shell(
             f"ip address add {GATEWAY}/24 dev eth0; ip link set eth0 up; ip route add default via {ROUTER}"
@@ -169,17 +174,24 @@ class Rig:
         return self.next_sent()
 
     def next_sent(self) -> Ipv4 | None:
-        """The next packet that the gateway sends, or has sent; None if there is none at once."""
-        self.wire.settimeout(0.3)
+        """The next packet that the gateway has sent; None if there is none."""
+        if not self._sent:
+            self._collect()
+        return self._sent.popleft() if self._sent else None
+
+    def _collect(self) -> None:
+        """All that the gateway has made of what was sent: a question is answered after what came in before it."""
+        self.wire.send(build(frame_of(BROADCAST, ROUTER_MAC, IS_IT_THERE)))
+        self.wire.settimeout(10)
         while True:
-            try:
-                data, address = self.wire.recvfrom(4096)
-            except TimeoutError:
-                return None
+            data, address = self.wire.recvfrom(4096)
             body = parse(data).body
-            if address[2] == socket.PACKET_OUTGOING or not isinstance(body, Ipv4) or body.protocol == IGMP:
+            if address[2] == socket.PACKET_OUTGOING:
                 continue
-            return body
+            if isinstance(body, Arp) and body.reply and body.target_ip == NOBODY:
+                return
+            if isinstance(body, Ipv4) and body.protocol != IGMP:
+                self._sent.append(body)
 
     def source(self, packet: Ipv4, src: str = CLIENT_MAC) -> IPv4Address | None:
         """The address under which the router sees the packet."""

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from sidegate.lab.registry import start_time
 
-GONE_WITHIN_S = 20.0
+GONE_WITHIN_S = 40.0
 SPACES = ("net", "mnt", "pid", "uts", "ipc", "user")
+_LEFT = re.compile(r"(valid_lft|preferred_lft|expires) \d+sec")
+"""How long a lease or an advertisement still lasts."""
 _VOLATILE = re.compile(r"nf_conntrack_count|\.stable_secret|nr_open|dentry|netdev_budget")
 
 
@@ -107,8 +109,8 @@ def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str] = lambda: 
 
 def surroundings() -> dict[str, str]:
     """The machine's own network, as text."""
-    commands = ("ip -details link", "ip address", "ip route show table all", "ip rule", "nft list ruleset")
-    seen = {c: subprocess.run(c.split(), capture_output=True, text=True).stdout for c in commands}
+    commands = ("ip -details link", "ip address", "ip route show table all", "ip rule", "nft --stateless list ruleset")
+    seen = {c: _LEFT.sub("", subprocess.run(c.split(), capture_output=True, text=True).stdout) for c in commands}
     for path in sorted(Path("/proc/sys/net").rglob("*")):
         if path.is_file() and not _VOLATILE.search(path.name):
             try:

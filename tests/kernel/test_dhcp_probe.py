@@ -48,7 +48,7 @@ def start_udhcpd(lab: Lab, machine: str, interface: str, gateway: str) -> None:
     text = UDHCPD.replace("br-lan", interface).replace("option router 192.168.1.1", f"option router {gateway}")
     lab.run(machine, "sh", "-c", "cat >/run/udhcpd.conf; touch /run/udhcpd.leases", text=text)
     lab.start(machine, "busybox", "udhcpd", "-f", "/run/udhcpd.conf")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while ":0043 " not in lab.run(machine, "cat", "/proc/net/udp").stdout:
         assert time.monotonic() < deadline, "udhcpd did not start"
         time.sleep(0.02)

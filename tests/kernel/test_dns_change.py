@@ -14,20 +14,9 @@ from sidegate.lab.asking import http_get
 from sidegate.lab.resolving import labels
 from sidegate.lab.wiretap import Wiretap
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
+from tests.kernel.split_home import BLOCKED, BLOCKED4, CONF, DOMESTIC, HOME, OURS, PROXY, WAN, conf
 from tests.kernel.test_dns_relief import resolver_pids
-from tests.kernel.test_split_daemon import (
-    BLOCKED,
-    CONF,
-    DOMESTIC,
-    HOME,
-    OURS,
-    PROXY,
-    SERVERS,
-    WAN,
-    by,
-    conf,
-    engine_pid,
-)
+from tests.kernel.test_split_daemon import by, engine_pid
 
 pytestmark = pytest.mark.kernel
 
@@ -35,7 +24,6 @@ LISTED = "/run/names.txt"
 MANY = 20_000
 """So many that a resolver is some tenths of a second later than the rules, if nobody waits for it."""
 ASKED = "foreign.example"
-BLOCKED4 = str(SERVERS["blocked-site"].v4)
 
 
 @pytest.fixture(scope="module")

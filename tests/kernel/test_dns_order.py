@@ -13,7 +13,7 @@ import pytest
 from sidegate.gateway.split.policy import Destination
 from sidegate.lab.resolving import labels
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
-from tests.kernel.test_split_daemon import CONF, DOMESTIC, DOMESTIC4, FOREIGN, FOREIGN4, HOME, LIE, OURS, conf
+from tests.kernel.split_home import CONF, DOMESTIC, DOMESTIC4, FOREIGN, FOREIGN4, HOME, LIE, OURS, conf
 
 pytestmark = pytest.mark.kernel
 

@@ -28,8 +28,8 @@ from tests.kernel.gateway_rig import (
     SYN,
     in_namespaces,
 )
+from tests.kernel.split_home import CONF, HOME, OURS, conf
 from tests.kernel.steer_rig import CLIENT6, GATEWAY6, SERVER6, Packet, SplitRig
-from tests.kernel.test_split_daemon import CONF, HOME, OURS, conf
 from tests.kernel.test_steer import ALL
 from tests.kernel.test_steer_services import OUTSIDE, answered, is_heard, listening
 

@@ -15,7 +15,7 @@ import pytest
 from sidegate.lab.asking import Answer, http_get
 from sidegate.lab.check import Relayed
 from sidegate.lab.lab import Lab
-from sidegate.packet import BROADCAST, NO_MAC, Arp, Ipv4, build, frame_of, parse
+from sidegate.packet import BROADCAST, NO_MAC, Arp, Ipv4, Tcp, TcpFlags, build, frame_of, parse
 from tests.kernel.gateway_lab import (
     EVERYBODY,
     SERVER,
@@ -24,6 +24,7 @@ from tests.kernel.gateway_lab import (
     Connection,
     all_of,
     gateway_in,
+    kill,
     mesh_home,
     reached,
     wait_for,
@@ -42,22 +43,20 @@ def box() -> Generator[Box]:
         yield made
 
 
-def echoes(asker: socket.socket, tries: int = 1) -> int | None:
-    """Which datagram of a flow is the first to come back; None: none of them."""
-    for number in range(1, tries + 1):
-        asker.send(b"hello")
-        try:
-            asker.recv(64)
-        except TimeoutError:
-            continue
-        return number
-    return None
+def echoes(asker: socket.socket, patience_s: float = 15) -> bool:
+    """Whether one datagram of a flow comes back."""
+    asker.settimeout(patience_s)
+    asker.send(b"hello")
+    try:
+        asker.recv(64)
+    except TimeoutError:
+        return False
+    return True
 
 
 def udp_flow(lab: Lab, who: str) -> socket.socket:
     """One with a fixed source port, as a tunnel has."""
     made = lab.socket(who, socket.AF_INET, socket.SOCK_DGRAM)
-    made.settimeout(0.3)
     made.bind(("0.0.0.0", 51820))
     made.connect((SERVER, 7))
     return made
@@ -92,8 +91,8 @@ def who_has(mac: str, ip: IPv4Address, target: IPv4Address) -> bytes:
 
 
 def kill_daemon(box: Box) -> None:
-    os.kill(box.pid(), signal.SIGKILL)
-    wait_for(lambda: not box.status()["daemon"])
+    kill(box.pid())
+    assert not box.status()["daemon"]
 
 
 def test_killed_daemon_leaves_everybody_online_for_good(box: Box) -> None:
@@ -102,7 +101,7 @@ def test_killed_daemon_leaves_everybody_online_for_good(box: Box) -> None:
     assert reached(box.lab) == all_of(WIRED)
     old = {who: Connection(box.lab, who) for who in (LAPTOP, PHONE)}
     tunnel = udp_flow(box.lab, LAPTOP)
-    assert echoes(tunnel) == 1
+    assert echoes(tunnel)
     kill_daemon(box)
     assert reached(box.lab) == all_of(WIRED)
     assert box.status()["faults"] == [
@@ -113,7 +112,7 @@ def test_killed_daemon_leaves_everybody_online_for_good(box: Box) -> None:
     assert reached(box.lab) == all_of(set())
     assert box.paths() == dict.fromkeys(EVERYBODY, "masqueraded")
     assert {who for who, connection in old.items() if connection.is_alive()} == {LAPTOP, PHONE}
-    assert echoes(tunnel) == 1
+    assert echoes(tunnel)
     box.sidegate("down", "--now")
     assert box.state() == before
 
@@ -174,14 +173,14 @@ def test_roaming_client_comes_back(box: Box) -> None:
     one more connection, and then the proof is gone."""
     box.up().settled()
     tunnel = udp_flow(box.lab, LAPTOP)
-    assert echoes(tunnel) == 1
+    assert echoes(tunnel)
     box.lab.move(LAPTOP, "router", "wifi")
     for proofs_left in (2, 1):
         with Connection(box.lab, LAPTOP) as made:
             assert made.retransmitted in (1, 2)
             assert made.is_alive()
         assert box.in_set("direct4") == proofs_left
-    assert echoes(tunnel, tries=20)
+    wait_for(lambda: echoes(tunnel, 0.3))
     wait_for(lambda: box.paths()[LAPTOP] == "masqueraded")
     box.probe_again()
     wait_for(lambda: box.clients()[LAPTOP]["decided"] and "tracks" in box.clients()[LAPTOP]["why"])
@@ -197,7 +196,7 @@ def test_roaming_client_comes_back(box: Box) -> None:
     box.probe_again()
     wait_for(lambda: box.paths() == {who: "direct" if who in WIRED else "masqueraded" for who in EVERYBODY})
     assert reached(box.lab) == all_of(WIRED)
-    assert echoes(tunnel, tries=20)
+    wait_for(lambda: echoes(tunnel, 0.3))
 
 
 def test_dead_server_ends_no_proof(box: Box) -> None:
@@ -237,7 +236,7 @@ def test_docker_beside_us(box: Box, kind: str) -> None:
         # A box that forwards sends redirects, and clients that follow them are not seen here any more.
         box.shell("echo 0 | tee /proc/sys/net/ipv4/conf/*/accept_redirects", who)
     before = box.state()
-    assert {r.tcp for r in reached(box.lab).values()} == {False}
+    assert {r.tcp for r in reached(box.lab, patience_s=1.0).values()} == {False}
     box.up().settled()
     assert reached(box.lab) == all_of(WIRED)
     box.sidegate("down", "--now")
@@ -261,7 +260,7 @@ def test_firewall_that_comes_later_is_noticed(box: Box) -> None:
 
 def who_asks(lab: Lab, asker: str, target: str, source: str = "") -> str:
     """The address under which a LAN server sees the asker."""
-    answer: Answer = lab.begin(asker, http_get, target, 80, "/who", 1.5, source).result()
+    answer: Answer = lab.begin(asker, http_get, target, 80, "/who", 15.0, source).result()
     assert answer.ok, answer.detail
     return answer.detail.split()[0]
 
@@ -284,21 +283,22 @@ def test_own_traffic_is_never_masqueraded(box: Box) -> None:
     assert box.lab.call("gateway", http_get, SERVER).ok
     with box.lab.socket("gateway", socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as wire:
         wire.setblocking(False)
-        assert box.lab.call("gateway", http_get, SERVER, 80, "/", 1.5, "192.168.1.9").ok
+        assert box.lab.call("gateway", http_get, SERVER, 80, "/", 15.0, "192.168.1.9").ok
         assert _sources_to(wire, SERVER) == {"192.168.1.9"}
     for source in ("192.168.1.9", GATEWAY):
         assert who_asks(box.lab, "gateway", NAS, source) == source
 
 
 def _sources_to(wire: socket.socket, target: str) -> set[str]:
+    """Of new connections: what ends one that was before may come late."""
     found: set[str] = set()
     while True:
         try:
             packet = parse(wire.recv(4096)).body
         except BlockingIOError:
             return found
-        if isinstance(packet, Ipv4) and str(packet.dst) == target:
-            found.add(str(packet.src))
+        if isinstance(packet, Ipv4) and isinstance(packet.body, Tcp) and packet.body.flags == TcpFlags.SYN:
+            found |= {str(packet.src)} if str(packet.dst) == target else set()
 
 
 # Commands beside each other
@@ -325,11 +325,11 @@ def test_racing_commands_are_served_one_after_the_other(box: Box) -> None:
     command = (sys.executable, "-m", "sidegate")
     ups = [box.lab.start("gateway", *command, "up") for _ in range(3)]
     looks = [box.lab.start("gateway", *command, "status") for _ in range(3)]
-    assert [p.wait(20) for p in ups] == [0, 0, 0]
-    assert {p.wait(20) for p in looks} <= {0, 1}
+    assert [p.wait(60) for p in ups] == [0, 0, 0]
+    assert {p.wait(60) for p in looks} <= {0, 1}
     assert box.pid()
     both = [box.lab.start("gateway", *command, word) for word in ("down", "down")]
-    assert [p.wait(20) for p in both] == [0, 0]
+    assert [p.wait(60) for p in both] == [0, 0]
     assert box.state() == before
 
 
@@ -351,7 +351,7 @@ def test_service_manager_is_told(box: Box) -> None:
     with box.lab.socket("gateway", socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         path = f"\0sidegate-notify-{os.getpid()}"
         manager.bind(path)
-        manager.settimeout(20)
+        manager.settimeout(60)
         command = (sys.executable, "-m", "sidegate", "up", "--foreground")
         service = box.lab.start("gateway", "env", f"NOTIFY_SOCKET=@{path[1:]}", *command)
         assert manager.recv(100) == b"READY=1"
@@ -360,7 +360,7 @@ def test_service_manager_is_told(box: Box) -> None:
         assert box.status()["faults"] == []
         os.kill(box.pid(), signal.SIGTERM)
         assert manager.recv(100) == b"STOPPING=1"
-    assert service.wait(20) == 0
+    assert service.wait(60) == 0
     assert box.state() == up
     assert box.status()["up"]
     box.sidegate("down", "--now")
@@ -419,7 +419,7 @@ def test_own_address_changes(box: Box) -> None:
     box.shell("ip addr add 192.168.1.9/24 dev eth0; ip addr del 192.168.1.2/24 dev eth0")
     box.shell("ip addr replace 192.168.1.9/24 dev eth0; ip route replace default via 192.168.1.1")
     wait_for(lambda: "192.168.1.9/24" in box.status()["address"])
-    assert "all proofs are void" in box.events()
+    wait_for(lambda: "all proofs are void" in box.events())
     for client in box.lab.home.client:
         box.shell("ip route replace default via 192.168.1.9", client.name)
     box.settled()
@@ -445,7 +445,7 @@ def test_setting_that_somebody_turns_is_put_right(box: Box, what: str) -> None:
     wanted = box.shell(f"cat {file}").strip()
     box.shell(f"echo {1 - int(wanted)} >{file}; ip link set eth0 txqueuelen 900")
     wait_for(lambda: box.shell(f"cat {file}").strip() == wanted)
-    assert f"put right: sysctl net/ipv4/conf/eth0/{what}={wanted}" in box.events()
+    wait_for(lambda: f"put right: sysctl net/ipv4/conf/eth0/{what}={wanted}" in box.events())
 
 
 # A crowd
@@ -458,11 +458,16 @@ def test_crowd_is_met_probed_and_survived(box: Box) -> None:
     crowd = [ip for ip in IPv4Network("192.168.1.0/24").hosts() if str(ip) not in taken]
     with box.lab.socket("nas", socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind(("eth0", 0))
-        for number, ip in enumerate(crowd):
-            wire.send(who_has(f"02:00:00:00:ff:{number:02x}", ip, IPv4Address(GATEWAY)))
-            if number % 50 == 0:
-                assert box.lab.call(LAPTOP, http_get, SERVER).ok
-    wait_for(lambda: box.status()["clients"] > len(crowd))
+
+        def is_met() -> bool:
+            """Asked again: of so many frames at once some may be lost."""
+            for number, ip in enumerate(crowd):
+                wire.send(who_has(f"02:00:00:00:ff:{number:02x}", ip, IPv4Address(GATEWAY)))
+                if number % 50 == 0:
+                    assert box.lab.call(LAPTOP, http_get, SERVER).ok
+            return bool(box.status()["clients"] > len(crowd))
+
+        wait_for(is_met)
     assert box.lab.call(LAPTOP, http_get, SERVER).ok
     wait_for(lambda: LAPTOP in box.paths() and box.status()["undecided"] < 200)
     resident = next(x for x in Path(f"/proc/{box.pid()}/status").read_text().splitlines() if x.startswith("VmHWM"))

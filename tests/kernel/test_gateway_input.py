@@ -139,4 +139,4 @@ def test_damaged_journal_is_set_aside_where_nobody_attends(box: Box) -> None:
     assert box.status()["up"]
     assert box.shell("cat /run/state/journal.json.damaged") == "{\n"
     box.sidegate("down", "--now")
-    assert service.wait(10) == 0
+    assert service.wait(60) == 0

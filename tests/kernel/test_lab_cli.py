@@ -172,7 +172,7 @@ class TestUpAndDown:
             wait_until(lambda: len(marked(mark)) > 1 or up.poll() is not None)
             time.sleep(wait_s)
             os.killpg(up.pid, signal.SIGINT)
-            _, said = up.communicate(timeout=30)
+            _, said = up.communicate(timeout=60)
         assert b"Traceback" not in said
         assert up.returncode in (0, 130)
         if up.returncode == 0:
@@ -300,7 +300,7 @@ class TestCapture:
             while not select.select([process.stdout], [], [], 0)[0]:
                 ask(at)
             process.send_signal(signal.SIGINT)
-            assert (process.wait(20), process.stderr.read()) == (0, "")
+            assert (process.wait(60), process.stderr.read()) == (0, "")
 
     def test_what_cannot_be(self, at: Run) -> None:
         done = at("capture", "simple", "phone", "eth9")
@@ -352,7 +352,7 @@ class TestCheck:
 def test_demo_from_end_to_end(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     command = [*SIDEGATE, "demo", "--report", str(report), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     result = msgspec.json.decode(done.stdout, type=Result)
     before, after = result.stages[0], result.stages[-1]

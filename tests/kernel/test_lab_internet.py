@@ -56,7 +56,7 @@ def test_what_is_blocked_is_silent_for_the_home_only(lab: Lab) -> None:
     blocked = SERVERS["blocked-site"]
     for address in (str(blocked.v4), str(blocked.v6)):
         assert lab.call("nas", http_get, address, 80, "/who", 0.3).detail == "no answer"
-    assert lab.call("internet", http_get, str(blocked.v4), 80, "/who", 1.5, PROXY).detail.split()[0] == PROXY
+    assert lab.call("internet", http_get, str(blocked.v4), 80, "/who", 15.0, PROXY).detail.split()[0] == PROXY
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "h3"])
@@ -108,5 +108,5 @@ def test_the_wiretap_sees_what_leaves_the_home(lab: Lab) -> None:
 
 def test_a_resolver_answers_over_tls_and_https(lab: Lab) -> None:
     """The provider's lies do not reach inside."""
-    assert lab.call("nas", resolve, FOREIGN, "1.1.1.1", "A", "tls", 1.5, 853, lab.ca).detail == "5.1.2.3"
-    assert lab.call("nas", resolve, FOREIGN, "1.1.1.1", "A", "https", 1.5, 443, lab.ca).detail == "5.1.2.3"
+    assert lab.call("nas", resolve, FOREIGN, "1.1.1.1", "A", "tls", 15.0, 853, lab.ca).detail == "5.1.2.3"
+    assert lab.call("nas", resolve, FOREIGN, "1.1.1.1", "A", "https", 15.0, 443, lab.ca).detail == "5.1.2.3"

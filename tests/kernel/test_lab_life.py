@@ -106,7 +106,7 @@ class TestNothingIsLeft:
             wait_until(lambda: str(os.readlink(f"/proc/{waiting.pid}/ns/net")) in traces(lab.pid).spaces)
             program = lab.start("phone", "sleep", "1000")
             seen = traces(lab.pid)
-        assert program.wait(10) != 0
+        assert program.wait(60) != 0
         assert_nothing_left(seen)
         with pytest.raises(RuntimeError, match="the lab is down"):
             waiting.result()

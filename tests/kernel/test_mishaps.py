@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
+from sidegate.packet import BROADCAST, ETH_ARP, Arp, parse
 from tests.kernel.test_dhcp import mac, sidegate, status, until, up
 
 pytestmark = pytest.mark.kernel
@@ -35,13 +38,28 @@ def test_another_device_takes_our_address(lab: Lab) -> None:
     thief = mac(lab, "computer")
     lab.run("tablet", "ip", "neighbour", "replace", OURS, "lladdr", thief, "dev", "eth0", "nud", "reachable")
     lab.run("computer", "ip", "address", "add", f"{OURS}/24", "dev", "eth0")
-    lab.run("computer", "busybox", "arping", "-q", "-U", "-c", "1", "-w", "1", "-I", "eth0", OURS, check=False)
-    (fault,) = until(lambda: conflicts(lab))
+    with lab.socket("tablet", socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_ARP)) as wire:
+        wire.setblocking(False)
+        lab.run("computer", "busybox", "arping", "-q", "-U", "-c", "1", "-w", "1", "-I", "eth0", OURS, check=False)
+        (fault,) = until(lambda: conflicts(lab))
+        until(lambda: is_announced(wire, mac(lab, "gateway")))
     assert f"{thief} uses this box's own address {OURS} too" in fault
     until(lambda: mac(lab, "gateway") in lab.run("tablet", "ip", "neighbour", "show", OURS).stdout)
     code, text = sidegate(lab, "status")
     assert (code, thief in text) == (1, True)
     assert [e["what"] for e in status(lab)["events"] if thief in e["what"] and "announced once" in e["what"]]
+
+
+def is_announced(wire: socket.socket, by: str) -> bool:
+    """Whether one of the frames that came in says so to everybody (RFC 5227 section 2.3)."""
+    found = False
+    with contextlib.suppress(BlockingIOError):
+        while not found:
+            frame = parse(wire.recv(2048))
+            body = frame.body
+            is_ours = isinstance(body, Arp) and str(body.sender_ip) == str(body.target_ip) == OURS
+            found = is_ours and (frame.src, frame.dst) == (by, BROADCAST)
+    return found
 
 
 def test_a_second_gateway_is_seen_by_the_first_and_the_other_way(lab: Lab) -> None:
@@ -52,7 +70,7 @@ def test_a_second_gateway_is_seen_by_the_first_and_the_other_way(lab: Lab) -> No
     assert lab.run("computer", sys.executable, "-m", "sidegate", "up", check=False).returncode == 0
     assert "another gateway on this LAN" in until(lambda: about(status(lab), other))[0]
     theirs = lambda: about(json.loads(lab.run("computer", *STATUS, check=False).stdout), OURS)  # noqa: E731
-    assert "another gateway on this LAN" in until(theirs, within_s=20)[0]
+    assert "another gateway on this LAN" in until(theirs)[0]
 
 
 STATUS = (sys.executable, "-m", "sidegate", "status", "--json")
@@ -120,4 +138,4 @@ def test_whatever_is_broken_at_boot_the_last_good_one_is_used_and_that_is_said(l
         assert (what, now["masquerade"], "is used instead" in told) == (what, "always", True)
         assert (what, len(now["faults"]) >= 2) == (what, True), "what is wrong, and what stands in for it"
         assert sidegate(lab, "down", "--now")[0] == 0
-        assert (what, daemon.wait(10)) == (what, 0)
+        assert (what, daemon.wait(60)) == (what, 0)

@@ -4,7 +4,7 @@ internet and its return path, port forwards over TCP and UDP."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from ipaddress import IPv4Address
 
 import pytest
@@ -12,7 +12,7 @@ from msgspec import structs
 
 from sidegate.gateway.config import Masquerade
 from sidegate.home import Assumed, BridgeFilter, Dhcp, Home, Internet, Known, RouterProfile, Server
-from sidegate.lab.asking import Answer, http_get, udp_echo
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, http_get, udp_echo
 from sidegate.lab.blueprint import INTERNET
 from sidegate.lab.check import Relayed, sidegate, wait_until_decided
 from sidegate.lab.lab import Lab
@@ -39,10 +39,10 @@ def test_a_plan_comes_true(bridge_filter: BridgeFilter, nat: Masquerade) -> None
         lab.run("gateway", "sh", "-ec", f"cat >{FILE}", text=config_for(plan, way.id))
         sidegate(lab, "up", "--config", FILE)
         wait_until_decided(lab)
-        found = paths(lab)
-        forwards = forwarded(lab)
-    assert found == {p.kind: p.path for p in way.predictions}
-    assert forwards == {p.kind: p.port_forwards for p in way.predictions}
+        predicted = {str(p.kind): p.path for p in way.predictions}
+        assert paths(lab, predicted) == predicted
+        predicted_forwards = {str(p.kind): p.port_forwards for p in way.predictions}
+        assert forwarded(lab, predicted_forwards) == predicted_forwards
 
 
 def home(bridge_filter: BridgeFilter) -> Home:
@@ -52,10 +52,15 @@ def home(bridge_filter: BridgeFilter) -> Home:
     return structs.replace(model, internet=Internet((*model.internet.server, *targets)))
 
 
-def paths(lab: Lab) -> dict[str, str]:
+def patience_s(is_answered: bool) -> float:
+    return ANSWERED_WITHIN_S if is_answered else 0.8
+
+
+def paths(lab: Lab, predicted: Mapping[str, str]) -> dict[str, str]:
     """How each client is answered by the internet over TCP."""
     with Relayed(lab) as relayed:
-        asked = [(c, lab.begin(c.name, http_get, SERVER)) for c in lab.home.client]
+        waits = {c.name: patience_s(predicted[c.name] != "none") for c in lab.home.client}
+        asked = [(c, lab.begin(c.name, http_get, SERVER, 80, "/", waits[c.name])) for c in lab.home.client]
         answers = [(c, waiting.result()) for c, waiting in asked]
         receivers = relayed.receivers()
     return {c.name: _path(it, (str(c.v4), it.port) in receivers) for c, it in answers}
@@ -65,12 +70,14 @@ def _path(answer: Answer, by_gateway: bool) -> str:
     return "none" if not answer.ok else "masqueraded" if by_gateway else "direct"
 
 
-def forwarded(lab: Lab) -> dict[str, tuple[str, ...]]:
+def forwarded(lab: Lab, predicted: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Over which protocols the internet reaches each client by its forwarded port."""
     wan = str(lab.home.router.wan.ip)
-    ask: dict[str, Callable[[str, int], Answer]] = {"tcp": http_get, "udp": udp_echo}
-    ports = [(f.to, f.protocol, f.port) for f in lab.home.router.port_forward]
-    asked = [(to, protocol, lab.begin(INTERNET, ask[protocol], wan, port)) for to, protocol, port in ports]
+    asked = []
+    for it in lab.home.router.port_forward:
+        wait_s = patience_s(it.protocol in predicted[it.to])
+        ask, how = (http_get, ("/", wait_s)) if it.protocol == "tcp" else (udp_echo, (wait_s,))
+        asked.append((it.to, it.protocol, lab.begin(INTERNET, ask, wan, it.port, *how)))
     worked = {(to, protocol) for to, protocol, waiting in asked if waiting.result().ok}
     return {c.name: tuple(p for p in ("tcp", "udp") if (c.name, p) in worked) for c in lab.home.client}
 
@@ -86,7 +93,7 @@ def test_the_box_hands_out_as_the_way_says(way: str, router_serves: bool) -> Non
         told = json.loads(sidegate(lab, "status", "--json"))["dhcp"]
         lab.run("wired", "ip", "address", "flush", "dev", "eth0")
         lab.run("wired", "sh", "-ec", "cat >/run/got.sh; chmod +x /run/got.sh", text=GOT)
-        lab.run("wired", "sh", "-ec", "busybox udhcpc -i eth0 -n -q -f -s /run/got.sh")
+        lab.run("wired", "sh", "-ec", "busybox udhcpc -i eth0 -n -q -f -t 10 -s /run/got.sh")
         gateway = lab.run("wired", "cat", "/run/got").stdout.split()
     assert (told["mode"], told["pid"] > 0) == ("coexist" if router_serves else "server", True)
     possible = {"own-dhcp": ["192.168.1.2"], "coexist": ["192.168.1.1", "192.168.1.2"]}

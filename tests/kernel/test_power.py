@@ -7,15 +7,18 @@ of them on a box of paper, some of them on the kernel.
 from __future__ import annotations
 
 import base64
-import functools
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Struct
 
 from sidegate.gateway.box import journal as journals
 from sidegate.gateway.box.apply import undo
@@ -26,6 +29,7 @@ from sidegate.lab.lab import Lab
 from sidegate.problems import Problems
 from tests import powercut
 from tests.gateway.test_apply import FRESH, PaperBox, desired, up
+from tests.kernel.looking import look
 from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, leases, mac, until
 from tests.powercut.disk import Op, Tree, cuts, lay_out
 
@@ -54,47 +58,76 @@ MAY_BE_IN_FORCE: dict[str, set[str | None]] = {
 """After a cut in this phase; None: nothing was in force yet. What waits to be confirmed never is."""
 
 
-class Recording:
+class Recording(Struct):
     """What was done to the disk in which phase, and the lease that a client got."""
 
-    def __init__(self) -> None:
-        with Lab.up(home()) as lab:
-            as_a_dhcp_client(lab, "phone")
-            for phase, words, text in (("up", "up", A), ("lease", "", ""), ("reload", "up", B)):
-                self._phase(lab, phase)
-                self._lease(lab) if phase == "lease" else self._sidegate(lab, words, text)
-            self._phase(lab, "confirm")
-            self._sidegate(lab, "up --confirm 600", C)
-            self._phase(lab, "rollback")
-            self._sidegate(lab, "status", None, LATER)
-            for phase, words in (("down", "down"), ("up again", "up -c /run/sidegate.toml"), ("stop", "down")):
-                self._phase(lab, phase)
-                self._sidegate(lab, words, B if phase == "up again" else None)
-            lines = lab.run("gateway", "cat", "/run/operations").stdout.splitlines()
-            self.ops: list[Op] = [json.loads(line) for line in lines]
-            *_, (_, _, self.last) = cuts(self.ops, ROOT)
+    ops: list[Op]
+    lease: str
 
-    def _phase(self, lab: Lab, name: str) -> None:
-        line = json.dumps({"do": "phase", "path": name})
-        lab.run("gateway", "sh", "-c", "cat >>/run/operations", text=f"{line}\n")
+    @property
+    def last(self) -> Tree:
+        *_, (_, _, tree) = cuts(self.ops, ROOT)
+        return tree
 
-    def _sidegate(self, lab: Lab, words: str, config: str | None, first: tuple[str, ...] = ()) -> None:
-        if config is not None:
-            lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text=config)
-            words += "" if "-c " in words else " -c /run/sidegate.toml"
-        command = (*RECORDED, *first, sys.executable, "-m", "sidegate", *words.split())
-        # `status` ends with 1 after a rollback, which is what it has to tell.
-        lab.run("gateway", *command, check=words != "status")
-
-    def _lease(self, lab: Lab) -> None:
-        self.lease = f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"
-        until(lambda: "leases.copy" in lab.run("gateway", "ls", f"{ROOT}/dhcp").stdout)
-        until(lambda: self.lease in leases(lab, "leases.copy"))
+    def a_cut_in(self, phase: str, has: str) -> Tree:
+        """The last one of the phase in which this file is there."""
+        found = [tree for _, at, tree in cuts(self.ops, ROOT) if at == phase and f"{ROOT}/{has}" in tree]
+        return found[-1]
 
 
-@functools.cache
-def recording() -> Recording:
-    return Recording()
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Made once, whichever worker comes first: it takes seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with open(shared / "recording.json", "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_size == 0:
+            file.write(msgspec.json.encode(record()))
+        file.seek(0)
+        return msgspec.json.decode(file.read(), type=Recording)
+
+
+def record() -> Recording:
+    with Lab.up(home()) as lab:
+        as_a_dhcp_client(lab, "phone")
+        begin_phase(lab, "up")
+        recorded(lab, "up", A)
+        begin_phase(lab, "lease")
+        lease = get_phones_lease(lab)
+        begin_phase(lab, "reload")
+        recorded(lab, "up", B)
+        begin_phase(lab, "confirm")
+        recorded(lab, "up --confirm 600", C)
+        begin_phase(lab, "rollback")
+        recorded(lab, "status", None, LATER)
+        for phase, words in (("down", "down"), ("up again", "up -c /run/sidegate.toml"), ("stop", "down")):
+            begin_phase(lab, phase)
+            recorded(lab, words, B if phase == "up again" else None)
+        lines = lab.run("gateway", "cat", "/run/operations").stdout.splitlines()
+        return Recording([json.loads(line) for line in lines], lease)
+
+
+def begin_phase(lab: Lab, name: str) -> None:
+    line = json.dumps({"do": "phase", "path": name})
+    lab.run("gateway", "sh", "-c", "cat >>/run/operations", text=f"{line}\n")
+
+
+def recorded(lab: Lab, words: str, config: str | None, first: tuple[str, ...] = ()) -> None:
+    """One command of Sidegate."""
+    if config is not None:
+        lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text=config)
+        words += "" if "-c " in words else " -c /run/sidegate.toml"
+    command = (*RECORDED, *first, sys.executable, "-m", "sidegate", *words.split())
+    # `status` ends with 1 after a rollback, which is what it has to tell.
+    lab.run("gateway", *command, check=words != "status")
+
+
+def get_phones_lease(lab: Lab) -> str:
+    lease = f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"
+    until(lambda: "leases.copy" in lab.run("gateway", "ls", f"{ROOT}/dhcp").stdout)
+    until(lambda: lease in leases(lab, "leases.copy"))
+    return lease
 
 
 @pytest.fixture
@@ -123,11 +156,11 @@ def comes_and_goes(state: Path) -> None:
 
 
 @pytest.mark.usefixtures("next_boot")
-def test_every_cut_is_something_to_start_from(tmp_path: Path) -> None:
-    recorded, seen = recording(), set[Any]()
+def test_every_cut_is_something_to_start_from(recording: Recording, tmp_path: Path) -> None:
+    seen = set[Any]()
     broken = tmp_path / "broken.toml"
     broken.write_text("[nat")
-    for count, phase, tree in cuts(recorded.ops, ROOT):
+    for count, phase, tree in cuts(recording.ops, ROOT):
         if (phase, key := str(sorted(tree.items()))) in seen:
             continue
         seen.add((phase, key))
@@ -137,7 +170,7 @@ def test_every_cut_is_something_to_start_from(tmp_path: Path) -> None:
         in_force = start(at, broken)
         assert (count, phase, in_force in MAY_BE_IN_FORCE[phase]) == (count, phase, True), (in_force, tree)
         assert (count, held <= recovered(at.state)) == (count, True)
-        assert phase == "up" or phase == "lease" or recorded.lease in held
+        assert phase == "up" or phase == "lease" or recording.lease in held
         comes_and_goes(at.state)
     assert {phase for phase, _ in seen} == set(MAY_BE_IN_FORCE), "each of them wrote something"
     assert len(seen) > 60
@@ -149,15 +182,16 @@ DAMAGES = (b"", b"{", bytes(200), b"\xff\xfe")
 @pytest.mark.parametrize("damage", DAMAGES, ids=range(len(DAMAGES)))
 @pytest.mark.usefixtures("next_boot")
 def test_a_disk_that_lost_what_it_had_written_keeps_nobody_from_starting(
-    tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+    recording: Recording, tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As cheap memory cards do: any one file is damaged, or all of them are."""
     file = tmp_path / "sidegate.toml"
     file.write_text(B)
     names = ("journal.json", "pending.json", "config-history.json", "step-aside.json", "dhcp/leases.copy")
+    last = recording.last
     for i, damaged in enumerate([*((name,) for name in names), names]):
         at = Places(tmp_path / str(i) / "state", tmp_path / "run")
-        lay_out(recording().last, ROOT, at.state)
+        lay_out(last, ROOT, at.state)
         for name in damaged:
             (at.state / name).write_bytes(damage)
         rollback.honour(at)
@@ -165,7 +199,7 @@ def test_a_disk_that_lost_what_it_had_written_keeps_nobody_from_starting(
         assert (told is not None) == ("journal.json" in damaged)
         assert ("It was set aside" in capsys.readouterr().err) == ("pending.json" in damaged)
         assert history.choose(file, at.state, by_person=False).text == B
-        assert recovered(at.state) <= {recording().lease}
+        assert recovered(at.state) <= {recording.lease}
         comes_and_goes(at.state)
 
 
@@ -185,12 +219,6 @@ def recovered(state: Path) -> set[str]:
         recover(live, copy, 1.0)
         found.append({f"{it.mac} {it.ip}" for it in read_leases(live)})
     return set.intersection(*found)
-
-
-def a_cut_in(phase: str, has: str) -> Tree:
-    """The last one of the phase in which this file is there."""
-    found = [tree for _, at, tree in cuts(recording().ops, ROOT) if at == phase and f"{ROOT}/{has}" in tree]
-    return found[-1]
 
 
 @pytest.fixture
@@ -213,20 +241,20 @@ def power_on(lab: Lab, tree: Tree) -> subprocess.Popen[str]:
     return lab.start("gateway", sys.executable, "-m", "sidegate", "up", "-c", "/run/sidegate.toml", "--foreground")
 
 
-def test_the_box_comes_back_with_leases_and_rules(lab: Lab) -> None:
+def test_the_box_comes_back_with_leases_and_rules(recording: Recording, lab: Lab) -> None:
     """Cut while a change waited to be confirmed, and the file on the box is the one that nobody confirmed."""
     as_a_dhcp_client(lab, "phone")
     lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text=C)
-    daemon = power_on(lab, a_cut_in("confirm", "pending.json"))
+    daemon = power_on(lab, recording.a_cut_in("confirm", "pending.json"))
     until(lambda: (status(lab).get("dhcp") or {}).get("pid"))
     now = status(lab)
     assert (now["up"], now["masquerade"]) == (True, "always")
-    assert recording().lease == f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"
+    assert recording.lease == f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"
     assert "masquerade" in lab.run("gateway", "nft", "list", "table", "inet", "sidegate").stdout
     lab.run("gateway", sys.executable, "-m", "sidegate", "down", "--now")
-    assert daemon.wait(10) == 0
+    assert daemon.wait(60) == 0
 
 
 def status(lab: Lab) -> dict[str, Any]:
-    told = lab.run("gateway", sys.executable, "-m", "sidegate", "status", "--json", check=False).stdout
+    told = look(lab, "gateway", "status", "--json").stdout
     return dict(json.loads(told or "{}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.lab import Lab
+from tests.kernel.looking import look
 from tests.kernel.test_confirm import box, set_config, status, until, up
 
 pytestmark = pytest.mark.kernel
@@ -29,7 +30,7 @@ def lab() -> Iterator[Lab]:
 
 
 def clients(lab: Lab) -> dict[str, Any]:
-    return {c["ip"]: c for c in json.loads(box(lab, "clients", "--json").stdout)["clients"]}
+    return {c["ip"]: c for c in json.loads(look(lab, "gateway", "clients", "--json").stdout)["clients"]}
 
 
 def client_of(lab: Lab) -> tuple[str, str, str]:
@@ -127,7 +128,7 @@ def test_broken_file_at_boot_is_replaced_by_the_last_good_one(lab: Lab) -> None:
     assert [f for f in found["faults"] if "not a TOML file" in f]
     assert "version 1 of" in found["faults"][-1]
     box(lab, "down")
-    assert foreground.wait(10) == 0
+    assert foreground.wait(60) == 0
 
 
 def test_config_commands(lab: Lab) -> None:
@@ -158,20 +159,35 @@ def test_config_commands(lab: Lab) -> None:
 def test_open_connection_outlives_changes(lab: Lab) -> None:
     """It began masqueraded or direct; the rules around it come and go."""
     name, _, _ = prove(lab)
-    stream = lab.begin(name, keep_reading, 4.0)
-    for text in (ALWAYS, "", '[nat]\nmasquerade = "never"\n', ""):
-        set_config(lab, text)
-        assert up(lab).returncode == 0
-    assert stream.result() > 100
+    with Download(lab, name) as stream:
+        for text in (ALWAYS, "", '[nat]\nmasquerade = "never"\n', ""):
+            set_config(lab, text)
+            assert up(lab).returncode == 0
+            before = stream.reads
+            until(lambda before=before: stream.reads > before + 20)  # type: ignore[misc]
 
 
-def keep_reading(seconds: float) -> int:
-    """Reads from one download; raises as soon as nothing comes for 2 s."""
-    with socket.create_connection(("1.2.3.4", 80), timeout=2) as stream:
-        stream.sendall(f"GET /bytes/{10**12} HTTP/1.1\r\nHost: lab\r\n\r\n".encode())
-        end, reads = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            assert stream.recv(1 << 16)
-            reads += 1
-            time.sleep(0.005)
-        return reads
+class Download:
+    """One that goes on; it ends for good where nothing comes for 15 s."""
+
+    def __init__(self, lab: Lab, who: str) -> None:
+        self.reads = 0
+        self._socket = lab.socket(who, socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.settimeout(15)
+        self._socket.connect(("1.2.3.4", 80))
+        self._socket.sendall(f"GET /bytes/{10**12} HTTP/1.1\r\nHost: lab\r\n\r\n".encode())
+        self._is_over = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+
+    def _read(self) -> None:
+        while not self._is_over.wait(0.005) and self._socket.recv(1 << 16):
+            self.reads += 1
+
+    def __enter__(self) -> Download:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._reader.join()
+        self._socket.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,46 +12,31 @@ from typing import Any
 
 import pytest
 
-from sidegate.home import load_home
 from sidegate.lab.asking import Answer, http_get, udp_echo
 from sidegate.lab.visiting import visit
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.gateway_lab import Box, Connection, gateway_in, wait_for
+from tests.kernel.gateway_lab import Box, Connection, kill, wait_for
+from tests.kernel.split_home import (
+    BLOCKED,
+    CONF,
+    DOMESTIC,
+    DOMESTIC4,
+    FOREIGN,
+    FOREIGN4,
+    HOME,
+    OURS,
+    PROXY,
+    WAN,
+    conf,
+    page,
+    states,
+)
 
 pytestmark = pytest.mark.kernel
 
-HOME = load_home("split")
-SERVERS = {server.name: server for server in HOME.internet.server}
-WAN, PROXY, LIE = "123.100.101.102", str(SERVERS["proxy"].v4), str(SERVERS["lie"].v4)
-OURS = "192.168.1.2"
-FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
-DOMESTIC4, FOREIGN4 = str(SERVERS["domestic"].v4), str(SERVERS["foreign"].v4)
-CONF = "/run/split.toml"
-CHECK = f"http://{DOMESTIC}/who"
-
-
-NAMED = 'domain = ["foreign.example", "blocked.example"]'
-
-
-def conf(box: Box, *upstreams: str, rule: str = NAMED, more: str = "") -> str:
-    """A configuration that sends what is abroad through the upstreams."""
-    links = box.lab.links()
-    listed = json.dumps([links[f"proxy-{name}"] for name in upstreams])
-    return f"""
-[proxy]
-upstream = {listed}
-check = "{CHECK}"
-{more}
-
-[[rule]]
-{rule}
-send = "proxy"
-"""
-
 
 def by(box: Box, name: str, who: str = "my-computer", scheme: Any = "http") -> str:
-    """From which address a server sees the client, or why it does not."""
-    return box.lab.call(who, visit, scheme, name, OURS, "/who", box.lab.ca).detail.split()[0]
+    return page(box, who, name, scheme)
 
 
 def proxy_state(box: Box) -> dict[str, Any]:
@@ -91,12 +75,6 @@ def try_upstreams(box: Box, wanted: str) -> None:
         return bool(proxy_state(box)["chosen"] == wanted)
 
     wait_for(is_so)
-
-
-@pytest.fixture(scope="module")
-def lab_box() -> Iterator[Box]:
-    with gateway_in(HOME) as box:
-        yield box
 
 
 @pytest.fixture
@@ -147,12 +125,14 @@ def test_the_engine_killed(box: Box, on_failure: str) -> None:
 
     assert ask().detail.startswith(PROXY)
     with Connection(box.lab, "nas", DOMESTIC4) as direct:
-        pid = engine_pid(box)
-        os.kill(pid, signal.SIGKILL)
+        pid, daemon = engine_pid(box), box.pid()
+        os.kill(daemon, signal.SIGSTOP)  # or it might have another one running before we ask
+        kill(pid)
         answer = ask()
+        os.kill(daemon, signal.SIGCONT)
         assert answer.detail.startswith(WAN if on_failure == "direct" else "Connection refused")
         assert direct.is_alive()
-        wait_for(lambda: ask().detail.startswith(PROXY), within_s=5)
+        wait_for(lambda: ask().detail.startswith(PROXY))
         assert direct.is_alive()
     assert engine_pid(box) != pid
     assert "engine-0: ended unasked: signal SIGKILL" in box.events()
@@ -174,9 +154,9 @@ def test_an_upstream_that_dies_is_left_and_taken_again(box: Box) -> None:
 def test_an_upstream_that_turns_silent_is_left_by_itself(box: Box) -> None:
     """Nobody asks, and nothing refuses: until it is known, whatever is sent there hangs."""
     up(box, conf(box, "socks", "shadowsocks"))
-    wait_for(lambda: all(it["state"] == "up" for it in proxy_state(box)["upstreams"]))
+    wait_for(lambda: set(states(box).values()) == {"up"})
     cut(box, 1080, verdict="drop")
-    wait_for(lambda: proxy_state(box)["chosen"] == "proxy-shadowsocks", within_s=15)
+    wait_for(lambda: proxy_state(box)["chosen"] == "proxy-shadowsocks")
     assert by(box, BLOCKED) == PROXY
     assert "upstream proxy-socks -> proxy-shadowsocks: proxy-socks does not work: no answer within " in box.events()
 
@@ -188,14 +168,14 @@ def test_no_upstream_works(box: Box, on_failure: str) -> None:
     cut(box, 1080, 8388)
     try_upstreams(box, "")
     if on_failure == "direct":
-        wait_for(lambda: by(box, FOREIGN) == WAN, within_s=5)
+        wait_for(lambda: by(box, FOREIGN) == WAN)
     else:
-        wait_for(lambda: box.lab.call("nas", visit, "http", FOREIGN, OURS).detail.endswith("refused"), within_s=5)
+        wait_for(lambda: box.lab.call("nas", visit, "http", FOREIGN, OURS).detail.endswith("refused"))
     assert by(box, DOMESTIC) == WAN
     assert any("no upstream works" in fault for fault in box.status()["faults"])
     cut(box)
     try_upstreams(box, "proxy-socks")
-    wait_for(lambda: by(box, FOREIGN) == PROXY, within_s=5)
+    wait_for(lambda: by(box, FOREIGN) == PROXY)
 
 
 def test_a_changed_rule_drops_no_connection(box: Box) -> None:
@@ -210,7 +190,7 @@ def test_a_changed_rule_drops_no_connection(box: Box) -> None:
         assert proxied.is_alive()
         assert direct.is_alive()
         assert proxy_state(box)["ending"] == 1
-    wait_for(lambda: proxy_state(box)["ending"] == 0, within_s=30)
+    wait_for(lambda: proxy_state(box)["ending"] == 0, within_s=60)
     reloaded = engine_pid(box)
     box.sidegate("reload")
     assert engine_pid(box) == reloaded, "nothing changed"
@@ -223,7 +203,7 @@ def test_several_changes_in_a_row_drop_no_connection(box: Box) -> None:
         pids = {engine_pid(box)}
         for added in ("one.example", "two.example", "three.example"):
             reload(box, conf(box, "socks", rule=f'domain = ["{added}"]\ncidr = ["{FOREIGN4}/32"]'))
-            wait_for(lambda: engine_pid(box) not in pids, within_s=30)
+            wait_for(lambda: engine_pid(box) not in pids, within_s=60)
             pids.add(engine_pid(box))
             assert box.lab.call("my-computer", http_get, FOREIGN4, 80, "/who").detail.startswith(PROXY)
             assert oldest.is_alive()
@@ -236,7 +216,7 @@ def test_the_daemon_killed(box: Box) -> None:
     assert by(box, BLOCKED) == PROXY
     pid = engine_pid(box)
     with Connection(box.lab, "tablet", FOREIGN4) as open_one:
-        os.kill(box.pid(), signal.SIGKILL)
+        kill(box.pid())
         assert by(box, BLOCKED, "phone") == PROXY
         box.up("--config", CONF)
         assert engine_pid(box) == pid
@@ -269,10 +249,10 @@ def test_another_program_as_the_engine(box: Box) -> None:
     assert ask() == WAN
     assert any("no program listens at port 7893" in fault for fault in box.status()["faults"])
     with subprocess.Popen(box.lab.command("gateway", [sys.executable, "-c", ANOTHER_PROGRAM])) as program:
-        wait_for(lambda: ask() == "another", within_s=5)
-        assert box.status()["faults"] == []
+        wait_for(lambda: ask() == "another")
+        wait_for(lambda: not box.status()["faults"])
         program.kill()
-    assert ask() == WAN
+    wait_for(lambda: ask() == WAN)
 
 
 def test_what_cannot_work_is_said_and_keeps_nobody_offline(box: Box) -> None:

@@ -8,29 +8,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
-from sidegate.home import load_home
 from sidegate.lab.asking import http_get, udp_echo
-from sidegate.lab.visiting import visit
-from tests.kernel.gateway_lab import Box, Connection, gateway_in, wait_for
+from tests.kernel import split_home
+from tests.kernel.gateway_lab import Box, Connection, wait_for
+from tests.kernel.split_home import DOMESTIC4, FOREIGN, FOREIGN4, PROXY, WAN, page, upstreams
 
 pytestmark = pytest.mark.kernel
 
-HOME = load_home("split")
-SERVERS = {server.name: server for server in HOME.internet.server}
-WAN, PROXY, OURS = "123.100.101.102", str(SERVERS["proxy"].v4), "192.168.1.2"
-FOREIGN, FOREIGN4, DOMESTIC4 = "www.foreign.example", str(SERVERS["foreign"].v4), str(SERVERS["domestic"].v4)
+HOME = split_home.HOME
 LIST_PORT = 8090
 ABROAD = f'[[rule]]\ndomain = ["foreign.example"]\nsend = "proxy"\n[[rule]]\ncidr = ["{FOREIGN4}/32"]\nsend = "proxy"\n'
-
-
-@pytest.fixture(scope="module")
-def lab_box() -> Iterator[Box]:
-    with gateway_in(HOME) as box:
-        yield box
 
 
 @pytest.fixture
@@ -41,16 +31,6 @@ def box(lab_box: Box) -> Iterator[Box]:
 
 def up(box: Box, proxy: str, more: str = ABROAD) -> None:
     box.up("--config", box.write("/run/s.toml", f'[proxy]\ncheck = "http://{FOREIGN4}/"\n{proxy}\n{more}'))
-
-
-def page(box: Box, who: str = "nas", name: str = FOREIGN) -> str:
-    """The address that the server saw, or why there is no answer."""
-    answer = box.lab.call(who, visit, "http", name, OURS, "/who", box.lab.ca)
-    return answer.detail.split()[0] if answer.ok else answer.detail
-
-
-def upstreams(box: Box) -> dict[str, dict[str, Any]]:
-    return {it["name"]: it for it in box.status()["split"]["proxy"]["upstreams"]}
 
 
 class _List(BaseHTTPRequestHandler):
@@ -95,9 +75,9 @@ def test_subscriptions_that_come_late(box: Box) -> None:
 
     up(box, f'subscription = "{one}"')
     wait_for(lambda: faults() == ["proxy.subscription[0]: cannot be fetched: Connection refused"])
-    assert page(box) == WAN
+    assert page(box, "nas", FOREIGN) == WAN
     with listing(box, links["proxy-socks"]):
-        wait_for(lambda: not faults() and page(box) == PROXY)
+        wait_for(lambda: not faults() and page(box, "nas", FOREIGN) == PROXY)
     with Connection(box.lab, "phone", FOREIGN4) as proxied, Connection(box.lab, "phone", DOMESTIC4) as direct:
         with listing(box, "<html>Log in"):
             box.write("/run/s.toml", f'[proxy]\nsubscription = ["{one}", "{other}"]\n{ABROAD}')
@@ -106,7 +86,7 @@ def test_subscriptions_that_come_late(box: Box) -> None:
         assert list(upstreams(box)) == ["proxy-socks"]
         with listing(box, links["proxy-vless"]):
             wait_for(lambda: not faults() and list(upstreams(box)) == ["proxy-socks", "proxy-vless"])
-        assert page(box) == PROXY
+        assert page(box, "nas", FOREIGN) == PROXY
         assert proxied.is_alive()
         assert direct.is_alive()
     assert token not in box.sidegate("status").stdout + box.sidegate("status", "--json").stdout
@@ -140,14 +120,14 @@ def test_why_an_upstream_does_not_work(box: Box) -> None:
         "unknown": "its server's name nobody.example cannot be looked up",
         "named": "look at whether proxy.example:1080 is reachable and its user name and password",
     }
-    told = wait_for(lambda: found if all(w in (found := whys()).get(n, "") for n, w in words.items()) else None, 20)
+    told = wait_for(lambda: found if all(w in (found := whys()).get(n, "") for n, w in words.items()) else None)
     assert told is not None
     assert "hunter2" not in box.sidegate("status", check=False).stdout + json.dumps(box.status())
 
 
 def test_a_dead_upstream_is_known_before_anything_is_led_to_it(box: Box) -> None:
     up(box, f'upstream = "socks5://{PROXY}:9"')
-    assert page(box) == WAN
+    assert page(box, "nas", FOREIGN) == WAN
     assert box.status()["split"]["proxy"]["chosen"] == ""
 
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from msgspec import Struct
 
 from sidegate.home import Client, Expectation, GatewayRuns, Home, Outcome
-from sidegate.lab.asking import Answer, http_get
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, http_get
 from sidegate.lab.blueprint import INTERNET, LAN_PORT, gateway_commands
 from sidegate.lab.lab import Lab, Waiting
 from sidegate.packet import Ipv4, Ipv6, Tcp, parse
@@ -22,8 +22,8 @@ Family = Literal["v4", "v6"]
 
 _ETH_P_ALL = 0x0003
 _OUTGOING = 4
-_DECIDED_WITHIN_S = 15.0
-_PATIENCE_S = {False: 3.0, True: 0.8}
+_DECIDED_WITHIN_S = 30.0
+_PATIENCE_S = {False: ANSWERED_WITHIN_S, True: 0.8}
 """How long to wait for an answer, and where none is expected: in a lab it takes milliseconds."""
 
 Receiver = tuple[str, int]
@@ -139,7 +139,7 @@ def outcome_of(answer: Answer, crossed: set[Receiver]) -> Outcome:
     return "masqueraded" if (answer.address, answer.port) in crossed else "direct"
 
 
-def ask(lab: Lab, who: str, to: str, family: Family, timeout_s: float = 1.5) -> Waiting[Answer]:
+def ask(lab: Lab, who: str, to: str, family: Family, timeout_s: float = ANSWERED_WITHIN_S) -> Waiting[Answer]:
     """One node asks another for a page; `to` as in an expectation. Raises Problems for a node without an address."""
     name, _, port = to.partition(":")
     server = next((s for s in lab.home.internet.server if s.name == who), None)

@@ -111,7 +111,7 @@ class Lab:
         return ["nsenter", "--target", outside, *spaces, "--", "setpriv", "--pdeathsig", "TERM", "--", *argv]
 
     def run(
-        self, machine: str, *argv: str, text: str | None = None, timeout_s: float = 30, check: bool = True
+        self, machine: str, *argv: str, text: str | None = None, timeout_s: float = 60, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program on a machine to its end. Raises CalledProcessError if `check` and it failed."""
         done = subprocess.run(

@@ -14,10 +14,12 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.lab import relay
-from sidegate.lab.asking import Answer, answered_since, why
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, answered_since, why
 
 TYPES = {"A": 1, "NS": 2, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SVCB": 64, "HTTPS": 65}
 _CODES = {1: "format error", 2: "server failure", 3: "no such name", 4: "not implemented", 5: "refused"}
+_ASK_AGAIN_S = 1.0
+"""As the resolvers of Windows, Android and systemd do, about."""
 _HEADER = struct.Struct("!HHHHHH")
 
 
@@ -35,7 +37,7 @@ def resolve(
     server: str,
     kind: str = "A",
     over: Literal["udp", "tcp", "tls", "https"] = "udp",
-    timeout_s: float = 1.5,
+    timeout_s: float = ANSWERED_WITHIN_S,
     port: int = 53,
     ca: str = "",
 ) -> Answer:
@@ -76,12 +78,25 @@ def _exchange(
         plain.connect((server, port))
         asker: tuple[str, int] = plain.getsockname()[:2]
         if over == "udp":
-            plain.send(question)
-            return plain.recv(65535), asker
+            return _over_datagrams(plain, question, timeout_s), asker
         if over == "tcp":
             return _over_stream(plain, question), asker
         with ssl.create_default_context(cadata=ca).wrap_socket(plain, server_hostname=server) as secure:
             return (_over_stream if over == "tls" else _over_https)(secure, question), asker
+
+
+def _over_datagrams(connection: socket.socket, question: bytes, timeout_s: float) -> bytes:
+    """Asks again, with the same id: a datagram that a resolver lost while it was replaced says nothing of the next."""
+    end_s = time.monotonic() + timeout_s
+    while True:
+        connection.send(question)
+        left_s = end_s - time.monotonic()
+        connection.settimeout(max(0.01, min(_ASK_AGAIN_S, left_s)))
+        try:
+            return connection.recv(65535)
+        except TimeoutError:
+            if left_s <= _ASK_AGAIN_S:
+                raise
 
 
 def _over_stream(connection: socket.socket, question: bytes) -> bytes:

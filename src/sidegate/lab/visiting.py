@@ -14,11 +14,9 @@ import time
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from sidegate.lab.asking import NO_ANSWER, Answer, answered_since, fetch, http_get, why
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, answered_since, fetch, http_get, why
 from sidegate.lab.resolving import resolve
 
-ASK_AGAIN_S = 1.0
-"""As the resolvers of Windows, Android and systemd do, about."""
 _SOCKS_CODES = {1: "failure", 2: "not allowed", 3: "network unreachable", 4: "host unreachable", 5: "refused"}
 
 
@@ -29,13 +27,13 @@ def visit(
     path: str = "/who",
     ca: str = "",
     kind: Literal["A", "AAAA"] = "A",
-    timeout_s: float = 3.0,
+    timeout_s: float = ANSWERED_WITHIN_S,
 ) -> Answer:
     """Looks a name up at a DNS server, asking again as a stub resolver does, and gets a page of it.
 
     timeout_s: for the name, and again for the page.
     """
-    found = _look_up(name, resolver, kind, timeout_s)
+    found = resolve(name, resolver, kind, timeout_s=timeout_s)
     if not found.ok:
         return Answer(False, f"{name}: {found.detail}", found.ms)
     address = found.detail.partition(" ")[0]
@@ -45,17 +43,9 @@ def visit(
     return get(address, name, ca, path, timeout_s=timeout_s)
 
 
-def _look_up(name: str, resolver: str, kind: str, timeout_s: float) -> Answer:
-    """A datagram that a resolver lost while it was replaced says nothing of the next one."""
-    start = time.monotonic()
-    while True:
-        left_s = start + timeout_s - time.monotonic()
-        found = resolve(name, resolver, kind, timeout_s=min(ASK_AGAIN_S, left_s))
-        if found.detail != NO_ANSWER or left_s <= ASK_AGAIN_S:
-            return found
-
-
-def https_get(address: str, name: str, ca: str, path: str = "/who", port: int = 443, timeout_s: float = 3.0) -> Answer:
+def https_get(
+    address: str, name: str, ca: str, path: str = "/who", port: int = 443, timeout_s: float = ANSWERED_WITHIN_S
+) -> Answer:
     """One request over a new TLS connection that names the server (SNI) and checks its certificate."""
     start = time.monotonic()
     try:
@@ -69,7 +59,9 @@ def https_get(address: str, name: str, ca: str, path: str = "/who", port: int = 
         return Answer(False, why(error), answered_since(start))
 
 
-def http3_get(address: str, name: str, ca: str, path: str = "/who", port: int = 443, timeout_s: float = 3.0) -> Answer:
+def http3_get(
+    address: str, name: str, ca: str, path: str = "/who", port: int = 443, timeout_s: float = ANSWERED_WITHIN_S
+) -> Answer:
     """One request over a new QUIC connection (RFC 9114). It never falls back to TCP."""
     start = time.monotonic()
     try:
@@ -126,13 +118,19 @@ def _asking() -> Any:
     return Asking
 
 
-def proxy_get(proxy: str, port: int, name: str, path: str = "/who", timeout_s: float = 3.0) -> Answer:
+def proxy_get(proxy: str, port: int, name: str, path: str = "/who", timeout_s: float = ANSWERED_WITHIN_S) -> Answer:
     """A page through an HTTP proxy, which looks the name up (RFC 9112, section 3.2.2)."""
     return http_get(proxy, port, f"http://{name}{path}", timeout_s, host=name)
 
 
 def socks_get(
-    proxy: str, port: int, host: str, path: str = "/who", user: str = "", password: str = "", timeout_s: float = 3.0
+    proxy: str,
+    port: int,
+    host: str,
+    path: str = "/who",
+    user: str = "",
+    password: str = "",
+    timeout_s: float = ANSWERED_WITHIN_S,
 ) -> Answer:
     """A page through a SOCKS5 proxy (RFC 1928, 1929). host: a name, which the proxy looks up, or an address."""
     start = time.monotonic()

@@ -78,6 +78,28 @@ def test_keys_in_any_base64_become_those_that_xray_takes(written: str) -> None:
     assert settings["password"] == "YctPZ6U7xPPcU+gp3u/0tw==:YctPZ6U7xPPcU+gp3u/0tw=="  # noqa: S105 (a test's)
 
 
+@pytest.mark.parametrize("transport", ["grpc", "gun", "xhttp", "ws"])
+def test_panels_write_none_for_whatever_type_a_vmess_link_has(transport: str) -> None:
+    found, wanted = (
+        upstream_of_link(vmess(net=transport, type=kind, path="a", add=" a.example "), "") for kind in ("none", "")
+    )
+    assert found == wanted
+
+
+def test_a_link_copied_from_the_source_of_a_page_keeps_its_tls() -> None:
+    link = "vless://11111111-2222-4333-8444-555555555555@a.example:443?type=ws&security=tls&path=%2Fw#x"
+    assert upstream_of_link(link.replace("&", "&amp;"), "here") == upstream_of_link(link, "here")
+
+
+@pytest.mark.parametrize("scheme", ["hysteria2", "hy2", "tuic", "anytls", "ssr"])
+def test_kinds_of_links_for_other_programs_are_named(scheme: str) -> None:
+    with pytest.raises(Problems) as refused:
+        upstream_of_link(f"{scheme}://hunter2@a.example:443?sni=a.example#x", "here")
+    assert "is not spoken by the engine here" in str(refused.value)
+    assert 'proxy.engine = "tproxy"' in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
 def test_what_is_refused(golden: Golden) -> None:
     json_forms = [
         vmess(aid="64"),

@@ -71,9 +71,12 @@ def split_link(link: str) -> tuple[str, str, str]:
 
 
 def query_of(text: str) -> dict[str, str]:
-    """A plus is a plus: share links are written with encodeURIComponent, not as forms. Raises Wrong."""
+    """A plus is a plus: share links are written with encodeURIComponent, not as forms. Raises Wrong.
+
+    `&amp;` is what a web page's source shows for `&`: the key behind it, such as `security`, would be lost.
+    """
     query: dict[str, str] = {}
-    for pair in filter(None, text.split("&")):
+    for pair in filter(None, text.replace("&amp;", "&").split("&")):
         key, _, value = pair.partition("=")
         key = decoded(key, "query")
         if key in query:

@@ -64,6 +64,9 @@ def upstream_of_link(link: str, where: str) -> Upstream:
 def _read(link: str) -> Upstream:
     scheme = split_link(link)[0]
     read = _READERS.get(scheme)
+    if read is None and scheme in _OTHERS:
+        remedy = 'ask for another kind of link, or set proxy.engine = "tproxy" and run a program that speaks it'
+        raise Wrong("scheme", f"{_OTHERS[scheme]} is not spoken by the engine here", remedy)
     if read is None:
         raise Wrong("scheme", "not a kind of share link that is known", f"one of {', '.join(_READERS)}")
     return read(link)
@@ -206,16 +209,20 @@ def _vmess_of_json(body: str, fragment: str) -> Upstream:
         raise Wrong("content", "not what v2rayN writes", remedy) from None
     if str(it.aid or 0) != "0":
         raise Wrong("aid", "VMess with MD5, which Xray no longer has", "ask for a link with aid 0")
-    server = checked_host(it.add), checked_port(str(it.port))
+    server = checked_host(it.add.strip()), checked_port(str(it.port))
     return _vmess_upstream(it.ps or fragment, server, it.id, Parameters(_proposed(it), server[0]), it.scy or "")
 
 
 def _proposed(it: _VmessJson) -> Mapping[str, str]:
-    """The JSON's fields under the names of the share link proposal."""
+    """The JSON's fields under the names of the share link proposal.
+
+    Panels write `none` as the type of every transport, of those too where it is a mode.
+    """
     transport, kind = it.net or "tcp", it.type or ""
     query = {"type": transport, "security": it.tls or "none", "host": it.host, "path": it.path, "sni": it.sni}
     query |= {"alpn": it.alpn, "fp": it.fp, "insecure": str(it.insecure or "")}
-    query |= {"mode": kind} if transport in ("grpc", "xhttp", "splithttp") else {"headerType": kind}
+    has_mode = transport in ("grpc", "gun", "xhttp", "splithttp")
+    query |= {"mode": "" if kind == "none" else kind} if has_mode else {"headerType": kind}
     if transport in ("kcp", "mkcp"):
         query["seed"] = it.path
     return {key: value for key, value in query.items() if value}
@@ -326,3 +333,18 @@ _READERS: dict[str, Callable[[str], Upstream]] = {
     "wireguard": _wireguard,
     "wg": _wireguard,
 }
+_OTHERS = {
+    "anytls": "AnyTLS",
+    "hy2": "Hysteria 2",
+    "hysteria": "Hysteria",
+    "hysteria2": "Hysteria 2",
+    "naive": "NaiveProxy",
+    "naive+https": "NaiveProxy",
+    "naive+quic": "NaiveProxy",
+    "snell": "Snell",
+    "socks4": "SOCKS4",
+    "ssr": "ShadowsocksR",
+    "trojan-go": "Trojan-Go",
+    "tuic": "TUIC",
+}
+"""Other kinds of links that subscriptions have in them, by their schemes."""

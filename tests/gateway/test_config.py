@@ -42,6 +42,19 @@ def test_file_that_is_no_text_is_a_problem(tmp_path: Path) -> None:
         load_config(tmp_path / "x.toml")
 
 
+def test_a_file_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:
+    path = tmp_path / "sidegate.toml"
+    path.write_text('[nat]\nmasquerade = "always"\n', "utf-8-sig")
+    assert load_config(path).nat.masquerade == "always"
+
+
+@pytest.mark.parametrize("port", [22, 53, 15000, 16499, 16500])
+def test_the_port_for_the_lan_takes_nobody_elses(port: int) -> None:
+    """22 would keep whoever set it from logging in and taking it back."""
+    (error,) = errors(f'[proxy]\nupstream = "socks5://192.0.2.1:1080"\nlan_port = {port}')
+    assert error.startswith(f"x.toml: proxy.lan_port: {port}: ")
+
+
 def test_full_file() -> None:
     config = parse_config(
         """

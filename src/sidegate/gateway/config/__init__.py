@@ -194,7 +194,8 @@ def parse_config(text: str, source: str) -> Config:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        # Editors of Windows begin a file with a mark of its encoding.
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise Problems(Problem(str(path), "not UTF-8 text")) from None
     except OSError as error:

@@ -24,6 +24,7 @@ from sidegate.gateway.config.fields import (
     UpstreamName,
 )
 from sidegate.gateway.split.names import ascii_name, is_plain_name
+from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 from sidegate.gateway.split.times import span_of
 from sidegate.problems import Problem
 
@@ -33,6 +34,7 @@ PROXY = "proxy"
 TARGETS = (PROXY, "direct", "block")
 """Where a rule may send traffic, besides the name of an upstream. `proxy`: the upstream that is chosen."""
 MOST_DNS_SERVERS = 8
+_SSH_PORT, _DNS_PORT = 22, 53
 _CONDITIONS = ("domain", "cidr", "list", "country", "port", "protocol", "client", "time")
 _GIVE_UPSTREAM = "set proxy.upstream or proxy.subscription, or add an [[upstream]] section"
 GIVE_COUNTRY = (
@@ -179,7 +181,7 @@ def check_split(
     problems = [p for i, it in enumerate(upstreams) for p in _check_upstream(f"upstream[{i}]", it)]
     problems += _repeated_names(upstreams)
     problems += [] if has_upstream else _check_lonely(proxy)
-    problems += [*_check_paths("proxy.list", proxy.list), *_check_lists(lists)]
+    problems += [*_check_lan_port(proxy.lan_port), *_check_paths("proxy.list", proxy.list), *_check_lists(lists)]
     problems += _check_countries("proxy.country", proxy.country, lists)
     for i, rule in enumerate(rules):
         problems += _check_rule(f"rule[{i}]", rule, clients)
@@ -187,6 +189,17 @@ def check_split(
         if rule.send == PROXY and not has_upstream:
             problems.append(Problem(f"rule[{i}].send", '"proxy", and there is no upstream', _GIVE_UPSTREAM))
     return problems
+
+
+def _check_lan_port(port: int | None) -> list[Problem]:
+    """What the LAN sends to this port of the box is led to the engine, whoever listens there."""
+    if port == _SSH_PORT:
+        what = "the LAN could not log in to this box any more, for SSH is there"
+    elif port in (_DNS_PORT, RELIEF_PORT, *range(ENGINE_PORTS[0], ENGINE_PORTS[1] + 1)):
+        what = "it has another use on this box"
+    else:
+        return []
+    return [Problem("proxy.lan_port", f"{port}: {what}", "take one that nobody uses, such as 1080")]
 
 
 def check_dns(dns: Dns) -> list[Problem]:

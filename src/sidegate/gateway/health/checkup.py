@@ -16,6 +16,7 @@ from sidegate.probe.arp import ArpResult, who_has
 from sidegate.probe.dns_servers import DnsQuestions
 from sidegate.probe.internet import InternetResult, internet
 from sidegate.probe.talk import Vantage
+from sidegate.probe.tcp_knock import TcpKnock
 from sidegate.probe.wire import Wire
 from sidegate.problems import Exit, Problem, Problems
 
@@ -54,6 +55,7 @@ class Checkup:
         self._wire: Wire[ArpResult | InternetResult] | None = None
         self._at: Place | None = None
         self._dns: DnsQuestions | None = None
+        self._knock: TcpKnock | None = None
         self._asked: dict[int, Name] = {}
         self._wanted_s = now_s
         self._trouble = "no router is known to ask by"
@@ -79,7 +81,7 @@ class Checkup:
 
     def next_deadline(self) -> float | None:
         times = [self._health.next_due_s(), self._wire.next_deadline() if self._wire else None]
-        times.append(self._dns.until_s if self._dns else None)
+        times += [it.until_s if it else None for it in (self._dns, self._knock)]
         return min((t for t in times if t is not None), default=None)
 
     def turn(self, now: float) -> None:
@@ -87,6 +89,7 @@ class Checkup:
         for name in self._health.due(now):
             self._ask(name, now)
         self._hear_resolver(now)
+        self._hear_knock(now)
         if self._wire is None:
             return
         try:
@@ -127,6 +130,7 @@ class Checkup:
             self._wire.close()
             self._wire = None
         self._end_dns()
+        self._end_knock()
         self._asked.clear()
         self._health.unasked()
 
@@ -174,6 +178,27 @@ class Checkup:
             self._dns.close()
             self._dns = None
 
+    def _knock_at(self, at: Place) -> None:
+        """Asked last, and only where nothing else was answered: it is said by the kernel, and takes a connection."""
+        self._knock = TcpKnock(at.vantage.interface, at.targets)
+        self._selector.register(self._knock, selectors.EVENT_READ)
+
+    def _hear_knock(self, now: float) -> None:
+        if self._knock is None or self._at is None or not self._knock.turn(now):
+            return
+        answered = self._knock.answered
+        self._end_knock()
+        why = f"none of {', '.join(map(str, self._at.targets))} answered an echo, a DNS query or a TCP connection"
+        if answered is not None:
+            why = f"{answered} took a TCP connection; no echo or DNS query was answered"
+        self._note(self._health.result("internet", answered is not None, why, now))
+
+    def _end_knock(self) -> None:
+        if self._knock is not None:
+            self._selector.unregister(self._knock)
+            self._knock.close()
+            self._knock = None
+
     def _ask_ourselves(self, now: float) -> None:
         late_s = now - self._wanted_s
         self._wanted_s = self._health["daemon"].due_s
@@ -181,7 +206,9 @@ class Checkup:
         self._note(self._health.result("daemon", late_s <= LATE_S, why, now))
 
     def _take(self, name: Name, result: ArpResult | InternetResult, now: float) -> None:
-        if isinstance(result, InternetResult):
+        if isinstance(result, InternetResult) and not result.is_there and self._at is not None:
+            self._knock_at(self._at)
+        elif isinstance(result, InternetResult):
             self._note(self._health.result(name, result.is_there, result.reason, now))
         else:
             why = f"{result.ip} is at {', '.join(result.macs)}" if result.macs else f"{result.ip} does not answer ARP"

@@ -61,7 +61,8 @@ TABLE: tuple[Check, ...] = (
     ),
     Check(
         "internet",
-        "ICMP echo, then DNS over UDP, by way of the router to each probe target until one answers",
+        "ICMP echo, then DNS over UDP, by way of the router to each probe target until one answers; "
+        "then a TCP connection to port 443 of each",
         "told; nothing is changed: clients that are moved to the router would find the same silence",
         every_s=20.0,
         failures=3,

@@ -11,11 +11,14 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from msgspec import structs
 
+from sidegate.gateway.clients import crowds
+from sidegate.gateway.clients.crowds import Crowds
 from sidegate.gateway.ruleset.nft import Client, parse_elements, prove, ruleset
 from sidegate.gateway.ruleset.nfttext import FLOWS_SIZE
 from sidegate.gateway.ruleset.restraint import (
     CONNECTIONS,
     CROWD,
+    CROWDS,
     DATAGRAMS,
     NAMES,
     STRAIGHT,
@@ -24,8 +27,10 @@ from sidegate.gateway.ruleset.restraint import (
     crowded,
 )
 from sidegate.gateway.ruleset.services import Services
+from sidegate.gateway.split.ports import engine_mark
 from sidegate.packet import UDP, Ipv4, Tcp, Udp, build, frame_of
 from tests.kernel.gateway_rig import (
+    ACK,
     CLIENT_MAC,
     GATEWAY,
     GATEWAY_MAC,
@@ -44,6 +49,8 @@ from tests.kernel.test_steer_services import LAN_PORT, PLAIN, answered, listenin
 pytestmark = pytest.mark.kernel
 
 NEIGHBOUR_MAC = "02:00:00:00:00:11"
+IP_TRANSPARENT = 19
+"""include/uapi/linux/in.h"""
 NEIGHBOUR = LAN[0][17]
 PATIENCE_S = 15.0
 BOTH = pytest.mark.parametrize("to", [SERVER, SERVER6])
@@ -227,3 +234,33 @@ def test_device_holds_no_more_connections_to_the_port_of_the_proxy() -> None:
     assert isinstance(refused.body, Tcp)
     assert refused.body.flags & RST
     assert answered(rig, opening(GATEWAY, LAN_PORT, port=42001), NEIGHBOUR_MAC)
+
+
+@in_namespaces
+def test_crowd_is_seen_by_the_sockets_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowds, "CROWD", 3)
+    rig, told = SplitRig(LISTED), list[str]()
+    looked = Crowds(told.append, str)
+    with socket.socket() as engine:
+        engine.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, engine_mark(1))
+        engine.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+        engine.bind(("127.0.0.1", CHOSEN.decided))
+        engine.listen(16)
+        for port in (40000, 40001):
+            establish(rig, port)
+        looked.look("eth0")
+        assert (told, rig.holds(CROWDS)) == ([], False)
+        establish(rig, 40002)
+        looked.look("eth0")
+    assert told == [f"{CLIENT_MAC} has 3 connections through the proxy, and gets no more until it has fewer than 3"]
+    assert looked.hints() == tuple(told)
+    assert rig.holds(CROWDS, CLIENT_MAC)
+
+
+def establish(rig: SplitRig, port: int) -> None:
+    first = syn(port)
+    answer = rig.ask(first)
+    assert answer is not None
+    assert isinstance(first, Ipv4)
+    assert isinstance(answer.body, Tcp)
+    rig.send(structs.replace(first, body=Tcp(port, 443, 1001, answer.body.seq + 1, ACK)))

@@ -16,7 +16,8 @@ from sidegate.probe.dhcp import Offer
 from sidegate.problems import Exit, Problem, Problems
 
 LEASE_S = {"server": 12 * 3600, "coexist": 300}
-"""Short beside a router: when this box is gone, clients are the router's again after one lease at the latest."""
+"""Short beside a router: when this box is gone, clients are the router's again after one lease at the latest, and the
+seconds of one exchange where the router is silent until then (`bench/pulled.py`)."""
 _PARTS = {"server": (100, 200), "coexist": (201, 251)}
 """The default range, in 256ths of the LAN. Routers hand out the hundreds by default, as most of them count."""
 _SMALLEST_LAN = 16

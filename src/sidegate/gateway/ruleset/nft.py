@@ -1,6 +1,6 @@
 """Our one nft table as text: pure; golden files hold what comes out.
 
-The laws of the table, which `steer.py` (9 to 13) and `inbound.py` (14, 15) go on with
+The laws of the table, which `steer.py` (9 to 13), `inbound.py` (14, 15) and `restraint.py` (16 to 19) go on with
 
 1. Only what a LAN client sends to the internet by way of this box is decided on: in and out by one interface, from a
    LAN address, to an address outside the LAN. Everything else leaves the chains at their first rules.

@@ -16,7 +16,7 @@ from sidegate.gateway.config import ClientConfig, Config, Dns, Ipv6, Masquerade,
 from sidegate.gateway.decide import Situation, decide
 from sidegate.gateway.desired import Backend, Desired
 from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
-from sidegate.gateway.split.ports import ports
+from sidegate.gateway.split.ports import lan_port, ports
 from tests.conftest import Golden
 
 CONF = "net/ipv4/conf"
@@ -98,7 +98,14 @@ SPLITS: dict[str, tuple[Config, Situation]] = {
             dns=Dns(redirect=False),
             ipv6=Ipv6("gateway"),
         ),
-        Situation(Policy((), "proxy"), WORKING, (ports(1, 1),), True, (IPv4Address("192.168.1.9"),)),
+        Situation(
+            Policy((), "proxy"),
+            WORKING,
+            (ports(1, 1),),
+            True,
+            (IPv4Address("192.168.1.9"),),
+            lan_port=lan_port(0, 1),
+        ),
     ),
     "resolver-alone": (Config(), Situation(Policy(), answers_names=True)),
 }

@@ -138,6 +138,15 @@ def test_proxy_port_is_open_for_the_lan_alone() -> None:
 
 
 @in_namespaces
+def test_proxy_port_is_shut_to_devices_that_rules_know_by_their_mac_addresses() -> None:
+    services = structs.replace(SERVICES, lan_barred=(CLIENT_MAC, "02:00:00:00:00:12"))
+    rig = SplitRig(ALL, shape=structs.replace(SHAPE, services=services))
+    _socks = listening(CHOSEN.socks, socket.SOCK_STREAM)
+    assert rig.went(opening(GATEWAY, LAN_PORT)) == "refused"
+    assert answered(rig, opening(GATEWAY, LAN_PORT, port=40001), src="02:00:00:00:00:11")
+
+
+@in_namespaces
 def test_proxy_port_is_closed_while_no_upstream_works() -> None:
     rig = SplitRig(ALL, shape=structs.replace(PLAIN, services=structs.replace(SERVICES, socks_port=None)))
     _socks = listening(CHOSEN.socks, socket.SOCK_STREAM)

@@ -16,7 +16,7 @@ from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.ruleset.nft import Shape, ruleset
 from sidegate.gateway.ruleset.services import Services
 from sidegate.gateway.ruleset.steer import Steering, is_splitting
-from sidegate.gateway.split.policy import PROXY, Policy
+from sidegate.gateway.split.policy import Policy, barred_macs
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports
 
 _RULESET_REASONS = {
@@ -33,6 +33,7 @@ class Situation(Struct, frozen=True):
     for it; None: it does not work now, and `proxy.on_failure` tells what becomes of its traffic. held: see
     `steer.Steering`. answers_names: whether our resolver serves. unsteered: addresses on the LAN whose own traffic is
     left alone, as of an upstream's server there. has_relief: whether the second resolver answers in place of the first.
+    lan_port: where the engine takes what comes by `proxy.lan_port`; None: it does not.
     """
 
     policy: Policy | None = None
@@ -41,6 +42,7 @@ class Situation(Struct, frozen=True):
     answers_names: bool = False
     unsteered: tuple[IPv4Address | IPv6Address, ...] = ()
     has_relief: bool = False
+    lan_port: int | None = None
 
 
 NO_SPLIT = Situation()
@@ -101,12 +103,12 @@ def _steering(config: Config, situation: Situation) -> Steering | None:
 def _services(config: Config, situation: Situation) -> Services:
     """An engine of somebody else offers no port for the LAN's proxy, and its ports are its owner's to guard."""
     is_ours = config.proxy.engine == "xray"
-    chosen = dict(situation.targets).get(PROXY)
     return Services(
         names=situation.answers_names,
         redirects=situation.answers_names and config.dns.redirect,
         lan_port=config.proxy.lan_port,
-        socks_port=chosen.socks if chosen is not None and is_ours else None,
+        socks_port=situation.lan_port if is_ours else None,
+        lan_barred=barred_macs(situation.policy) if situation.policy else (),
         has_engine=is_ours and bool(situation.targets),
         ipv6=config.ipv6.mode == "gateway",
         relief=situation.answers_names and situation.has_relief,

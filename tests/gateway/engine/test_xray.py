@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidegate.gateway.engine import geodata
 from sidegate.gateway.engine.child import engine_child
+from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.upstream import Json, Upstream
@@ -61,11 +62,17 @@ def test_every_kind_of_rule(golden: Golden) -> None:
         proxied_dns=servers,
         direct_dns=(IPv4Address("192.168.1.1"), IPv4Address("9.9.9.9")),
         has_ipv6=True,
-        serves_lan=True,
+        lan=LanPort("block", PROXY),
         dns_by=1,
     )
     golden("engine/full.json", xray_json(it))
     golden("engine/full.sets", sets_text(POLICY))
+
+
+def test_a_port_for_the_lan(golden: Golden) -> None:
+    rules = (*POLICY.rules[:3], *POLICY.rules[5:])
+    lan = LanPort("direct", DIRECT, IPv4Address("192.168.1.2"))
+    golden("engine/lan.json", xray_json(Engine(Policy(rules), (upstream("home"), upstream("tokyo")), lan=lan)))
 
 
 def test_all_but_what_is_listed(golden: Golden) -> None:
@@ -76,7 +83,7 @@ def test_all_but_what_is_listed(golden: Golden) -> None:
 def test_an_outbound_keeps_its_own_settings_but_not_its_mark() -> None:
     stream = {"sockopt": {"mark": 1, "tcpFastOpen": True}, "security": "tls"}
     it = Upstream("x", "other", "", 0, {"protocol": "vless", "tag": "mine", "streamSettings": stream})
-    (outbound, *_) = xray_config(Engine(Policy(), (it,)))["outbounds"]
+    (_, outbound, *_) = xray_config(Engine(Policy(), (it,)))["outbounds"]
     assert outbound["tag"] == "to-0"
     assert outbound["streamSettings"]["security"] == "tls"
     assert outbound["streamSettings"]["sockopt"]["tcpFastOpen"] is True
@@ -103,7 +110,9 @@ def test_laws(policy: Policy, generation: int, dns_by: int) -> None:
     tags = {it["tag"] for it in config["outbounds"]}
     assert all(rule["outboundTag"] in tags for rule in config["routing"]["rules"])
     assert all(_is_marked(it) for it in config["outbounds"]), "or its packets are steered again"
-    assert all(_has_a_place(config, it["tag"]) for it in config["inbounds"]), "or it goes to the first outbound"
+    assert all(_has_a_place(config, it["tag"]) for it in config["inbounds"]), (
+        "or it goes to the first outbound, which is nowhere"
+    )
     where = [(it["listen"], it["port"]) for it in config["inbounds"]]
     assert len(where) == len(set(where))
 
@@ -119,7 +128,7 @@ def _is_marked(outbound: Json) -> bool:
 
 
 def _has_a_place(config: Json, tag: str) -> bool:
-    """Some rule takes whatever comes in there."""
+    """Some rule takes whatever comes in there; what none takes goes nowhere."""
     conditions = {"inboundTag", "outboundTag"}
     return any(tag in rule["inboundTag"] and set(rule) == conditions for rule in config["routing"]["rules"])
 

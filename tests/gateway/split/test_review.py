@@ -41,7 +41,7 @@ def test_an_upstream_and_nothing_to_proxy_is_worth_knowing(rest: str) -> None:
     assert [(p.where, p.what) for p in review(parse_config(upstream + rest, "x"))] == [
         ("proxy.upstream", "is never used: nothing is to be proxied")
     ]
-    for used in ('mode = "all"\n', 'mode = "all-but"\n', "lan_port = 1080\n", rest.replace("direct", "proxy")):
+    for used in ('mode = "all"\n', 'mode = "all-but"\n', rest.replace("direct", "proxy")):
         more = rest if "rule" not in used else ""
         if used:
             assert review(parse_config(upstream + used + more, "x")) == ()

@@ -29,11 +29,12 @@ from sidegate.gateway.dns.places import RELIEF
 from sidegate.gateway.dns.resolver import Proxied
 from sidegate.gateway.engine.choice import Standing
 from sidegate.gateway.engine.foreign import Foreign
+from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.supervision import Supervision, Wanted
 from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstream import Upstream
-from sidegate.gateway.engine.xray import Engine, has_ipv6
+from sidegate.gateway.engine.xray import Engine, asks_names, has_ipv6
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.explaining import FOREIGN
@@ -114,7 +115,6 @@ class Splitter:
         started = self._want_engine(plan, facts, now)
         return (*started, *self._want_names(now))
 
-    def situation(self, plan: Plan) -> Situation:
     def answer_first(self, plan: Plan, facts: Facts, ruleset: str, now: float) -> tuple[Change, ...]:
         """Names are answered as this plan has it before the kernel goes by it; see `Naming.want_first`.
 
@@ -124,23 +124,29 @@ class Splitter:
         self._foreign.turn(now)
         return self._naming.want_first(plan, facts, self._proxied(plan, now), self._engine.dns_port(), ruleset)
 
-        """What the kernel's rules are decided for: this plan, with whoever serves now."""
+    def situation(self, plan: Plan, *, as_settled: bool = False) -> Situation:
+        """What the kernel's rules are decided for: this plan, with whoever serves now.
+
+        as_settled: as if the engine went by it already.
+        """
         if plan.is_empty:
             return NO_SPLIT
+        judges = as_settled or plan.is_foreign or self._engine.judges(plan.policy)
         return Situation(
             policy=self._naming.asked(plan),
-            targets=tuple((name, self._judging(plan, self._place(plan, name))) for name in plan.aims),
-            held=self._held(plan) if plan.is_ours else (),
+            targets=tuple((name, _judging(self._place(plan, name), judges=judges)) for name in plan.aims),
+            held=self._held(plan, judges=judges) if plan.is_ours else (),
             answers_names=self._naming.answers and plan.config.resolves,
             unsteered=_on_lan(plan, self._facts),
             has_relief=self._naming.lead == RELIEF,
+            lan_port=self._engine.lan_port() if plan.is_ours else None,
         )
 
     def applied(self, situation: Situation) -> None:
         """The kernel's rules are those of this situation now."""
+        self._naming.applied()
         if situation.answers_names:
             self._naming.led(RELIEF if situation.has_relief else RESOLVER)
-        self._naming.applied()
 
     def carried(self) -> str:
         """See `Naming.carried`. Raises Problems."""
@@ -263,9 +269,18 @@ class Splitter:
             proxied_dns=config.dns.proxied,
             direct_dns=terms.direct_servers(config, facts, here.own_servers()),
             has_ipv6=has_ipv6(config.ipv6.mode),
-            serves_lan=proxy.lan_port is not None,
+            lan=self._lan_port(plan, facts) if proxy.lan_port is not None else None,
         )
         return Wanted(engine, proxy.choose, plan.check or question(proxy.check))
+
+    def _lan_port(self, plan: Plan, facts: Facts) -> LanPort:
+        """Our resolver knows which names are proxied, unless nothing is but by this very port. An engine that looks
+        names up by itself is asked for them by that resolver, and could not ask it in turn.
+        """
+        config = plan.config
+        knows = config.resolves and rules.proxies(config) and not asks_names(plan.upstreams.found, config.dns.proxied)
+        names_at = facts.interface.addresses[0].ip if knows else None
+        return LanPort(config.proxy.on_failure, rules.lan_default(config), names_at)
 
     def _want_names(self, now: float) -> tuple[Change, ...]:
         """Raises Problems where a file cannot be written."""
@@ -296,10 +311,20 @@ class Splitter:
             return self._foreign.place()
         return self._engine.place(self._engine.state.chosen if name == PROXY else name)
 
+    def _held(self, plan: Plan, *, judges: bool) -> tuple[Ports, ...]:
+        """Where datagram flows may be but in the places for new ones."""
+        places = () if judges else dict.fromkeys(self._place(plan, name) for name in plan.aims)
+        return (*self._engine.held(), *(it for it in places if it is not None))
+
     def _lasting(self, generation: int) -> int:
         """Connections that it still carries. Raises Problems."""
         lan: list[IPv4Network | IPv6Network] = [*self._facts.lan, *self._facts.lan6] if self._facts else []
         return lasting(generation, self._engine.places(generation), lan)
+
+
+def _judging(place: Ports | None, *, judges: bool) -> Ports | None:
+    """An engine that goes by the rules before is asked for nothing: it could send straight what is proxied now."""
+    return place if place is None or judges else structs.replace(place, named=place.decided)
 
 
 def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: float) -> None:
@@ -307,19 +332,6 @@ def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: flo
     part.turn(time.monotonic())
     while not condition() and not part.faults() and time.monotonic() < end_s:
         time.sleep(_LOOK_AGAIN_S)
-    def _judging(self, plan: Plan, place: Ports | None) -> Ports | None:
-        """An engine that goes by the rules before is asked for nothing: it could send straight what is proxied now."""
-        if place is None or plan.is_foreign or self._engine.judges(plan.policy):
-            return place
-        return structs.replace(place, named=place.decided)
-
-    def _held(self, plan: Plan) -> tuple[Ports, ...]:
-        """Where datagram flows may be but in the places for new ones."""
-        if self._engine.judges(plan.policy):
-            return self._engine.held()
-        places = dict.fromkeys(self._place(plan, name) for name in plan.aims)
-        return (*self._engine.held(), *(it for it in places if it is not None))
-
         part.turn(time.monotonic())
 
 

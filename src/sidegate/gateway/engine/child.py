@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from sidegate.gateway.box.children import Child, ChildFile
+from sidegate.gateway.engine import lanport
 from sidegate.gateway.engine.program import ENVIRONMENT
 from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.xray import Engine, xray_json
@@ -27,8 +28,12 @@ def refused_file(generation: int, directory: Path) -> Path:
 
 def engine_children(it: Engine, directory: Path) -> list[Child]:
     """It as each of the generations; the text of its sets, which may be large, is in memory once."""
-    text = sets_text(it.policy)
+    text = _sets_text(it)
     return [engine_child(msgspec.structs.replace(it, generation=g), directory, text) for g in range(GENERATIONS)]
+
+
+def _sets_text(it: Engine) -> str:
+    return sets_text(it.policy) + (lanport.sets_text() if it.lan else "")
 
 
 def engine_child(it: Engine, directory: Path, text: str | None = None) -> Child:
@@ -41,7 +46,7 @@ def engine_child(it: Engine, directory: Path, text: str | None = None) -> Child:
     refused = refused_file(it.generation, directory)
     files = (
         ChildFile(str(config), xray_json(it)),
-        ChildFile(str(sets), sets_text(it.policy) if text is None else text),
+        ChildFile(str(sets), _sets_text(it) if text is None else text),
         ChildFile(str(refused), "", 0o644),
     )
     environment = (f"{key}={value}" for key, value in ENVIRONMENT.items())

@@ -114,6 +114,13 @@ def _is_asked(inbound: Json) -> bool:
     return bool(inbound["settings"].get("network") == "tcp")
 
 
+def _port(inbound: Json, outbounds: Sequence[Json]) -> questions.Port:
+    """Over HTTPS Xray's own module asks, of no server in particular."""
+    own = inbound["tag"].replace("asked-", "dns-")
+    is_https = any(it["tag"] == own and "rewriteAddress" not in it["settings"] for it in outbounds)
+    return questions.Port((inbound["listen"], inbound["port"]), is_alone=is_https)
+
+
 def _lead_questions(ports: Sequence[questions.Port]) -> None:
     """Without it no proxied name would be answered: better a new process."""
     try:
@@ -125,13 +132,6 @@ def _lead_questions(ports: Sequence[questions.Port]) -> None:
 
 # Trials
 
-def _port(inbound: Json, outbounds: Sequence[Json]) -> questions.Port:
-    """Over HTTPS Xray's own module asks, of no server in particular."""
-    own = inbound["tag"].replace("asked-", "dns-")
-    is_https = any(it["tag"] == own and "rewriteAddress" not in it["settings"] for it in outbounds)
-    return questions.Port((inbound["listen"], inbound["port"]), is_alone=is_https)
-
-
 
 def _leave_out_bad_upstreams(config: Json, refused: int) -> None:
     """What would go to them is refused then."""
@@ -139,7 +139,16 @@ def _leave_out_bad_upstreams(config: Json, refused: int) -> None:
     for number in _bad_upstreams(config, range(len(names))):
         print(f"upstream {names[number]}: Xray refuses its settings: left out", flush=True)
         os.write(refused, f"{names[number]}\n".encode())
-        config["outbounds"][number] = {"tag": config["outbounds"][number]["tag"], "protocol": "blackhole"}
+        bad = _outbound(config, number)
+        tag = bad["tag"]
+        bad.clear()
+        bad.update({"tag": tag, "protocol": "blackhole"})
+
+
+def _outbound(config: Json, number: int) -> Json:
+    """Of upstream number so-and-so; another one comes first."""
+    outbounds: list[Json] = config["outbounds"]
+    return next(it for it in outbounds if it["tag"] == f"to-{number}")
 
 
 def _bad_upstreams(config: Json, numbers: Sequence[int]) -> list[int]:
@@ -156,7 +165,7 @@ def _is_accepted(config: Json, numbers: Sequence[int]) -> bool:
     """In a process of its own, whose one port is taken: it ends soon either way, and the exit code tells which."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         inbound = {"listen": "127.0.0.1", "port": taken.getsockname()[1], "protocol": "mixed"}
-        outbounds = [config["outbounds"][number] for number in numbers]
+        outbounds = [_outbound(config, number) for number in numbers]
         pid = os.fork()
         if pid == 0:
             _try({"log": {"loglevel": "none"}, "inbounds": [inbound], "outbounds": outbounds})

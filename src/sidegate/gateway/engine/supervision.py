@@ -23,9 +23,9 @@ from sidegate.gateway.engine.hints import hint
 from sidegate.gateway.engine.knock import Knocks
 from sidegate.gateway.engine.trial import Outcome, Question, Trials
 from sidegate.gateway.engine.upstream import Upstream
-from sidegate.gateway.engine.xray import Engine, dns_endpoints
+from sidegate.gateway.engine.xray import Engine, asks_names, dns_endpoints
 from sidegate.gateway.split.policy import Policy
-from sidegate.gateway.split.ports import Ports, ports
+from sidegate.gateway.split.ports import Ports, lan_port, ports
 from sidegate.problems import Exit, Problem
 
 _LOG_END = 8192
@@ -175,6 +175,15 @@ class Supervision:
         number = made.names.index(state.chosen)
         return dns_endpoints(made.engine.generation, number, made.engine.proxied_dns)[0][1]
 
+    def lan_port(self) -> int | None:
+        """Where it takes what comes by `proxy.lan_port`; None while it does not."""
+        state = self._state
+        made = self._made.get(state.generation) if state.generation is not None and state.serves else None
+        if made is None or made.engine.lan is None:
+            return None
+        chosen = made.names.index(state.chosen) if state.chosen in made.names else None
+        return lan_port(made.engine.generation, chosen)
+
     # What is known
 
     def standings(self) -> tuple[Standing, ...]:
@@ -236,7 +245,7 @@ class Supervision:
 
     def _dns_by(self, wanted: Wanted) -> int:
         """Stays with the one it was while that works: another one means another engine. Mostly it asks nothing."""
-        if not _asks_names(wanted.engine):
+        if not asks_names(wanted.engine.upstreams, wanted.engine.proxied_dns):
             return 0
         before = self._started.upstreams[self._started.dns_by].name if self._started else None
         kept = before if before not in self._state.down else None
@@ -318,13 +327,6 @@ class Supervision:
                 replace_file(self._places.chosen, chosen.name.encode())
         if self._wanted is not None:
             self._start(self._wanted)
-
-
-def _asks_names(engine: Engine) -> bool:
-    """Whether it resolves names itself, by its module: for DNS over HTTPS, and what it sends into a tunnel."""
-    return any(it.startswith("https://") for it in engine.proxied_dns) or any(
-        it.kind in ("wireguard", "other") for it in engine.upstreams
-    )
 
 
 def _end_of(log: Path) -> str:

@@ -18,7 +18,8 @@ import msgspec
 from msgspec import Struct
 
 from sidegate.gateway.config.fields import Ipv6Mode
-from sidegate.gateway.engine import geodata
+from sidegate.gateway.engine import geodata, lanport
+from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.sets import domains_of, networks_of
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
@@ -36,6 +37,7 @@ _SERVER_DONE_S = 1
 less would be none at all (whole seconds), and cuts off an upload whose server answers before it has all of it."""
 _TIMES = {"connIdle": _IDLE_S, "downlinkOnly": _HALF_CLOSED_S, "uplinkOnly": _SERVER_DONE_S}
 _STRAIGHT, _REFUSED, _DNS, _DNS_STRAIGHT, _DNS_IN = "direct", "block", "dns", "dns-direct", "dns-in"
+_DNS_HERE = "dns-here"
 
 
 class Engine(Struct, frozen=True):
@@ -43,7 +45,7 @@ class Engine(Struct, frozen=True):
 
     proxied_dns: as `dns.proxied`, one at least; what is asked at dns_port, and over HTTPS, passes upstream number
     dns_by. direct_dns: who resolves the upstreams' own servers; empty: whom this box asks. has_ipv6: whether proxied
-    names may have IPv6 addresses. serves_lan: whether the SOCKS ports are to be reached from the LAN.
+    names may have IPv6 addresses. lan: for `proxy.lan_port`; None: there is no such port.
     """
 
     policy: Policy
@@ -52,8 +54,14 @@ class Engine(Struct, frozen=True):
     proxied_dns: tuple[str, ...] = ("1.1.1.1", "8.8.8.8")
     direct_dns: tuple[IPv4Address, ...] = ()
     has_ipv6: bool = False
-    serves_lan: bool = False
+    lan: LanPort | None = None
     dns_by: int = 0
+
+
+def asks_names(upstreams: Sequence[Upstream], proxied_dns: Sequence[str]) -> bool:
+    """Whether the engine resolves names itself, by its module: for DNS over HTTPS, and what it sends into a tunnel."""
+    is_tunnel = any(it.kind in ("wireguard", "other") for it in upstreams)
+    return is_tunnel or any(it.startswith("https://") for it in proxied_dns)
 
 
 def has_ipv6(mode: Ipv6Mode) -> bool:
@@ -74,11 +82,12 @@ def xray_config(it: Engine) -> Json:
         "policy": {"levels": {"0": _TIMES}},
         "inbounds": [
             *(inbound for i in numbers for inbound in (*_inbounds(it, i), *_dns_inbounds(it, i))),
+            *(lanport.inbounds(it.generation, len(it.upstreams), _sniffing()) if it.lan else ()),
             _dns_inbound(_DNS_IN, "127.0.0.1", dns_port(it.generation)),
         ],
-        "outbounds": [*(_outbound(it, i) for i in numbers), *(_again(i) for i in numbers), *_other_outbounds(it)],
+        "outbounds": [_NOWHERE, *(_outbound(it, i) for i in numbers), *(_again(i) for i in numbers), *_others(it)],
         "dns": _dns(it),
-        "routing": {"domainStrategy": "AsIs", "rules": list(_routing(it))},
+        "routing": {"domainStrategy": "IPIfNonMatch" if it.lan else "AsIs", "rules": list(_routing(it))},
     }
 
 
@@ -89,9 +98,8 @@ def _inbounds(it: Engine, i: int) -> Iterator[Json]:
     own = ports(it.generation, i)
     yield _steered(it, f"decided-{i}", own.decided, _sniffing())
     yield _steered(it, f"named-{i}", own.named, {**_sniffing(), "routeOnly": True})
-    listen = "0.0.0.0" if it.serves_lan else "127.0.0.1"  # noqa: S104 (the kernel lets the LAN in, and nobody else)
     settings = {"auth": "noauth", "udp": it.upstreams[i].udp}
-    yield {"tag": f"socks-{i}", "listen": listen, "port": own.socks, "protocol": "mixed", "settings": settings}
+    yield {"tag": f"socks-{i}", "listen": "127.0.0.1", "port": own.socks, "protocol": "mixed", "settings": settings}
 
 
 def _steered(it: Engine, tag: str, port: int, sniffing: Json) -> Json:
@@ -142,10 +150,15 @@ def _again(i: int) -> Json:
     return {"tag": f"again-{i}", "protocol": "loopback", "settings": settings}
 
 
-def _other_outbounds(it: Engine) -> Iterator[Json]:
+_NOWHERE: Json = {"tag": _REFUSED, "protocol": "blackhole"}
+"""The first outbound, which gets what no rule takes."""
+
+
+def _others(it: Engine) -> Iterator[Json]:
     sockopt = {"mark": engine_mark(it.generation)}
     yield {"tag": _STRAIGHT, "protocol": "freedom", "streamSettings": {"sockopt": sockopt}}
-    yield {"tag": _REFUSED, "protocol": "blackhole"}
+    if it.lan is not None:
+        yield lanport.outbound(it.generation, it.lan, _strategy(it))
     for i in range(len(it.upstreams)):
         yield from (_dns_outbound(it, i, k) for k in range(len(it.proxied_dns)))
 
@@ -192,8 +205,13 @@ def _server(text: str) -> tuple[str, int, bool]:
 
 
 def _dns(it: Engine) -> Json:
-    """The names of the upstreams' own servers, never asked through an upstream; DNS over HTTPS; WireGuard's needs."""
-    servers = [*_direct_servers(it), *(_module_server(it, server) for server in it.proxied_dns)]
+    """The names of the upstreams' own servers, never asked through an upstream; DNS over HTTPS; WireGuard's needs.
+
+    What the LAN's port wants is asked of our resolver, if that serves; nobody else asks then, see `asks_names`.
+    """
+    here: Json = {"address": str(it.lan and it.lan.names_at), "tag": _DNS_HERE, "queryStrategy": _query_strategy(it)}
+    proxied = [_module_server(it, server) for server in it.proxied_dns]
+    servers = [*_direct_servers(it), *([here] if it.lan and it.lan.names_at else proxied)]
     # One after the other, each would be waited for 4 s (app/dns/nameserver.go): of several one is enough.
     how: Json = {"disableFallbackIfMatch": True, "enableParallelQuery": True}
     return {"servers": servers, "queryStrategy": "UseIP", "tag": _DNS, **how}
@@ -228,13 +246,14 @@ def _is_name(host: str) -> bool:
 
 def _routing(it: Engine) -> Iterator[Json]:
     """The first rule that matches decides, here as everywhere."""
-    yield {"inboundTag": [_DNS_STRAIGHT], "outboundTag": _STRAIGHT}
+    yield {"inboundTag": [_DNS_STRAIGHT, _DNS_HERE], "outboundTag": _STRAIGHT}
     yield {"inboundTag": [_DNS], "outboundTag": f"to-{it.dns_by}"}
     yield {"inboundTag": [_DNS_IN], "outboundTag": f"dns-{it.dns_by}-0"}
     for i in range(len(it.upstreams)):
         yield {"inboundTag": [f"decided-{i}", f"socks-{i}", f"again-{i}"], "outboundTag": f"to-{i}"}
         for k in range(len(it.proxied_dns)):
             yield {"inboundTag": [f"asked-{i}-{k}"], "outboundTag": f"dns-{i}-{k}"}
+    yield from lanport.routing(it.policy, it.lan, [u.name for u in it.upstreams]) if it.lan else ()
     yield from _judging(it)
     for i in range(len(it.upstreams)):
         yield {"inboundTag": [f"named-{i}"], "outboundTag": f"to-{i}"}

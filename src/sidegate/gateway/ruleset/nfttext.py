@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK
+from sidegate.gateway.split.ports import ENGINE_MARK, LAN_BIT, MARK_MASK, STEERED_MARK
 
 CLIENT = "ether saddr . ip saddr"
 TUPLE = "ip saddr . tcp sport . ip daddr . tcp dport"
@@ -16,6 +16,7 @@ FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
 SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 NO_SYN = "tcp flags & (fin | syn | rst | ack) != syn"
 STEERED = f"meta mark & {MARK_MASK:#010x} == {STEERED_MARK:#010x}"
+FOR_LAN_PORT = f"meta mark & {MARK_MASK | LAN_BIT:#010x} == {ENGINE_MARK | LAN_BIT:#010x}"
 MARKING = f"meta mark set meta mark & {~MARK_MASK & 0xFFFFFFFF:#010x} | {STEERED_MARK:#010x}"
 """Other bits of the mark are not ours."""
 

@@ -3,7 +3,9 @@
 `served` (nat) leads clients there: plain DNS that they send to other servers, and the port of the proxy. `guard`
 (input) comes before the owner's own filter: it marks what the LAN may ask, as the split marks what it steers, so that
 one accept lets both pass a firewall that drops by policy; and it drops what others send to these ports and to the
-engine's. Nothing else is dropped. `askers4` is who asks our resolver for names. One device may hold only so many TCP
+engine's. Nothing else is dropped. `bounds` (output) refuses what a client of the proxy's port has the engine send
+anywhere but out to the LAN: this box's own services, of 127.0.0.1 too, its containers, its tunnels. Whatever a name is
+said to be, here it is an address. `askers4` is who asks our resolver for names. One device may hold only so many TCP
 connections to it (`tcp_askers`): dnsmasq gives each a process, and has a limit for all of them together. What it asks
 by UDP beyond law 19 (`restraint`) is dropped. To the proxy's port it may hold as many as by way of the split.
 
@@ -23,7 +25,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from sidegate.gateway.ruleset import restraint
-from sidegate.gateway.ruleset.nfttext import CLIENT, MARKING, STEERED, block
+from sidegate.gateway.ruleset.nfttext import CLIENT, FOR_LAN_PORT, MARKING, STEERED, block
 from sidegate.gateway.ruleset.restraint import CROWD, DEVICE, NAMES
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
@@ -40,8 +42,8 @@ class Services(Struct, frozen=True):
     """names: whether our resolver answers on port 53. redirects: whether it answers what was meant for other servers.
 
     relief: whether a second one answers in its place, at RELIEF_PORT.
-    lan_port: of the proxy for the LAN; socks_port: where the engine offers it. has_engine: whether its ports are to be
-    guarded. ipv6: whether the LAN is served by IPv6 too.
+    lan_port: of the proxy for the LAN; socks_port: where the engine offers it; lan_barred: the MAC addresses that it is
+    shut to. has_engine: whether its ports are to be guarded. ipv6: whether the LAN is served by IPv6 too.
     """
 
     names: bool = False
@@ -51,6 +53,7 @@ class Services(Struct, frozen=True):
     has_engine: bool = False
     ipv6: bool = False
     relief: bool = False
+    lan_barred: tuple[str, ...] = ()
 
     @property
     def has_proxy_port(self) -> bool:
@@ -79,6 +82,8 @@ def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: boo
             block("chain", "guard", _guard(services, interface, lan4)),
             block("chain", "lan_only", _lan_only(lan4, ipv6=ipv6)),
         ]
+    if services.has_proxy_port:
+        found.append(block("chain", "bounds", _bounds(interface)))
     if services.names:
         found += [_RELIEF, restraint.holding_back(NAMES)]
     if services.relief:
@@ -132,7 +137,8 @@ def _served(services: Services, interface: str, lan4: str, *, ipv6: bool) -> lis
 def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[str]:
     lines = []
     if services.has_proxy_port:
-        lines.append(f"fib daddr type local tcp dport {services.lan_port} redirect to :{services.socks_port}")
+        others = f"ether saddr != {{ {', '.join(services.lan_barred)} }} " if services.lan_barred else ""
+        lines.append(f"fib daddr type local {others}tcp dport {services.lan_port} redirect to :{services.socks_port}")
     if services.relief:
         lines.append(f"fib daddr type local tcp dport 53 redirect to :{RELIEF_PORT}")
     if services.redirects:
@@ -140,6 +146,14 @@ def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[
         relief = [f"ether daddr {mac} tcp dport 53 redirect to :{RELIEF_PORT}"] if services.relief else []
         lines += [*relief, f"ether daddr {mac} {DNS} redirect"]
     return lines
+
+
+def _bounds(interface: str) -> list[str]:
+    """By the interface, which for every address of the box itself is `lo` (`route.c` ip_route_output_key_hash_rcu)."""
+    return [
+        "type filter hook output priority filter - 10; policy accept;",
+        f'{FOR_LAN_PORT} oifname != "{interface}" meta l4proto tcp reject with tcp reset',
+    ]
 
 
 def _guard(services: Services, interface: str, lan4: str) -> list[str]:

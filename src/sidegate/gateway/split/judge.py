@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from sidegate.gateway.ruleset.steer import INTERNET6, PRIVATE4
 from sidegate.gateway.split.destinations import holds_address, holds_name
-from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source
+from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source, barred_macs
 
 QUIC_PORT = 443
 By = Literal["network", "name", "learned", "other", "default", "private"]
@@ -94,6 +94,20 @@ def judge(policy: Policy, packet: Packet) -> Judgement:
 def at_kernel(policy: Policy, packet: Packet) -> Judgement:
     """What the kernel does with it, which knows names only as learned addresses."""
     return _first(policy, packet, lambda i, rule: _matches(rule, packet, None, is_learned=i in packet.learned))
+
+
+def at_lan_port(policy: Policy, packet: Packet) -> Judgement | None:
+    """What the engine does with a connection that is asked for at `proxy.lan_port`; None: that is shut to the device.
+
+    packet: its destination the address that was asked for, or that the name has.
+    """
+    if packet.mac in barred_macs(policy):
+        return None
+
+    def matches(_: int, rule: Rule) -> By | None:
+        return _matches(rule, packet, packet.name, is_learned=False)
+
+    return _first(policy, packet, matches)
 
 
 def outcome(policy: Policy, packet: Packet) -> Outcome:

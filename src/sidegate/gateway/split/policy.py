@@ -75,3 +75,8 @@ class Policy(Struct, frozen=True):
     rules: tuple[Rule, ...] = ()
     default: str = DIRECT
     quic: Quic = "proxy"
+
+
+def barred_macs(policy: Policy) -> tuple[str, ...]:
+    """Whom `proxy.lan_port` is shut to: the engine knows no MAC addresses, and a rule for them could be got round."""
+    return tuple(sorted({mac for rule in policy.rules if rule.source for mac in rule.source.macs}))

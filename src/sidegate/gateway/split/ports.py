@@ -17,7 +17,11 @@ TABLE = 5093
 """The routing table that delivers steered packets, and the priority of the rule that leads there."""
 MOST_UPSTREAMS = 64
 GENERATIONS = 3
+LAN_BIT = 0x00010000
+"""On those of the engine's own packets that go straight for a client of `proxy.lan_port`, too."""
 _FIRST, _GENERATION, _PER_UPSTREAM = 15000, 500, 4
+_LAN = _PER_UPSTREAM * MOST_UPSTREAMS
+"""Of a generation's ports, the first for `proxy.lan_port`."""
 ENGINE_PORTS = (_FIRST, _FIRST + GENERATIONS * _GENERATION - 1)
 """The first and the last of the engine's ports, of all generations."""
 RELIEF_PORT = 16500
@@ -47,6 +51,16 @@ def ports(generation: int, upstream: int) -> Ports:
 def engine_mark(generation: int) -> int:
     """What this generation's own packets and sockets bear; of its connections with clients too (inet_csk_accept)."""
     return ENGINE_MARK | generation
+
+
+def lan_mark(generation: int) -> int:
+    """What this generation's own packets bear that go straight for a client of `proxy.lan_port`."""
+    return engine_mark(generation) | LAN_BIT
+
+
+def lan_port(generation: int, upstream: int | None) -> int:
+    """Where it takes what comes by `proxy.lan_port` while this upstream is chosen; None: while none works."""
+    return _FIRST + _GENERATION * generation + _LAN + (MOST_UPSTREAMS if upstream is None else upstream)
 
 
 def dns_port(generation: int) -> int:

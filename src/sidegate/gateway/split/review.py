@@ -12,7 +12,7 @@ from sidegate.gateway.decide import Situation
 from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstreams import upstreams
 from sidegate.gateway.split.policy import PROXY
-from sidegate.gateway.split.ports import Ports, ports
+from sidegate.gateway.split.ports import Ports, lan_port, ports
 from sidegate.gateway.split.rules import hints, is_proxied, is_split, policy
 from sidegate.gateway.split.shelf import Shelf
 from sidegate.gateway.split.times import local_now
@@ -62,7 +62,8 @@ def foreseen(config: Config) -> Situation:
         return Situation()
     aims = [PROXY, *dict.fromkeys(r.send for r in held.rules if r.send not in TARGETS)] if is_proxied(held) else []
     targets = tuple((aim, _place(config, names, aim)) for aim in aims)
-    return Situation(held, targets, answers_names=config.resolves)
+    has_port = config.proxy.engine == "xray" and config.proxy.lan_port is not None and bool(names)
+    return Situation(held, targets, answers_names=config.resolves, lan_port=lan_port(0, 0) if has_port else None)
 
 
 def _place(config: Config, names: tuple[str, ...], aim: str) -> Ports | None:

@@ -43,8 +43,9 @@ def policy(config: Config, material: Material, upstream_names: Collection[str], 
 def hints(config: Config, material: Material, upstream_names: Collection[str]) -> tuple[Problem, ...]:
     """What is no error, and hardly meant: rules that never match, and what is said in vain."""
     unknown = _unknown_upstreams(config, upstream_names) if config.proxy.subscriptions else []
+    never = _never_matched(config, material)
     idle = (*_idle_upstreams(config), *_idle_settings(config))
-    return (*unknown, *idle, *_asked_straight(config), *_never_matched(config, material))
+    return (*unknown, *idle, *_at_lan_port(config), *_asked_straight(config), *never)
 
 
 def next_turn(config: Config, now: datetime, zone: tzinfo | None = None) -> datetime | None:
@@ -60,6 +61,21 @@ def is_split(policy: Policy) -> bool:
 def is_proxied(policy: Policy) -> bool:
     """Whether anything may go through an upstream."""
     return policy.default == PROXY or any(rule.send not in (DIRECT, BLOCK) for rule in policy.rules)
+
+
+def lan_default(config: Config) -> str:
+    """Where `proxy.lan_port` sends what no rule names.
+
+    Where nothing else is proxied, that port is what the upstream is there for.
+    """
+    return _default(config) if proxies(config) else PROXY
+
+
+def proxies(config: Config) -> bool:
+    """Whether anything is to be proxied at any time, whatever way it comes."""
+    proxy = config.proxy
+    is_listed = proxy.mode != "listed" or bool(proxy.list or proxy.country)
+    return is_listed or any(rule.send not in (DIRECT, BLOCK) for rule in config.rule)
 
 
 def _is_now(setting: RuleConfig, now: datetime) -> bool:
@@ -149,13 +165,25 @@ def _unknown_upstreams(config: Config, names: Collection[str]) -> list[Problem]:
 def _idle_upstreams(config: Config) -> Iterator[Problem]:
     """As of who sets an upstream, and nothing else, and expects to be proxied."""
     proxy = config.proxy
-    is_used = proxy.mode != "listed" or proxy.list or proxy.country or proxy.lan_port is not None
-    if is_used or any(rule.send not in (DIRECT, BLOCK) for rule in config.rule):
+    if proxy.lan_port is not None or proxies(config):
         return
     key = "proxy.upstream" if proxy.links else "proxy.subscription" if proxy.subscriptions else "upstream"
     if proxy.links or proxy.subscriptions or config.upstream:
         remedy = 'name what is to be proxied in proxy.list, or set proxy.mode = "all" or "all-but", or add a [[rule]]'
         yield Problem(key, "is never used: nothing is to be proxied", remedy)
+
+
+def _at_lan_port(config: Config) -> Iterator[Problem]:
+    """What the rules cannot be held to there."""
+    if config.proxy.lan_port is None:
+        return
+    macs = [i for i, it in enumerate(config.rule) if it.client and _source(it.client, config.client).macs]
+    if macs:
+        origins = ", ".join(f"rule[{i}]" for i in macs)
+        what = f"is shut to the devices of {origins}, which are known by their MAC addresses: there they could not be"
+        yield Problem("proxy.lan_port", what, "name them by their addresses, or leave them to this box as gateway")
+    if not proxies(config):
+        yield Problem("proxy.lan_port", "proxies all that no rule names, since nothing else is to be proxied")
 
 
 def _asked_straight(config: Config) -> Iterator[Problem]:

@@ -1,0 +1,129 @@
+"""The port for devices that prefer a proxy: the rules hold there too, and it leads nowhere that the LAN may not go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sidegate.home import load_home
+from sidegate.lab.asking import Answer, http_get
+from sidegate.lab.visiting import proxy_get, socks_get
+from sidegate.lab.wiretap import Wiretap
+from tests.kernel.gateway_lab import Box, gateway_in, wait_for
+
+pytestmark = pytest.mark.kernel
+
+HOME = load_home("split")
+SERVERS = {server.name: str(server.v4) for server in HOME.internet.server}
+WAN, PROXY, OURS, PORT = "123.100.101.102", SERVERS["proxy"], "192.168.1.2", 1080
+FOREIGN, BLOCKED, DOMESTIC, REFUSED = "www.foreign.example", "blocked.example", "www.domestic.example", "server.example"
+WIRED, WIFI, NAMED = "nas", "phone", "tablet"
+CONF = "/run/port.toml"
+TEXT = """
+[proxy]
+upstream = "{link}"
+check = "http://{foreign}/"
+lan_port = 1080
+on_failure = "{on_failure}"
+
+[[rule]]
+cidr = ["{domestic}/32"]
+client = ["192.168.1.126"]
+send = "block"
+
+[[rule]]
+domain = ["full:server.example"]
+send = "block"
+
+[[rule]]
+domain = ["foreign.example", "domestic.example"]
+port = [443]
+send = "block"
+
+[[rule]]
+domain = ["foreign.example"]
+cidr = ["{blocked}/32", "{foreign}/32"]
+send = "proxy"
+
+[[rule]]
+client = ["tablet"]
+send = "direct"
+
+[[client]]
+name = "tablet"
+mac = "{mac}"
+"""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    with gateway_in(HOME) as box:
+        up(box, "direct")
+        yield box
+        box.sidegate("down", "--now")
+
+
+def up(box: Box, on_failure: str) -> None:
+    link = box.lab.links()["proxy-shadowsocks"]
+    mac = box.shell("ip -o link show eth0", NAMED).split("link/ether ")[1].split()[0]
+    addresses = {"domestic": SERVERS["domestic"], "foreign": SERVERS["foreign"], "blocked": SERVERS["blocked-site"]}
+    box.up("--config", box.write(CONF, TEXT.format(link=link, on_failure=on_failure, mac=mac, **addresses)))
+    wait_for(lambda: box.status()["split"]["proxy"]["chosen"] == "proxy-shadowsocks")
+
+
+def got(box: Box, who: str, host: str, get: Callable[..., Answer] = socks_get) -> str:
+    """The address that the server saw; empty: there is no answer."""
+    answer: Answer = box.lab.call(who, get, OURS, PORT, host)
+    return answer.detail.split()[0] if answer.ok else ""
+
+
+@pytest.mark.parametrize("get", [socks_get, proxy_get])
+def test_rules_hold_for_names_that_it_is_asked_for(box: Box, get: Callable[..., Answer]) -> None:
+    with Wiretap(box.lab) as tap:
+        assert got(box, WIRED, FOREIGN, get) == PROXY
+        assert got(box, WIRED, DOMESTIC, get) == WAN
+        assert got(box, WIRED, REFUSED, get) == ""
+        assert not tap.leaks("foreign.example")
+        assert SERVERS["server"] not in {it.dst for it in tap.seen}
+    assert got(box, WIRED, BLOCKED, get) == PROXY, "a network decides on the address that the name has"
+    assert got(box, WIFI, DOMESTIC, get) == "", "for this device alone, by the address that the name has"
+
+
+def test_rules_hold_for_addresses(box: Box) -> None:
+    hosts = [SERVERS[name] for name in ("domestic", "foreign", "blocked-site")]
+    assert [got(box, WIRED, host) for host in hosts] == [WAN, PROXY, PROXY]
+    assert [got(box, WIFI, host) for host in hosts] == ["", PROXY, PROXY]
+
+
+def test_a_device_that_a_rule_knows_by_its_mac_address_is_kept_out(box: Box) -> None:
+    assert box.lab.call(NAMED, socks_get, OURS, PORT, SERVERS["domestic"]).detail == "Connection refused"
+
+
+def test_it_leads_to_the_lan_and_not_into_this_box(box: Box) -> None:
+    assert got(box, WIFI, "192.168.1.127") == OURS, "a device of the LAN, as it could be asked without us"
+    assert box.lab.call("gateway", http_get, OURS).ok, "there is something to be reached"
+    for host in ("127.0.0.1", "localhost", OURS, "0.0.0.0", "::1", "::ffff:127.0.0.1"):
+        assert got(box, WIRED, host) == ""
+
+
+@pytest.mark.parametrize(("on_failure", "seen"), [("direct", WAN), ("block", "")])
+def test_while_no_upstream_works_proxied_traffic_fares_as_everywhere(box: Box, on_failure: str, seen: str) -> None:
+    up(box, on_failure)
+    chain = "type filter hook input priority 0\ntcp dport 8388 reject with tcp reset\n"
+    box.lab.run("internet", "nft", "-f", "-", text=f"table inet cut {{\nchain input {{\n{chain}}}\n}}\n")
+    wait_for(lambda: _tried(box) == "")
+    with Wiretap(box.lab) as tap:
+        wait_for(lambda: got(box, WIRED, SERVERS["foreign"]) == seen)
+        assert got(box, WIRED, DOMESTIC) == WAN
+        assert got(box, WIFI, SERVERS["domestic"]) == ""
+        assert (SERVERS["foreign"] in {it.dst for it in tap.seen}) == (on_failure == "direct")
+    box.lab.run("internet", "nft", "delete", "table", "inet", "cut")
+    wait_for(lambda: _tried(box) != "")
+    wait_for(lambda: got(box, WIRED, FOREIGN) == PROXY)
+
+
+def _tried(box: Box) -> str:
+    """Which upstream is used now that all are asked anew; empty: none works."""
+    box.probe_again()
+    return str(box.status()["split"]["proxy"]["chosen"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import statistics
 import sys
 import time
 from ipaddress import IPv4Address, IPv4Network
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.figures import Figure, median_ms
+from bench.figures import Figure, median_ms, spread
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.dnsmasq import dnsmasq_conf
 from sidegate.gateway.dns.learned import names_set
@@ -131,10 +132,13 @@ def _while_changing(count: int) -> list[Figure]:
         _sidegate(lab, "up", "--config", "/run/split.toml")
         clients = ((_CLIENT, 40053), ("nas", 0))
         asking = [lab.begin(who, asked_all_the_time, port, _ASKED_FOR_S) for who, port in clients]
+        taken_ms = []
         for n in range(1, _CHANGES + 1):
             _list_names(lab, count, n)
             before = _resolvers(lab)
+            began_s = time.monotonic()
             _sidegate(lab, "reload")
+            taken_ms.append(1000 * (time.monotonic() - began_s))
             while len(now := _resolvers(lab)) != 1 or now == before:
                 time.sleep(0.05)
         if any(it.is_over for it in asking):
@@ -147,6 +151,7 @@ def _while_changing(count: int) -> list[Figure]:
     return [
         Figure(f"resolver: lost queries during {name}", lost, "queries", 0, note=note),
         Figure(f"resolver: longest wait for an answer during {name}", longest, "ms"),
+        Figure(f"reload of one with {count:,} names", statistics.median(taken_ms), "ms", note=spread(taken_ms)),
     ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -14,7 +16,7 @@ from sidegate.lab.asking import http_get
 from sidegate.lab.resolving import labels
 from sidegate.lab.wiretap import Wiretap
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
-from tests.kernel.split_home import BLOCKED, BLOCKED4, CONF, DOMESTIC, HOME, OURS, PROXY, WAN, conf
+from tests.kernel.split_home import BLOCKED, BLOCKED4, CONF, HOME, OURS, PROXY, WAN, conf
 from tests.kernel.test_dns_relief import resolver_pids
 from tests.kernel.test_split_daemon import by, engine_pid
 
@@ -26,16 +28,26 @@ MANY = 20_000
 ASKED = "foreign.example"
 
 
+FOREIGN_ENGINE = f"""
+[proxy]
+engine = "tproxy"
+tproxy_port = 7895
+on_failure = "block"
+[[rule]]
+domain = ["{ASKED}"]
+send = "proxy"
+"""
+
+
 @pytest.fixture(scope="module")
-def lab_box() -> Iterator[Box]:
+def box() -> Iterator[Box]:
+    """One name is proxied, and nobody has asked for it."""
     with gateway_in(HOME) as box:
+        listing(box, BLOCKED)
+        box.write(CONF, conf(box, "socks", rule=f'list = ["{LISTED}"]', more='on_failure = "block"'))
+        box.up("--config", CONF)
         yield box
-
-
-@pytest.fixture
-def box(lab_box: Box) -> Iterator[Box]:
-    yield lab_box
-    lab_box.sidegate("down", "--now")
+        box.sidegate("down", "--now")
 
 
 def listing(box: Box, *names: str) -> None:
@@ -44,26 +56,33 @@ def listing(box: Box, *names: str) -> None:
     box.write(LISTED, "\n".join((*names, *others)))
 
 
-def up(box: Box, *names: str) -> None:
-    listing(box, *names)
-    box.write(CONF, conf(box, "socks", rule=f'list = ["{LISTED}"]'))
-    box.up("--config", CONF)
+def reload_begun(box: Box, before: list[str]) -> Thread:
+    """So far that the next resolver starts, or has."""
+    reloading = Thread(target=box.sidegate, args=("reload",))
+    reloading.start()
+    wait_for(lambda: resolver_pids(box) != before)
+    return reloading
+
+
+def wait_for_one(box: Box, before: list[str]) -> None:
+    """Until another resolver than before is the only one."""
+    wait_for(lambda: len(now := resolver_pids(box)) == 1 and now != before, 30)
 
 
 def sets_of_names(box: Box) -> int:
     return box.shell("nft --terse list table inet sidegate").count("set names_")
 
 
-def ask_all_the_time(until_s: float) -> list[tuple[int, float]]:
+def ask_until(end: str) -> list[tuple[int, float]]:
     """Asks for one name below ASKED after the other, every few milliseconds: which, and when. Runs at a client.
 
-    until_s: by time.monotonic().
+    end: a file; once it is there it is enough.
     """
     asked: list[tuple[int, float]] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         asker.connect((OURS, 53))
         asker.settimeout(0.1)
-        while time.monotonic() < until_s:
+        while not os.path.exists(end):
             asked.append((len(asked), time.monotonic()))
             name = labels(f"n{len(asked) - 1}.{ASKED}")
             asker.send(struct.pack("!6H", len(asked) & 0xFFFF, 0x100, 1, 0, 0, 0) + name + b"\0\1\0\1")
@@ -75,48 +94,44 @@ def ask_all_the_time(until_s: float) -> list[tuple[int, float]]:
     return asked
 
 
-def test_a_name_that_is_proxied_from_now_on_is_asked_straight_no_more(box: Box) -> None:
-    up(box)
+def test_what_is_proxied_is_neither_asked_nor_sent_straight(box: Box, tmp_path: Path) -> None:
+    """From the change on, a name that was not; at any time, one that was, asked for while the resolver changes.
+
+    Not sent by the engine either, which goes by the rules before for a while.
+    """
+    before, pid, end = resolver_pids(box), engine_pid(box), tmp_path / "end"
     assert by(box, f"www.{ASKED}") == WAN
     with Wiretap(box.lab) as tap:
-        asking = box.lab.begin("phone", ask_all_the_time, time.monotonic() + 3.0)
+        asking = box.lab.begin("phone", ask_until, str(end))
         wait_for(lambda: tap.leaks(ASKED))
-        listing(box, ASKED)
-        box.sidegate("reload")
-        returned_s = time.monotonic()
-        assert by(box, f"www.{ASKED}") == PROXY
-        asked = asking.result()
-        after = {f"n{n}.{ASKED}" for n, at_s in asked if at_s > returned_s}
-        assert len(after) > 20
-        assert not {name for _, name in tap.asked()} & after
-
-
-def test_what_is_learned_while_rules_change_stays_learned(box: Box) -> None:
-    """A name that was proxied before and is, asked for the first time of a resolver that is about to end."""
-    up(box, BLOCKED)
-    before = resolver_pids(box)
-    listing(box, BLOCKED, ASKED)
-    changing = Thread(target=box.sidegate, args=("reload",))
-    changing.start()
-    wait_for(lambda: len(resolver_pids(box)) > 1 or resolver_pids(box) != before)
-    with Wiretap(box.lab) as tap:
+        listing(box, BLOCKED, ASKED)
+        reloading = reload_begun(box, before)
         assert by(box, BLOCKED, "phone") == PROXY
-        changing.join()
-        wait_for(lambda: len(now := resolver_pids(box)) == 1 and now != before, 30)
+        reloading.join()
+        returned_s = time.monotonic()
+        seen = {by(box, f"www.{ASKED}")}
+        while engine_pid(box) == pid:
+            seen.add(by(box, f"www.{ASKED}"))
+        assert {by(box, f"www.{ASKED}"), *seen} == {PROXY}
+        end.touch()
+        after = {f"n{n}.{ASKED}" for n, at_s in asking.result() if at_s > returned_s}
+        assert len(after) > 10
+        wait_for_one(box, before)
         wait_for(lambda: sets_of_names(box) == 1)
         assert box.lab.call("phone", http_get, BLOCKED4, 80, "/who").detail.startswith(PROXY)
         assert BLOCKED4 not in {it.dst for it in tap.seen}
+        assert not {name for _, name in tap.asked()} & after
 
 
-def test_an_engine_that_does_not_know_the_rules_yet_decides_nothing(box: Box) -> None:
-    """By those before it would send straight, by its own hand, what is proxied from now on."""
-    box.write(CONF, conf(box, "socks", rule='domain = ["one.example"]'))
-    box.up("--config", CONF)
-    pid = engine_pid(box)
-    box.write(CONF, conf(box, "socks", rule=f'domain = ["{ASKED}"]'))
-    box.sidegate("reload")
-    seen = set()
-    while engine_pid(box) == pid:
-        seen.add(by(box, f"www.{ASKED}"))
-    assert {by(box, f"www.{ASKED}"), *seen} == {PROXY}
-    assert by(box, DOMESTIC) == WAN
+def test_another_program_as_the_engine_means_one_start(box: Box) -> None:
+    """Of each resolver: whether that program listens is known before names are answered as it has it."""
+    before = resolver_pids(box)
+    with box.lab.socket("gateway", socket.AF_INET, socket.SOCK_STREAM) as program:
+        program.bind(("0.0.0.0", 7895))
+        program.listen()
+        box.write(CONF, FOREIGN_ENGINE)
+        box.sidegate("reload")
+        wait_for_one(box, before)
+        told = box.events().rpartition("the program at port 7895 listens")[2]
+    assert told.count("resolver-relief: started") == told.count("resolver: started") == 1
+    assert told.count("resolver answers DNS") == 1

@@ -83,7 +83,8 @@ class Resolving:
             self._resolver, self._children, self._led, self._seating = None, {}, None, Seating(NAME)
             self._nursery.want(())
             return (Change(f"{NAME} ends", "this box answers no DNS"),) if runs else ()
-        if it != self._resolver:
+        is_other = it != self._resolver
+        if is_other:
             self._children = resolver_children(it, self._at.values())
             self._wanted_s = time.monotonic()
         self._resolver, self._names = it, names
@@ -91,11 +92,8 @@ class Resolving:
         if any(self._runs_as_wanted(name) for name in NAMES):
             self._write()
             return ()
-        return (
-            Change(
-                f"{NAME} answers DNS on {it.interface}", _REASONS[it.proxied] if it.names.proxies else _NONE_PROXIED
-            ),
-        )
+        why = _REASONS[it.proxied] if it.names.proxies else _NONE_PROXIED
+        return (Change(f"{NAME} answers DNS on {it.interface}", why),) if is_other else ()
 
     def forget(self) -> None:
         """Empties the cache, as where the kernel's sets were lost: every name is asked for, and learned, again."""

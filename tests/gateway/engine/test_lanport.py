@@ -109,6 +109,7 @@ BY_NAME_FIRST = Policy(
 
 @given(POLICIES, QUESTIONS, st.sampled_from(["direct", "block"]), st.sampled_from([0, 1, None]))
 @example(BY_NAME_FIRST, Asked("a.example", ADDRESSES[0]), "direct", 1)
+@example(Policy((Rule("rule[0]", BLOCK),), PROXY), Asked(None, ADDRESSES[5]), "direct", 0)
 @example(BY_NAME_FIRST, Asked("b.example", ADDRESSES[2]), "block", None)
 def test_it_goes_where_the_rules_say(policy: Policy, it: Asked, on_failure: OnFailure, chosen: int | None) -> None:
     rules = list(routing(policy, LanPort(on_failure, policy.default, OURS), UPSTREAMS))

@@ -32,6 +32,8 @@ STRAIGHT = "lan-direct"
 ANY = ["0.0.0.0/0", "::/0"]
 _INTERNET = "INTERNET"
 """The set of all that is not private."""
+_NOT_INTERNET6 = ["::/3", "4000::/2", "8000::/1"]
+"""All but INTERNET6, which no rule is asked about (`steer`)."""
 _NAMED = ["regexp:.+"]
 _BLACKHOLE = "block"
 
@@ -103,6 +105,7 @@ def _target(send: str, upstream: int | None, lan: LanPort, names: Sequence[str])
 
 def _cases(policy: Policy, lan: LanPort, *, looks_up: bool) -> Iterator[tuple[str, Json]]:
     """Where it is sent, and on what condition; in order. looks_up: whether names are looked up for rules' networks."""
+    yield DIRECT, {"ip": _NOT_INTERNET6}
     has_address = lan.names_at is not None
     for number, rule in enumerate(policy.rules):
         if _is_for_others(rule):

@@ -52,6 +52,15 @@ def test_servers() -> None:
     assert "answers" in found["there"]
 
 
+def test_where_there_is_no_way_to_the_server_nobody_is_said_to_answer() -> None:
+    """No route leads to this address by TCP, on any machine (`tcp_ipv4.c` tcp_v4_connect)."""
+    knocks = Knocks()
+    knocks.start(upstream("nowhere", "255.255.255.255", 1), time.monotonic())
+    ((name, said),) = knocks.turn(time.monotonic())
+    knocks.close()
+    assert (name, "is not to be reached" in said) == ("nowhere", True), said
+
+
 def test_silence_ends() -> None:
     """A server whose queue of connections is full says nothing (listen(2))."""
     knocks = Knocks()

@@ -22,14 +22,14 @@ class Knocks:
     """
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[socket.socket, Upstream, float]] = {}
+        self._open: dict[str, tuple[socket.socket, Upstream, float, int]] = {}
         self._poll = select.epoll()
 
     def fileno(self) -> int:
         return self._poll.fileno()
 
     def next_deadline(self) -> float | None:
-        return min((until_s for _, _, until_s in self._open.values()), default=None)
+        return min((until_s for _, _, until_s, _ in self._open.values()), default=None)
 
     def start(self, it: Upstream, now: float) -> bool:
         """Only where its server has an address and speaks TCP: looking up a name could take long. Whether it is so."""
@@ -39,8 +39,10 @@ class Knocks:
         if it.name in self._open:
             return True
         knock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        self._open[it.name] = (knock, it, now + WITHIN_S)
-        knock.connect_ex((it.host, it.port))
+        # What fails at once, as without a route, is told here and nowhere else: SO_ERROR stays 0 (connect(2)).
+        answered = knock.connect_ex((it.host, it.port))
+        refused = 0 if answered == errno.EINPROGRESS else answered
+        self._open[it.name] = (knock, it, now + WITHIN_S, refused)
         self._poll.register(knock, select.EPOLLOUT)
         return True
 
@@ -48,9 +50,10 @@ class Knocks:
         """By upstream, what was found out."""
         ready = {fd for fd, _ in self._poll.poll(0)}
         found = []
-        for name, (knock, it, until_s) in list(self._open.items()):
-            if knock.fileno() in ready or now >= until_s:
+        for name, (knock, it, until_s, refused) in list(self._open.items()):
+            if refused or knock.fileno() in ready or now >= until_s:
                 answered = knock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if knock.fileno() in ready else None
+                answered = refused or answered
                 found.append((name, words(answered, it, datetime.now(UTC))))
                 self._poll.unregister(knock)
                 knock.close()
@@ -58,7 +61,7 @@ class Knocks:
         return found
 
     def close(self) -> None:
-        for knock, _, _ in self._open.values():
+        for knock, _, _, _ in self._open.values():
             knock.close()
         self._open.clear()
         self._poll.close()

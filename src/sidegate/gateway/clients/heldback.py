@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from sidegate.gateway import view
 from sidegate.gateway.ruleset.restraint import CONNECTIONS, DATAGRAMS, NAMES, STRANGERS, Allowance
 
+MOST_TOLD = 10
+"""At a time: MAC addresses may be made up."""
 LOOK_S = 30.0
 """Between looks: the kernel remembers for longer."""
 _DOES: dict[Allowance, str] = {
@@ -31,12 +33,18 @@ class HeldBack:
             return
         self._look_at_s = now + LOOK_S
         before, self._held = self._held, dict(_listed())
-        for allowance, mac in self._held.keys() - before.keys():
-            self._tell(self._told(allowance, mac))
+        for words in self._sentences({who: "" for who in self._held if who not in before}):
+            self._tell(words)
 
     def hints(self) -> tuple[str, ...]:
-        held = sorted(self._held.items(), key=str)
-        return tuple(f"{self._told(*who)}; so far {count} packets" for who, count in held)
+        return self._sentences({who: f"; so far {count} packets" for who, count in self._held.items()})
+
+    def _sentences(self, ends: Mapping[tuple[Allowance, str], str]) -> tuple[str, ...]:
+        """One for each, with this at its end."""
+        listed = sorted(ends.items(), key=str)
+        told = tuple(self._told(*who) + end for who, end in listed[:MOST_TOLD])
+        left = len(listed) - MOST_TOLD
+        return (*told, f"{left} more devices are held back as well") if left > 0 else told
 
     def _told(self, it: Allowance, mac: str) -> str:
         allowed = f"{it.at_once} at once and {it.rate} a {it.unit}"

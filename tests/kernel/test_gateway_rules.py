@@ -206,6 +206,40 @@ def test_masqueraded_connection_is_no_earlier_direct_one() -> None:
 
 
 @in_namespaces
+def test_connection_that_has_an_earlier_ones_ports_is_a_new_one() -> None:
+    """Its SYN is no sign that the earlier one's was lost, and the earlier one's answer none that it was answered."""
+    rig = loaded()
+    rig.prove()
+    for _ in range(4):
+        assert [rig.source(tcp(f)) for f in (SYN, ACK)] == [CLIENT, CLIENT]
+        a_second_later(rig)
+    assert [rig.source(tcp(SYN)) for _ in range(2)] == [CLIENT, GATEWAY]
+    assert not rig.holds("doubted4")
+
+
+@in_namespaces
+def test_syn_that_is_masqueraded_takes_the_answer_of_the_direct_one_with_it() -> None:
+    """The proof went between the two: the ACK belongs to the second."""
+    rig = loaded()
+    rig.prove()
+    assert rig.source(tcp(SYN)) == CLIENT
+    rig.withdraw()
+    assert rig.source(tcp(SYN)) == GATEWAY
+    rig.forwarded(reply(tcp(SYN), Tcp(443, 40000, 7000, 1001, SYN | ACK), GATEWAY), ROUTER_MAC)
+    assert rig.source(tcp(ACK, seq=1001)) == GATEWAY
+
+
+@in_namespaces
+def test_every_packet_of_a_client_is_counted_once() -> None:
+    rig = loaded()
+    rig.prove()
+    for flags in (SYN, ACK, ACK, FIN | ACK):
+        rig.source(tcp(flags))
+    (up,) = parse_elements(shell("nft -j list set inet sidegate clients4"))
+    assert up.packets == 4
+
+
+@in_namespaces
 def test_reset_without_ack_is_no_handshake() -> None:
     rig = loaded()
     rig.prove()

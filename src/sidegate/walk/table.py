@@ -1,8 +1,9 @@
 """The gateway's own table, as far as it decides what conntrack sees: `gateway/ruleset/nft.py`, laws 3 to 8 and 15.
 
-Rule by rule as the chains are written, so that the two can be read side by side. What is not here: timeouts (a
-conversation is shorter than any of them; `forget` stands for them), and so no proof that lapsed, of which `stale4` and
-`datagrams4` are; full sets; the split; our own resolver.
+In the order of the chains, so that the two can be read side by side; only the checks that are the same for segments
+and for all else stand once, in front. What is not here: timeouts (a conversation is shorter than any of them; `forget`
+stands for them), and so no proof that lapsed, of which `stale4` and `datagrams4` are; full sets; the split; our own
+resolver.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Table:
         self._sets.begun.clear()
 
     def untracked(self, packet: Packet) -> str | None:
-        """Why conntrack does not see it; None where it does. The chain `upstream`."""
+        """Why conntrack does not see it; None where it does. The chains `upstream` and `underway`."""
         if not self._inside(packet.src) or self._inside(packet.dst):
             return None
         if (packet.src_mac, packet.protocol, packet.sport) in self._forwarded:
@@ -67,11 +68,11 @@ class Table:
         keys = _Keys(
             (packet.src_mac, packet.src), (packet.src, packet.protocol, packet.sport, packet.dst, packet.dport)
         )
-        if packet.protocol == "tcp" and packet.kind != "SYN" and keys.flow in self._sets.begun:
-            return ANSWERED
+        if packet.protocol == "tcp" and packet.kind != "SYN":
+            return self._segment(keys, has_ack="ACK" in packet.kind)
         if keys.client in self._sets.direct:
             return self._of_proved(packet, keys)
-        if packet.protocol == "udp" or packet.kind == "SYN":
+        if packet.protocol in ("udp", "tcp"):
             self._remember(keys)
         return None
 
@@ -83,6 +84,7 @@ class Table:
 
     def _remember(self, keys: _Keys) -> None:
         self._sets.begun.discard(keys.flow)
+        self._sets.pending.discard(keys.flow)
         self._sets.masqueraded.add(keys.flow)
 
     def _of_proved(self, packet: Packet, keys: _Keys) -> str | None:
@@ -90,7 +92,7 @@ class Table:
         if packet.protocol == "udp":
             return self._datagram(packet, keys)
         if packet.protocol == "tcp":
-            return self._opening(keys) if packet.kind == "SYN" else self._segment(packet, keys)
+            return self._opening(keys)
         return PROVED if packet.kind == "echo request" else None
 
     def _datagram(self, packet: Packet, keys: _Keys) -> str | None:
@@ -113,17 +115,22 @@ class Table:
             self._remember(keys)
             return None
         sets.pending.add(keys.flow)
+        sets.begun.discard(keys.flow)
         return PROVED
 
-    def _segment(self, packet: Packet, keys: _Keys) -> str | None:
+    def _segment(self, keys: _Keys, *, has_ack: bool) -> str | None:
+        """The chain `underway`."""
         sets = self._sets
-        if "ACK" not in packet.kind:
-            return None
-        if keys.flow in sets.retried:
+        if keys.flow in sets.begun:
+            return ANSWERED
+        if keys.flow in sets.pending:
+            return self._answered(keys) if has_ack else None
+        if has_ack and keys.flow in sets.retried and keys.client in sets.direct:
             self._doubt(keys)
-            return None
-        if keys.flow not in sets.pending:
-            return None
+        return None
+
+    def _answered(self, keys: _Keys) -> str:
+        sets = self._sets
         sets.pending.discard(keys.flow)
         sets.doubted.discard(keys.client)
         sets.answered.add(keys.client)
@@ -134,7 +141,6 @@ class Table:
         """The chains `doubt` and `withdrawal`."""
         sets = self._sets
         sets.retried.discard(keys.flow)
-        sets.pending.discard(keys.flow)
         if keys.client not in sets.doubted:
             sets.doubted.add(keys.client)
             return

@@ -1,16 +1,20 @@
 """Our one nft table as text: pure; golden files hold what comes out.
 
-The laws of the table, which `steer.py` (9 to 13), `inbound.py` (14, 15) and `restraint.py` (16 to 19) go on with
+The laws of the table, 4 to 8 of them in the chains of `proofs.py`; `steer.py` (9 to 13), `inbound.py` (14, 15) and
+`restraint.py` (16 to 19) go on with them
 
 1. Only what a LAN client sends to the internet by way of this box is decided on: in and out by one interface, from a
    LAN address, to an address outside the LAN. Everything else leaves the chains at their first rules.
 2. `source_nat` masquerades every *new tracked* flow it sees. It knows no clients and no proofs.
 3. So a flow keeps its address by not being tracked when it begins: `proved` sets `notrack`. A full set, a lost element,
    a deleted proof make the `notrack` rule fail, and the flow is masqueraded: slower, never broken.
-4. TCP is decided on its SYN. A connection that was answered directly is known (`begun4`) and not tracked, whatever
-   becomes of the proof. A segment of one that is not known, or no more, is picked up by conntrack and bound to its own
-   address (`snat ip to ip saddr`), so that a flow begun direct stays direct. Bound, not passed by, and just before the
-   owner's own NAT rules: a `MASQUERADE` of theirs would rewrite it in mid-flow.
+4. TCP is decided on its SYN. A connection that began directly is known, until it is answered (`pending4`) and after
+   (`begun4`), and not tracked, whatever becomes of the proof. It is in one of the two or in none, and in none as soon
+   as a SYN of its ports goes another way, or they are a later connection's: so both may be asked before anything
+   else is, for only a client's SYN to the internet gets there. A segment of one that is not known, or no more, is
+   picked up by conntrack and bound to its own address (`snat ip to ip saddr`), so that a flow begun direct stays
+   direct. Bound, not passed by, and just before the owner's own NAT rules: a `MASQUERADE` of theirs would rewrite it
+   in mid-flow.
 5. A flow begun masqueraded stays so when the proof comes: established ones because only SYNs, datagrams and echo
    requests are ever `notrack`ed; SYNs sent again and datagrams because `masqueraded4` remembers their tuple.
 6. UDP and echo requests of proved clients are decided packet by packet, or a tunnel with a fixed port whose client
@@ -18,16 +22,19 @@ The laws of the table, which `steer.py` (9 to 13), `inbound.py` (14, 15) and `re
    sign against it (`stale4`), as without a daemon, datagrams of a flow begun direct (`datagrams4`) stay so, or calls
    would end.
 7. The proof is watched: a SYN (`pending4`) is answered by the client's first ACK. A SYN sent again, with no handshake
-   of this client completed in the second before (`answered4`), is masqueraded (`retried4`). That alone says nothing of
-   the proof: most such servers are dead, and withdrawing it moves the client's calls and games to another address.
-   Where the masqueraded SYN is answered, the return path is in doubt (`doubted4`), for a packet may have been lost; a
-   second such connection, with no direct handshake in between, deletes the proof.
+   of this client completed in the second before (`answered4`), is masqueraded, and in `retried4` from then on. That
+   alone says nothing of the proof: most such servers are dead, and withdrawing it moves the client's calls and games
+   to another address. Where the masqueraded SYN is answered, the return path is in doubt (`doubted4`), for a packet
+   may have been lost; a second such connection, with no direct handshake in between, deletes the proof.
 8. DNS of a proved client stays masqueraded: that costs nothing, and a client that roamed must find names before it
    sends the SYNs that law 7 needs.
 
-What a connection costs: each packet a few comparisons and one or two lookups; its SYN and the first ACK one new
-element each. No element is deleted and entered again for the same client: `nft_set_hash.c` leaves the dead ones in
-their bucket until it collects them (nft_rhash_gc), and all lookups of that client walk past them.
+What a connection costs: its SYN and the first ACK one new element each; whatever follows one lookup (`underway`). What
+tells is how many expressions nft evaluates (`nf_tables_core.c` nft_do_chain), some 15 ns each, the hidden ones too: it
+asks for the family in each rule with an address, for the protocol in each with `tcp`, and copies the name for
+`iifname`. A lookup is 40 ns more, a new element 300. No element is deleted and entered again for the same client:
+`nft_set_hash.c` leaves the dead ones in their bucket until it collects them (nft_rhash_gc), and all lookups of that
+client walk past them.
 
 Sources: `nft_ct.c` nft_notrack_eval (no effect on what is tracked already, hence priority raw); `nf_nat_core.c`
 nf_nat_inet_fn (untracked: no NAT; rules only for new connections); `nf_conntrack_proto_tcp.c` (pick-up with
@@ -46,10 +53,21 @@ from msgspec import Struct
 
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.ruleset import inbound, services, steer
+from sidegate.gateway.ruleset import inbound, proofs, services, steer
 from sidegate.gateway.ruleset.inbound import Forwarded
-from sidegate.gateway.ruleset.nfttext import CLIENT, FLOW, FLOWS_SIZE, NO_SYN, SYN, TUPLE, block, constant, dynamic
-from sidegate.gateway.ruleset.services import DNS, Services
+from sidegate.gateway.ruleset.nfttext import (
+    CLIENT,
+    FLOW,
+    FLOWS_SIZE,
+    HAS_ACK,
+    NO_SYN,
+    SYN,
+    TUPLE,
+    block,
+    constant,
+    dynamic,
+)
+from sidegate.gateway.ruleset.services import Services
 from sidegate.gateway.ruleset.steer import INTERNET6, Memory, Steering
 
 CLIENTS_SIZE = 16384
@@ -112,6 +130,11 @@ class Shape(Struct, frozen=True):
     def has_auto(self) -> bool:
         """Whether any client's return path is to be proved."""
         return self.masquerade == "auto" or bool(self.having("auto"))
+
+    @property
+    def decides(self) -> bool:
+        """Whether what becomes of a packet is decided before conntrack sees it."""
+        return self.has_auto or self.steering is not None
 
     @property
     def has_ipv6(self) -> bool:
@@ -183,9 +206,10 @@ def _nat(shape: Shape) -> list[str]:
 
 def _chains(shape: Shape) -> list[str]:
     chains = [block("chain", "foreign", inbound.foreign(shape.router, shape.mac))] if shape.router else []
-    chains += [block("chain", "upstream", [*_upstream(shape), *(_prove_or_remember(shape) if shape.has_auto else [])])]
+    chains += [block("chain", "underway", _underway(shape))] if shape.decides else []
+    chains += [block("chain", "upstream", _upstream(shape))]
     if shape.has_auto:
-        chains += _WATCH
+        chains += proofs.CHAINS
     if shape.steering is not None:
         chains.append(_REPLIES)
         chains += [block("chain", "upstream6", _upstream6(shape))] if shape.splits_ipv6 else []
@@ -194,9 +218,34 @@ def _chains(shape: Shape) -> list[str]:
 
 
 def _upstream(shape: Shape) -> list[str]:
-    """ether daddr: leaves multicast out, and what only crosses the interface where it is a bridge with br_netfilter."""
+    """Of TCP nothing but SYNs stays here where anything is decided on them."""
     return [
         "type filter hook prerouting priority raw; policy accept;",
+        *([f"{NO_SYN} goto underway"] if shape.decides else []),
+        *_ours(shape),
+        *(_leaving(shape) if shape.decides else []),
+        *(["jump split4"] if shape.steering else []),
+        *(_prove_or_remember(shape) if shape.has_auto else []),
+    ]
+
+
+def _underway(shape: Shape) -> list[str]:
+    """What was begun direct comes first: whatever is in these two sets is a client's, and ours, since its SYN was."""
+    known = [f"{TUPLE} @begun4 notrack update @clients4 {{ {CLIENT} }} return", f"{TUPLE} @pending4 goto answered"]
+    return [
+        *(known if shape.has_auto else []),
+        *_ours(shape),
+        *(["jump segments4"] if shape.steering else []),
+        *([f"{CLIENT} @direct4 {TUPLE} @retried4 {HAS_ACK} goto doubt"] if shape.has_auto else []),
+    ]
+
+
+def _ours(shape: Shape) -> list[str]:
+    """Leaves what is not a client's packet to the internet, and DNS that is led to our resolver: it must be tracked.
+
+    ether daddr: leaves multicast out, and what only crosses the interface where it is a bridge with br_netfilter.
+    """
+    return [
         f'iifname != "{shape.interface}" return',
         *(["meta nfproto ipv6 goto upstream6"] if shape.splits_ipv6 else []),
         f"ip saddr != {shape.lan4} {'goto foreign' if shape.router else 'return'}",
@@ -204,8 +253,7 @@ def _upstream(shape: Shape) -> list[str]:
         f"ether daddr != {shape.mac} return",
         f"update @clients4 {{ {CLIENT} }}",
         *inbound.answers(shape.interface, shape.forwarded),
-        *([f"{NO_SYN} {TUPLE} @begun4 notrack return"] if shape.has_auto else []),
-        *_split(shape, 4),
+        *_names(shape),
     ]
 
 
@@ -216,25 +264,21 @@ def _upstream6(shape: Shape) -> list[str]:
         f"ip6 daddr != {INTERNET6} return",
         f"ether daddr != {shape.mac} return",
         *inbound.answers(shape.interface, shape.forwarded),
-        *_split(shape, 6),
+        *_names(shape),
+        f"{NO_SYN} goto segments6",
+        *_leaving(shape),
+        "jump split6",
     ]
 
 
-def _split(shape: Shape, family: int) -> list[str]:
-    """DNS that is led to our resolver must be tracked, and is nobody else's.
-
-    fib: what leaves by another interface, as into a tunnel, is not ours, and what is meant for this box neither.
-    """
-    names = [f"{DNS} return"] if shape.services.redirects else []
-    if shape.steering is None:
-        return names
-    return [*names, *_leaving(shape), f"jump split{family}"]
+def _names(shape: Shape) -> list[str]:
+    return ["th dport 53 meta l4proto { tcp, udp } return"] if shape.services.redirects else []
 
 
 def _leaving(shape: Shape) -> list[str]:
-    """Asked of what begins something alone: it is dear."""
-    fib = f'fib daddr oifname != "{shape.interface}" return'
-    return [f"{SYN} {fib}", f"meta l4proto != tcp {fib}"]
+    """What leaves by another interface, as into a tunnel, is not ours, untracked it would miss its own NAT; and what
+    is meant for this box neither. Asked of what begins something alone: it is dear."""
+    return [f'fib daddr oifname != "{shape.interface}" return']
 
 
 _REPLIES = block(
@@ -244,95 +288,35 @@ _REPLIES = block(
 
 
 def _prove_or_remember(shape: Shape) -> list[str]:
-    """fib: what leaves by another interface, as into a tunnel, is not ours, and untracked it would miss its own NAT."""
     only = ["ether saddr != @auto return"] if _only_auto(shape) else []
     other = ["ether saddr @not_auto return"] if _not_auto(shape) else []
     return [
         *only,
         *other,
-        *([] if shape.steering else _leaving(shape)),
         f"{CLIENT} @direct4 goto proved",
-        f"{SYN} goto remember",
+        "meta l4proto tcp goto remember",
         f"meta l4proto udp {CLIENT} != @stale4 {FLOW} @datagrams4 goto untracked_udp",
         "meta l4proto udp goto remember",
     ]
 
 
-_WATCH = [
-    block(
-        "chain", "remember", [f"meta l4proto tcp delete @begun4 {{ {TUPLE} }}", f"update @masqueraded4 {{ {FLOW} }}"]
-    ),
-    block(
-        "chain",
-        "withdrawal",
-        [
-            f"delete @direct4 {{ {CLIENT} }}",
-            f"delete @doubted4 {{ {CLIENT} }}",
-            f"update @stale4 {{ {CLIENT} }}",
-        ],
-    ),
-    block(
-        "chain",
-        "doubt",
-        [
-            f"delete @retried4 {{ {TUPLE} }}",
-            f"delete @pending4 {{ {TUPLE} }}",
-            f"{CLIENT} @doubted4 goto withdrawal",
-            f"update @doubted4 {{ {CLIENT} }}",
-        ],
-    ),
-    block(
-        "chain",
-        "proved",
-        [
-            "icmp type echo-request notrack",
-            "meta l4proto udp goto proved_udp",
-            "meta l4proto != tcp return",
-            f"{SYN} goto opening",
-            "tcp flags & ack == 0 return",
-            f"{TUPLE} @retried4 goto doubt",
-            f"{TUPLE} @pending4 delete @pending4 {{ {TUPLE} }} delete @doubted4 {{ {CLIENT} }}"
-            f" update @answered4 {{ {CLIENT} }} update @begun4 {{ {TUPLE} }} notrack",
-        ],
-    ),
-    block(
-        "chain",
-        "proved_udp",
-        ["udp dport 53 return", f"{FLOW} @masqueraded4 goto remember", "goto untracked_udp"],
-    ),
-    block("chain", "untracked_udp", [f"update @datagrams4 {{ {FLOW} }}", "notrack"]),
-    block(
-        "chain",
-        "opening",
-        [
-            f"{FLOW} @masqueraded4 goto remember",
-            f"{TUPLE} @pending4 goto repeated",
-            f"update @pending4 {{ {TUPLE} }} notrack",
-        ],
-    ),
-    block(
-        "chain",
-        "repeated",
-        [
-            f"{CLIENT} @answered4 update @pending4 {{ {TUPLE} }} notrack return",
-            f"update @retried4 {{ {TUPLE} }}",
-            "goto remember",
-        ],
-    ),
-]
-
-
 def _downstream(shape: Shape) -> list[str]:
+    """Direct packets are known by the first two comparisons; where nothing is masqueraded nothing is tracked for us."""
     through = f'iifname "{shape.interface}" oifname "{shape.interface}"'
+    tracked = "ct direction reply " if _is_masquerading(shape) else ""
     return [
         "type filter hook forward priority filter; policy accept;",
-        f"ip daddr {shape.lan4} ip saddr != {shape.lan4} {through} update @replies4 {{ ip daddr }}",
+        f"{tracked}ip daddr {shape.lan4} ip saddr != {shape.lan4} {through} update @replies4 {{ ip daddr }}",
     ]
+
+
+def _is_masquerading(shape: Shape) -> bool:
+    return shape.masquerade != "never" or bool(_nat(shape))
 
 
 def _source_nat(shape: Shape) -> list[str]:
     macs = _nat(shape)
-    if shape.masquerade == "never" and not macs:
+    if not _is_masquerading(shape):
         return []
     exempt = f"ether saddr {'!= ' if shape.masquerade == 'never' else ''}@nat return"
     lines = [

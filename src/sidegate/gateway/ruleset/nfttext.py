@@ -10,11 +10,13 @@ from collections.abc import Iterable, Sequence
 from sidegate.gateway.split.ports import ENGINE_MARK, LAN_BIT, MARK_MASK, STEERED_MARK
 
 CLIENT = "ether saddr . ip saddr"
-TUPLE = "ip saddr . tcp sport . ip daddr . tcp dport"
+TUPLE = "ip saddr . th sport . ip daddr . th dport"
+"""Of TCP, where that is known already: `tcp sport` would make nft ask for the protocol again, in each rule."""
 FLOW = "ip saddr . meta l4proto . th sport . ip daddr . th dport"
 FLOW6 = "ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport"
 SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 NO_SYN = "tcp flags & (fin | syn | rst | ack) != syn"
+HAS_ACK = "tcp flags & ack != 0"
 STEERED = f"meta mark & {MARK_MASK:#010x} == {STEERED_MARK:#010x}"
 FOR_LAN_PORT = f"meta mark & {MARK_MASK | LAN_BIT:#010x} == {ENGINE_MARK | LAN_BIT:#010x}"
 MARKING = f"meta mark set meta mark & {~MARK_MASK & 0xFFFFFFFF:#010x} | {STEERED_MARK:#010x}"

@@ -35,7 +35,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
 from sidegate.gateway.ruleset import restraint
-from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
+from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
 from sidegate.gateway.ruleset.restraint import CONNECTIONS, CROWDS, DATAGRAMS, DEVICE, STRAIGHT, STRANGERS
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
 from sidegate.gateway.split.ports import Ports
@@ -250,6 +250,7 @@ class Way(Struct, frozen=True, order=True):
 def _chains(steering: Steering, memory: Memory, networks: _Networks) -> list[str]:
     found = [block("chain", "steered", [MARKING, "notrack", "accept"]), block("chain", "refused", _REFUSED)]
     found += map(restraint.holding_back, _HELD_BACK)
+    found.append(block("chain", "begins", _BEGINS))
     for family in steering.families:
         n = family.number
         found += [block("chain", f"to_straight{n}", _to_straight(family, memory))]
@@ -269,21 +270,21 @@ _REFUSED = ["meta l4proto tcp reject with tcp reset", "reject with icmpx port-un
 
 
 def _split(steering: Steering, family: Family) -> list[str]:
-    """Of what begins something: segments of what was begun go to `segments`."""
     n = family.number
-    return [*_unsteered(steering, family), f"meta l4proto udp goto datagrams{n}", f"goto rules{n}"]
+    own = any(a.version == n for a in steering.unsteered)
+    return [
+        *([f"{family.ip} saddr @unsteered{n} return"] if own else []),
+        f"{NO_SYN} goto segments{n}",
+        f"meta l4proto udp goto datagrams{n}",
+        f"goto rules{n}",
+    ]
 
 
 def _segments(steering: Steering, family: Family) -> list[str]:
-    lines = [*_unsteered(steering, family), f"socket transparent 1 goto engaged{family.number}"]
+    lines = [f"socket transparent 1 goto engaged{family.number}"]
     if steering.on_failure == "block":
         lines.append(f"{family.flow} @engaged{family.number} goto refused")
     return lines
-
-
-def _unsteered(steering: Steering, family: Family) -> list[str]:
-    n = family.number
-    return [f"{family.ip} saddr @unsteered{n} return"] if any(a.version == n for a in steering.unsteered) else []
 
 
 def _engaged(steering: Steering, family: Family) -> list[str]:
@@ -319,7 +320,7 @@ def _to_straight(family: Family, memory: Memory) -> list[str]:
 def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[str]:
     lines = _of_quic(way, family) + memory.lines(family)
     if memory.has_begun and family is V4:
-        lines.append(f"meta l4proto tcp delete @begun4 {{ {TUPLE} }} delete @pending4 {{ {TUPLE} }}")
+        lines.append(f"meta l4proto tcp delete @begun4 {{ {TUPLE} }}")
     if (entry := way.entry(steering)) is not None:
         lines += [] if entry.udp else ["meta l4proto udp goto refused"]
         lines.append(f"{_tproxy(entry.port, family)} goto {entry.chain(family)}")
@@ -331,14 +332,17 @@ def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[st
 def _entering(entry: Entry, family: Family) -> list[str]:
     """The first packet of a flow, for which somebody listens. A full set keeps nobody from the engine."""
     steered = f"steered{entry.port}_{family.number}"
-    lines = [
-        f"meta l4proto tcp {CONNECTIONS.over} goto {CONNECTIONS.held}",
-        f"meta l4proto tcp {DEVICE} @{CROWDS} goto {CONNECTIONS.held}",
-    ]
-    if entry.udp:
-        lines += [f"meta l4proto udp {it.over} goto {it.held}" for it in (DATAGRAMS, STRANGERS)]
-        lines.append(f"meta l4proto udp update @{steered} {{ {family.flow} }}")
-    return [*lines, "goto steered"]
+    remember = [f"meta l4proto udp update @{steered} {{ {family.flow} }}"] if entry.udp else []
+    return ["jump begins", *remember, "goto steered"]
+
+
+_BEGINS = [
+    f"meta l4proto tcp {CONNECTIONS.over} goto {CONNECTIONS.held}",
+    f"meta l4proto tcp {DEVICE} @{CROWDS} goto {CONNECTIONS.held}",
+    f"meta l4proto udp {DATAGRAMS.over} goto {DATAGRAMS.held}",
+    f"meta l4proto udp {STRANGERS.over} goto {STRANGERS.held}",
+]
+"""For all ports and families."""
 
 
 def _of_quic(way: Way, family: Family) -> list[str]:

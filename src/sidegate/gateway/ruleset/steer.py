@@ -35,7 +35,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
 from sidegate.gateway.ruleset import restraint
-from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, NO_SYN, TUPLE, block, constant, dynamic
+from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
 from sidegate.gateway.ruleset.restraint import CONNECTIONS, CROWDS, DATAGRAMS, DEVICE, STRAIGHT, STRANGERS
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
 from sidegate.gateway.split.ports import Ports
@@ -270,21 +270,21 @@ _REFUSED = ["meta l4proto tcp reject with tcp reset", "reject with icmpx port-un
 
 
 def _split(steering: Steering, family: Family) -> list[str]:
+    """Of what begins something: segments of what was begun go to `segments`."""
     n = family.number
-    own = any(a.version == n for a in steering.unsteered)
-    return [
-        *([f"{family.ip} saddr @unsteered{n} return"] if own else []),
-        f"{NO_SYN} goto segments{n}",
-        f"meta l4proto udp goto datagrams{n}",
-        f"goto rules{n}",
-    ]
+    return [*_unsteered(steering, family), f"meta l4proto udp goto datagrams{n}", f"goto rules{n}"]
 
 
 def _segments(steering: Steering, family: Family) -> list[str]:
-    lines = [f"socket transparent 1 goto engaged{family.number}"]
+    lines = [*_unsteered(steering, family), f"socket transparent 1 goto engaged{family.number}"]
     if steering.on_failure == "block":
         lines.append(f"{family.flow} @engaged{family.number} goto refused")
     return lines
+
+
+def _unsteered(steering: Steering, family: Family) -> list[str]:
+    n = family.number
+    return [f"{family.ip} saddr @unsteered{n} return"] if any(a.version == n for a in steering.unsteered) else []
 
 
 def _engaged(steering: Steering, family: Family) -> list[str]:
@@ -320,7 +320,7 @@ def _to_straight(family: Family, memory: Memory) -> list[str]:
 def _to(way: Way, steering: Steering, family: Family, memory: Memory) -> list[str]:
     lines = _of_quic(way, family) + memory.lines(family)
     if memory.has_begun and family is V4:
-        lines.append(f"meta l4proto tcp delete @begun4 {{ {TUPLE} }}")
+        lines.append(f"meta l4proto tcp delete @begun4 {{ {TUPLE} }} delete @pending4 {{ {TUPLE} }}")
     if (entry := way.entry(steering)) is not None:
         lines += [] if entry.udp else ["meta l4proto udp goto refused"]
         lines.append(f"{_tproxy(entry.port, family)} goto {entry.chain(family)}")

@@ -17,7 +17,7 @@ from sidegate.gateway.box.places import Lock, Places
 from sidegate.gateway.clients.clientele import transaction
 from sidegate.gateway.clients.returnpath import Prove, Withdraw
 from sidegate.gateway.config import Config, digest
-from sidegate.gateway.daemon import service
+from sidegate.gateway.daemon import refusal, service
 from sidegate.gateway.daemon.control import ControlSocket, Reply
 from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.daemon.service import NotStarted, Started, Use
@@ -48,13 +48,25 @@ def test_daemon_that_is_starting_is_waited_for(at: Places) -> None:
 
 
 @pytest.mark.parametrize(("use", "code"), [("file", Exit.USAGE), ("file-or-last-good", Exit.SETTINGS)])
-def test_configuration_that_cannot_be_used_is_not_tried_again(at: Places, tmp_path: Path, use: Use, code: Exit) -> None:
-    """By nobody but a person; the unit says so too."""
+def test_configuration_that_cannot_be_used_is_not_tried_again(
+    at: Places, tmp_path: Path, use: Use, code: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By nobody but a person; the unit says so too. What nobody read `status` says."""
+    monkeypatch.setattr(lifecycle, "list_table", lambda: None)
+    monkeypatch.setattr(lifecycle, "_check_privileges", lambda: None)
     config = tmp_path / "bad.toml"
     config.write_text("[nonsense]\n")
     told: list[object] = []
     assert service.start(config, at, told.append, use) == code
     assert isinstance(told[0], NotStarted)
+    faults = lifecycle.status(at).faults
+    if use == "file":
+        assert faults == ()
+    else:
+        assert f"{config}: nonsense" in faults[0]
+        assert faults[-1] == "once that is mended: sidegate up, or systemctl restart sidegate"
+    refusal.forget(at.state)
+    assert lifecycle.status(at).faults == ()
     assert f"RestartPreventExitStatus={int(Exit.SETTINGS)}\n" in shipped("sidegate.service")
 
 
@@ -129,9 +141,22 @@ def test_faults_are_told_when_they_come_and_when_they_go(tmp_path: Path, capsys:
     fault = Problem("eth0", "the interface is down")
     for faults in ((fault,), (fault,), (), ()):
         log.note_faults(faults)
-    told = ["fault: eth0: the interface is down", "the fault is over"]
+    told = ["fault: eth0: the interface is down", "over: eth0: the interface is down"]
     assert [e.what for e in log.events] == told
     assert [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()] == told
+
+
+def test_a_fault_that_another_one_joins_is_not_told_again(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "log")
+    first, second = Problem("eth0", "the interface is down"), Problem("timer", "it dies")
+    for met, met_by in (((first,), "the box"), ((second,), "the timer"), ((), "the box"), ((second,), "the timer")):
+        log.note_faults(met, met_by)
+    assert log.faults == (second,)
+    assert [e.what for e in log.events] == [
+        "fault: eth0: the interface is down",
+        "fault: timer: it dies",
+        "over: eth0: the interface is down",
+    ]
 
 
 def test_full_disk_under_the_log_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,20 @@ def test_a_start_without_a_person_does_without_a_list(planner: Planner) -> None:
     assert planner.plan(config(f'[proxy]\nupstream = "{LINK}"')).faults() == ()
 
 
+def test_a_list_that_was_mended_is_told_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = Planner(tmp_path, said.append)
+    wanted = config(f'[proxy]\nupstream = "{LINK}"\nlist = ["{tmp_path}/list"]')
+    for _ in range(2):
+        made.take(made.plan(wanted, is_tolerant=True))
+    (tmp_path / "list").write_text("a.example\n")
+    for _ in range(2):
+        made.take(made.plan(wanted))
+    made.close()
+    what = f"{tmp_path}/list: cannot be read: No such file or directory"
+    assert said == [f"fault: {what}: it counts as empty", f"over: {what}"]
+
+
 def test_no_upstream_is_a_fault_where_one_is_needed(planner: Planner) -> None:
     without = f'[proxy]\nsubscription = "{ADDRESS}"\n'
     assert planner.plan(config(without)).faults() == ()

@@ -25,7 +25,7 @@ from sidegate.gateway.box.places import Lock, Places, running_pid, unwritable
 from sidegate.gateway.change import history, pending, timer
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.config import digest, load_config
-from sidegate.gateway.daemon import control
+from sidegate.gateway.daemon import control, refusal
 from sidegate.gateway.daemon.service import NotStarted, Report, Started, Use
 from sidegate.gateway.dhcp.advert import end_advertiser
 from sidegate.gateway.split.explaining import ExplainView
@@ -286,6 +286,7 @@ def end_alone(at: Places, kept: Collection[str] = ()) -> applying.Report:
         at.control.unlink(missing_ok=True)
         at.log.unlink(missing_ok=True)
         at.chosen.unlink(missing_ok=True)
+        refusal.forget(at.state)
     finally:
         lock.release()
     return report
@@ -339,7 +340,7 @@ def status(at: Places) -> StatusView:
     _check_privileges()
     has_table, journal = list_table() is not None, journals.load(at.state)
     is_up = has_table and journal is not None
-    faults = stuck or _faults_without_daemon(has_table, journal is not None)
+    faults = stuck or (*_faults_without_daemon(has_table, journal is not None), *refusal.told(at.state))
     left_s, aside = stepaside.left_s(at), stepaside.load(at.state)
     is_alone = left_s is not None and aside is not None and aside.is_steady and not aside.cause
     return StatusView(

@@ -24,7 +24,12 @@ class EventLog:
         """file: where standard error goes when the daemon runs in the background; kept small."""
         self._file = file
         self._events: deque[EventView] = deque(maxlen=_EVENTS_KEPT)
-        self.faults: tuple[Problem, ...] = ()
+        self._faults: dict[str, tuple[Problem, ...]] = {}
+
+    @property
+    def faults(self) -> tuple[Problem, ...]:
+        """Each once, however many met it."""
+        return tuple(dict.fromkeys(fault for found in self._faults.values() for fault in found))
 
     @property
     def events(self) -> tuple[EventView, ...]:
@@ -38,14 +43,15 @@ class EventLog:
             _keep_small(self._file)
             print(f"{event.at} {what}", file=sys.stderr, flush=True)
 
-    def note_faults(self, problems: tuple[Problem, ...]) -> None:
-        """These are wrong now, and nothing else is."""
-        if problems != self.faults:
-            for problem in problems:
-                self.tell(f"fault: {problem.where}: {problem.what}")
-            if not problems:
-                self.tell("the fault is over")
-        self.faults = problems
+    def note_faults(self, problems: tuple[Problem, ...], met_by: str = "the box") -> None:
+        """Of all that this one meets, these are wrong now, and nothing else is: told when they come and when they go."""
+        before, self._faults[met_by] = self.faults, problems
+        for fault in self.faults:
+            if fault not in before:
+                self.tell(f"fault: {fault.where}: {fault.what}")
+        for fault in before:
+            if fault not in self.faults:
+                self.tell(f"over: {fault.where}: {fault.what}")
 
 
 def _keep_small(path: Path) -> None:

@@ -221,11 +221,13 @@ class Daemon:
     def _turn_splitter(self, now: float) -> Plan | None:
         """What the box is to be brought to; None: what it was brought to holds."""
         try:
-            return self._splitter.turn(now)
+            plan = self._splitter.turn(now)
         except Problems as error:
-            self._log.note_faults(error.problems)
+            self._log.note_faults(error.problems, "the split")
             self._observe_soon()
             return None
+        self._log.note_faults((), "the split")
+        return plan
 
     def _next_time(self) -> float:
         times = (part.next_deadline() for part in self._parts)
@@ -303,8 +305,9 @@ class Daemon:
         try:
             if timer.keep_alive(self._places):
                 self._log.tell("a change waits to be confirmed, and its timer had died: begun anew")
+            self._log.note_faults((), "the timer")
         except Problems as error:
-            self._log.note_faults(error.problems)
+            self._log.note_faults(error.problems, "the timer")
 
     # Another configuration
 

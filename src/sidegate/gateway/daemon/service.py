@@ -20,6 +20,7 @@ import msgspec
 from sidegate.gateway.box.apply import Changes
 from sidegate.gateway.box.places import Lock, Places, places, running_pid
 from sidegate.gateway.change import history
+from sidegate.gateway.daemon import refusal
 from sidegate.gateway.daemon.loop import Daemon
 from sidegate.problems import Exit, Problem, Problems
 
@@ -65,10 +66,16 @@ def give_memory_back() -> None:
 def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], use: Use = "file") -> int:
     """Runs the daemon to its end; `tell` hears how the start went. Returns the exit code."""
     lock = Lock(at.lock)
+
+    def refuse(problems: tuple[Problem, ...]) -> None:
+        if use != "file":
+            refusal.keep(problems, at.state)
+        tell(NotStarted(problems))
+
     try:
         chosen = _chosen(config_path, at, use)
     except Problems as error:
-        tell(NotStarted(error.problems))
+        refuse(error.problems)
         return int(Exit.SETTINGS if use == "file-or-last-good" else error.exit_code)
     try:
         if not lock.take():
@@ -77,8 +84,9 @@ def start(config_path: Path | None, at: Places, tell: Callable[[Report], None], 
         lock.sign()
         daemon, changes = _begin(chosen, config_path, at, use)
     except Problems as error:
-        tell(NotStarted(error.problems))
+        refuse(error.problems)
         return int(error.exit_code)
+    refusal.forget(at.state)
     tell(Started(os.getpid(), changes))
     notify_service_manager("READY=1")
     daemon.run()

@@ -92,6 +92,7 @@ class Planner:
         self._state, self._tell = state, tell
         self._shelf = Shelf(state)
         self._sources: tuple[str, ...] = ()
+        self._unusable: tuple[Problem, ...] = ()
         self._clock_at_s = 0.0
         self._subscriptions = Subscriptions((), state, tell)
 
@@ -127,6 +128,7 @@ class Planner:
 
     def take(self, plan: Plan) -> bool:
         """This one is in force; whether what `fileno` stands for is another one now."""
+        self._tell_files(plan.material.unusable)
         sources = plan.config.proxy.subscriptions
         if sources == self._sources:
             return False
@@ -165,6 +167,16 @@ class Planner:
 
     def close(self) -> None:
         self._subscriptions.close()
+
+    def _tell_files(self, unusable: tuple[Problem, ...]) -> None:
+        """Those that count as empty, and those that do so no longer."""
+        before, self._unusable = self._unusable, unusable
+        for it in unusable:
+            if it not in before:
+                self._tell(f"fault: {it.where}: {it.what}: it counts as empty")
+        for it in before:
+            if it.where not in {other.where for other in unusable}:
+                self._tell(f"over: {it.where}: {it.what}")
 
     def _copies(self, config: Config) -> tuple[Copy, ...]:
         if config.proxy.subscriptions == self._sources:

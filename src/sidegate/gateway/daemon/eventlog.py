@@ -44,7 +44,7 @@ class EventLog:
             print(f"{event.at} {what}", file=sys.stderr, flush=True)
 
     def note_faults(self, problems: tuple[Problem, ...], met_by: str = "the box") -> None:
-        """Of all that this one meets, these are wrong now, and nothing else is: told when they come and when they go."""
+        """Of what this one meets, these are wrong now, and nothing else is: told when they come and when they go."""
         before, self._faults[met_by] = self.faults, problems
         for fault in self.faults:
             if fault not in before:

@@ -7,8 +7,8 @@ SHELL := /bin/bash
 # Debian leaves the sbin directories out of a user's PATH; nft and ip live there.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-# Kernel tests wait more than they compute: two workers at least. More than four gain nothing.
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 2 ? 2 : n > 4 ? 4 : n)))
+# Kernel tests wait about half of the time: one worker more than there are processors. More than four gain nothing.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 2 ? 2 : n > 3 ? 4 : n + 1)))
 ARGS ?=
 
 help:   ## list the targets

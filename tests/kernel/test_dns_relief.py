@@ -192,7 +192,7 @@ def _asker(port: int) -> socket.socket:
     asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     asker.bind(("", port))
     asker.connect((OURS, 53))
-    asker.settimeout(1.0)
+    asker.settimeout(5.0)
     return asker
 
 

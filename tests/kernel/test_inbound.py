@@ -107,7 +107,8 @@ def test_what_a_bridge_has_translated_is_noted_and_nothing_else() -> None:
 @in_namespaces
 def test_answers_that_leave_by_a_tunnel_are_its_own_nat_s() -> None:
     rig = SplitRig(ALL, shape=ANSWERS)
-    shell("ip link add tun0 type veth peer name tun1; ip link set tun0 up; ip route add 8.8.8.8 dev tun0")
+    shell("ip link add tun0 type veth peer name tun1; ip link set tun1 up; ip link set tun0 up")
+    shell(f"ip route add 8.8.8.8 dev tun0; ip neighbour add 8.8.8.8 lladdr {ROUTER_MAC} dev tun0")
     rig.nft("table ip t {\nchain c {\ntype filter hook forward priority 0;\nct state new counter\n}\n}\n")
     rig.prove(PHONE)
     assert rig.went(datagram(27015, IPv4Address("8.8.8.8"))) == "nowhere"

@@ -52,7 +52,7 @@ class Box:
         return self.engines.turn(time.monotonic() + self.ahead_s)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < deadline, "it never came true"
             self.turn()

@@ -37,13 +37,13 @@ class Both:
 
     def ask(self, number: int) -> None:
         self.client.send(struct.pack("!H", number) + PLAIN[2:])
-        assert select.select([self.port.socket], [], [], 5)[0]
+        assert select.select([self.port.socket], [], [], 30)[0]
         self.port.receive(self.now)
 
     def accept(self) -> socket.socket:
-        self.server.settimeout(5)
+        self.server.settimeout(30)
         connection = self.server.accept()[0]
-        connection.settimeout(5)
+        connection.settimeout(30)
         for stream in self.port.streams:
             self.port.turn(stream, self.now)
         return connection
@@ -55,7 +55,7 @@ class Both:
 
     def answer(self, at: socket.socket, question: bytes) -> None:
         at.sendall(struct.pack("!H", len(question)) + question)
-        assert select.select([stream.socket for stream in self.port.streams], [], [], 5)[0]
+        assert select.select([stream.socket for stream in self.port.streams], [], [], 30)[0]
         for stream in list(self.port.streams):
             self.port.turn(stream, self.now)
 
@@ -63,7 +63,7 @@ class Both:
         return sum(len(stream.waiting) for stream in self.port.streams)
 
     def told(self) -> int:
-        self.client.settimeout(5)
+        self.client.settimeout(30)
         return int.from_bytes(self.client.recv(2048)[:2], "big")
 
 
@@ -135,7 +135,7 @@ def test_a_connection_that_ends_loses_no_question(both: Both) -> None:
     first = both.accept()
     both.hear(first)
     first.close()
-    assert select.select([both.port.streams[0].socket], [], [], 5)[0]
+    assert select.select([both.port.streams[0].socket], [], [], 30)[0]
     both.port.turn(both.port.streams[0], both.now)
     second = both.accept()
     both.answer(second, both.hear(second))

@@ -77,7 +77,7 @@ class Box:
         return time.monotonic() + self.ahead_s
 
     def until(self, condition: Callable[[], bool], step_s: float = 0.0) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not condition():
             assert time.monotonic() < deadline, self.told
             self.ahead_s += step_s

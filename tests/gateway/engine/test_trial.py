@@ -123,7 +123,7 @@ def serve() -> Iterator[Callable[[Script], int]]:
 
     yield begin
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import dataplane, dhcp, dns, engine, failover, gateway, handover, lab, pulled, steer, walk
+from bench import dataplane, dhcp, dns, engine, failover, gateway, handover, lab, memory, pulled, steer, walk
 from bench.figures import Figure, table
 from sidegate import __version__
 
@@ -29,6 +29,7 @@ MEASUREMENTS = {
     "walk": walk.walk_speed,
     "agreement": walk.walk_agreement,
     "engine": engine.proxied_throughput,
+    "memory": memory.all_processes,
     "engine-killed": failover.engine_killed,
     "dns": dns.resolver_with_many_names,
     "dhcp-crowd": dhcp.crowd_at_once,

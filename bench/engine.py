@@ -1,24 +1,33 @@
 """What goes through the engine: one client's TCP by TPROXY to a SOCKS5 server, with ours and with what else does it.
 
-All of them run at once on the gateway, with one upstream, and take their turns: a rule says whose the next connection
-is. Ours has 10,000 domains in its rules; `named` judges by the name once more. Xray by hand is the smallest
-configuration that works: no sniffing, no rules. redsocks is steered to by REDIRECT, which is what it knows.
+All of them run at once on the gateway, with one upstream: a SOCKS5 server, the only protocol that all of them speak.
+redsocks is steered to by REDIRECT, which is what it knows. Ours has 10,000 domains in its rules; `named` judges by the
+name once more. Xray by hand is the smallest configuration that works: no sniffing, no rules.
+
+They take short turns, each of them first as often as the others, and only who is in turn has connections. A machine's
+speed changes from second to second by more than they differ: so a ratio is that of one round's two turns, and the
+figure the median of these.
 """
 
 from __future__ import annotations
 
 import json
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct, structs
 
+from bench.blocks import Way, serve, transfer_s
 from bench.figures import Figure
 from bench.gateway import SERVER
 from sidegate.gateway.engine.child import engine_child
@@ -26,56 +35,105 @@ from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.xray import Engine
 from sidegate.gateway.split.policy import DIRECT, PROXY, Destination, Policy, Rule
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, engine_mark, ports
-from sidegate.home import load_home
+from sidegate.home import Home, load_home
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
 
 CLIENT, GATEWAY, INTERNET = "nas", "gateway", "internet"
-ROUNDS = 4
-SECONDS = 1
 PORT, SOCKS = 5201, 1080
-WAYS = {"up": (), "down": ("-R",)}
+WAYS: tuple[Way, ...] = ("up", "down")
 STREAMS = (1, 16)
+ROUNDS, LINE_ROUNDS = 24, 3
+BLOCKS, BLOCK, _FIRST = 3, 24_000_000, 8_000_000
+LINE_MBIT = 1000.0
+_ASKED = 5
 _BY_HAND, _REDSOCKS, _V2RAY = 16001, 16002, 16003
 _RUN_XRAY = "import sys, xray; xray.startFromJSON(open(sys.argv[1]).read())"
-_TRIES = 5
+_TIMEOUT_S = 10.0
+_TABLE_TEXT = """
+table inet steer {{
+    chain tproxied {{
+        type filter hook prerouting priority raw
+        {tproxied}
+    }}
+    chain redirected {{
+        type nat hook prerouting priority dstnat
+        {redirected}
+    }}
+}}
+"""
 _TICKS_PER_S = 100
 """USER_HZ (proc_pid_stat(5))."""
 BARS = {"Xray by hand": 0.97, "redsocks": 1.0, "v2ray": 1.0}
 
 
 class Engaged(Struct, frozen=True):
-    """A proxy that runs. port: where it takes traffic in. verdict: how the kernel hands it over."""
+    """A proxy that runs. asked: what the client connects to. port: where it takes that in. verdict: how it gets it."""
 
     program: subprocess.Popen[str]
+    asked: int
     port: int
     verdict: str = "tproxy"
 
 
 class Turn(Struct, frozen=True):
-    """One test. cpu_s_per_gb: of the proxy's process alone."""
+    """One block. cpu_s: of the proxy's process alone, to a hundredth."""
 
-    mbit: float
-    cpu_s_per_gb: float
+    took_s: float
+    cpu_s: float
+
+    @property
+    def mbit(self) -> float:
+        return BLOCK * 8 / 1e6 / self.took_s
 
 
-Turns = dict[tuple[str, str, int], list[Turn]]
-"""By proxy, way and number of streams."""
+Turns = dict[tuple[str, Way, int], list[Turn]]
+"""By proxy, way and number of streams; in the order of the rounds."""
 
 
 def proxied_throughput() -> list[Figure]:
-    """Of each, with the ratios of ours to the others'."""
-    with Lab.up(load_home("velop-mesh")) as lab, tempfile.TemporaryDirectory() as path, ExitStack() as stack:
+    """Of each, with the ratios of ours to the others': as fast as this machine can, and on a home's line."""
+    home = load_home("velop-mesh")
+    fastest = _measured(home, STREAMS, ROUNDS)
+    line = _measured(_with_line(home), (1,), LINE_ROUNDS)
+    return [*_figures(fastest, "proxied"), *_figures(line, f"proxied at {LINE_MBIT:g} Mbit/s")]
+
+
+def _with_line(home: Home) -> Home:
+    return msgspec.structs.replace(home, router=structs.replace(home.router, wan_rate_mbit=LINE_MBIT))
+
+
+def _measured(home: Home, streams: tuple[int, ...], rounds: int) -> Turns:
+    turns: Turns = {}
+    with Lab.up(home) as lab, tempfile.TemporaryDirectory() as path, ExitStack() as stack:
         _prepare(lab, stack, Path(path))
         engaged = stack.enter_context(_all_of_them(lab, Path(path)))
-        turns: Turns = {}
-        for _ in range(ROUNDS):
-            for way, options in WAYS.items():
-                for streams in STREAMS:
-                    for name, it in engaged.items():
-                        _steer(lab, it)
-                        turns.setdefault((name, way, streams), []).append(_turn(lab, it, streams, options))
-    return list(_figures(turns))
+        for number, count in product(range(rounds), streams):
+            for name in _order(list(engaged), number):
+                _sit(lab, engaged[name], name, count, turns)
+    return turns
+
+
+def _sit(lab: Lab, it: Engaged, name: str, count: int, turns: Turns) -> None:
+    """Some blocks each way over connections of its own, while nobody else has any: the first finds a pace."""
+    with ExitStack() as stack:
+        connections = _connections(lab, stack, it, count)
+        transfer_s(connections, "up", _FIRST)
+        for _, way in product(range(BLOCKS), WAYS):
+            turns.setdefault((name, way, count), []).append(_turn(it, connections, way))
+
+
+def _order(names: list[str], number: int) -> list[str]:
+    at = number % len(names)
+    return [*names[at:], *names[:at]]
+
+
+def _connections(lab: Lab, stack: ExitStack, it: Engaged, count: int) -> list[socket.socket]:
+    made = [stack.enter_context(lab.socket(CLIENT, socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
+    for connection in made:
+        connection.settimeout(_TIMEOUT_S)
+        connection.connect((SERVER, it.asked))
+    return made
 
 
 def _prepare(lab: Lab, stack: ExitStack, directory: Path) -> None:
@@ -88,7 +146,7 @@ def _prepare(lab: Lab, stack: ExitStack, directory: Path) -> None:
     config = directory / "server.json"
     config.write_text(json.dumps({"log": {"loglevel": "none"}, "inbounds": [socks], "outbounds": [freedom]}))
     stack.enter_context(_running(lab, INTERNET, sys.executable, "-c", _RUN_XRAY, str(config)))
-    stack.enter_context(_running(lab, INTERNET, "iperf3", "-s", "-p", str(PORT)))
+    stack.callback(lab.begin(INTERNET, serve, SERVER, PORT, _ASKED).abandon)
 
 
 @contextmanager
@@ -111,12 +169,13 @@ def _all_of_them(lab: Lab, directory: Path) -> Iterator[dict[str, Engaged]]:
         ours = start(*_our_command(directory))
         own = ports(0, 0)
         engaged = {
-            "decided": Engaged(ours, own.decided),
-            "named": Engaged(ours, own.named),
-            "Xray by hand": Engaged(start(*_xray_command(directory)), _BY_HAND),
-            "redsocks": Engaged(start(*_redsocks_command(directory)), _REDSOCKS, "redirect"),
-            "v2ray": Engaged(start(*_v2ray_command(directory)), _V2RAY),
+            "decided": Engaged(ours, PORT, own.decided),
+            "named": Engaged(ours, PORT + 1, own.named),
+            "Xray by hand": Engaged(start(*_xray_command(directory)), PORT + 2, _BY_HAND),
+            "redsocks": Engaged(start(*_redsocks_command(directory)), PORT + 3, _REDSOCKS, "redirect"),
+            "v2ray": Engaged(start(*_v2ray_command(directory)), PORT + 4, _V2RAY),
         }
+        _steer(lab, engaged)
         _await(lab, [it.port for it in engaged.values()])
         yield engaged
 
@@ -176,64 +235,52 @@ def _await(lab: Lab, wanted: list[int]) -> None:
         time.sleep(0.05)
 
 
-def _steer(lab: Lab, it: Engaged) -> None:
-    """The client's next connections are its."""
-    if it.verdict == "tproxy":
-        hook = "type filter hook prerouting priority raw"
-        verdict = f"tproxy ip to :{it.port} meta mark set {STEERED_MARK} accept"
-    else:
-        hook = "type nat hook prerouting priority dstnat"
-        verdict = f"redirect to :{it.port}"
-    rule = f"iifname eth0 ip daddr {SERVER} tcp dport {PORT} {verdict}"
-    chain = f"chain p {{\n{hook}\n{rule}\n}}"
-    text = f"add table inet steer\ndelete table inet steer\ntable inet steer {{\n{chain}\n}}\n"
-    lab.run(GATEWAY, "nft", "-f", "-", text=text)
+def _steer(lab: Lab, engaged: Mapping[str, Engaged]) -> None:
+    """What a client sends to the port of a proxy is that one's."""
+    given = [_given(it) for it in engaged.values()]
+    tproxied, redirected = ("\n".join(text for kind, text in given if kind == k) for k in ("tproxy", "redirect"))
+    lab.run(GATEWAY, "nft", "-f", "-", text=_TABLE_TEXT.format(tproxied=tproxied, redirected=redirected))
 
 
-def _turn(lab: Lab, it: Engaged, streams: int, options: tuple[str, ...]) -> Turn:
+def _given(it: Engaged) -> tuple[str, str]:
+    matches = f"iifname eth0 ip daddr {SERVER} tcp dport {it.asked}"
+    if it.verdict == "redirect":
+        return it.verdict, f"{matches} redirect to :{it.port}"
+    return it.verdict, f"{matches} tproxy ip to :{it.port} meta mark set {STEERED_MARK} accept"
+
+
+def _turn(it: Engaged, connections: list[socket.socket], way: Way) -> Turn:
     before_s = _cpu_s(it.program.pid)
-    received = _transfer(lab, ("-P", str(streams), *options))["sum_received"]
-    used_s = _cpu_s(it.program.pid) - before_s
-    return Turn(received["bits_per_second"] / 1e6, used_s / (received["bytes"] / 1e9))
-
-
-def _transfer(lab: Lab, options: tuple[str, ...]) -> Any:
-    """What iperf3 says at the end. Its server takes one test at a time, and the one before may not be over there."""
-    command = ("iperf3", "-c", SERVER, "-p", str(PORT), "-t", str(SECONDS), "-J", *options)
-    for _ in range(_TRIES):
-        told = json.loads(lab.run(CLIENT, *command, check=False).stdout)
-        if "error" not in told:
-            return told["end"]
-        time.sleep(0.5)
-    raise RuntimeError(f"iperf3: {told['error']}")
+    took_s = transfer_s(connections, way, BLOCK)
+    return Turn(took_s, _cpu_s(it.program.pid) - before_s)
 
 
 def _cpu_s(pid: int) -> float:
     """Of a process and its children: user and system time. The first of them only waits for the program itself."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
-    except FileNotFoundError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S + sum(_cpu_s(int(child)) for child in children)
+    stats = (Path(f"/proc/{it}/stat").read_text("ascii").rpartition(")")[2].split() for it in _family(pid))
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / _TICKS_PER_S
 
 
-def _figures(turns: Turns) -> Iterator[Figure]:
+def _family(pid: int) -> list[int]:
+    """A process and its children, and theirs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return [pid, *(it for child in children for it in _family(int(child)))]
+
+
+def _figures(turns: Turns, what: str) -> Iterator[Figure]:
     for (name, way, streams), listed in turns.items():
-        what = f"proxied {way}, {streams} streams, {name}"
-        yield Figure(what, _best_mbit(listed), "Mbit/s", note=_range(listed))
-        yield Figure(f"{what}, CPU", min(t.cpu_s_per_gb for t in listed), "s/GB")
+        case = f"{what} {way}, {streams} streams, {name}"
+        yield Figure(case, statistics.median(t.mbit for t in listed), "Mbit/s", note=_spread([t.mbit for t in listed]))
+        yield Figure(f"{case}, CPU", sum(t.cpu_s for t in listed) / (len(listed) * BLOCK / 1e9), "s/GB")
     for (name, way, streams), listed in turns.items():
         for ours in ("decided", "named") if name in BARS else ():
-            ratio = _best_mbit(turns[ours, way, streams]) / _best_mbit(listed)
+            ratios = [theirs.took_s / it.took_s for it, theirs in zip(turns[ours, way, streams], listed, strict=True)]
             bar = BARS[name] if ours == "decided" else None
-            yield Figure(f"proxied {way}, {streams} streams, {ours} / {name}", ratio, "×", bar, "least")
+            case = f"{what} {way}, {streams} streams, {ours} / {name}"
+            yield Figure(case, statistics.median(ratios), "×", bar, "least", _spread(ratios))
 
 
-def _best_mbit(turns: list[Turn]) -> float:
-    """Whatever else the machine does slows a turn, and nothing makes it faster."""
-    return max(t.mbit for t in turns)
-
-
-def _range(turns: list[Turn]) -> str:
-    return f"best of {len(turns)} turns of {SECONDS} s; the worst {min(t.mbit for t in turns):.0f}"
+def _spread(values: list[float]) -> str:
+    low, middle, high = statistics.quantiles(values, n=4)
+    digits = 0 if middle > 10 else 2
+    return f"median of {len(values)} turns, half of them {low:.{digits}f} to {high:.{digits}f}"

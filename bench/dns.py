@@ -33,7 +33,8 @@ _ENGINE = (
     "--no-hosts --user=root --group= --pid-file= --local-ttl=600"
 )
 _MANY = 100_000
-_CHANGES, _ASKED_EVERY_S, _ASKED_FOR_S = 3, 0.005, 40.0
+_CHANGES, _ASKED_EVERY_S, _ASKED_FOR_S = 3, 0.02, 40.0
+"""Not more often than one device may ask (`restraint.NAMES`)."""
 _CONF = """
 [proxy]
 upstream = "{link}"

@@ -90,7 +90,7 @@ def ask_until(end: str) -> list[tuple[int, float]]:
                 asker.recv(512)
             except OSError:
                 continue
-            time.sleep(0.003)
+            time.sleep(0.015)
     return asked
 
 

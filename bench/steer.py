@@ -28,7 +28,7 @@ from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.gateway.split.ports import ports
 from sidegate.home import load_home
 from sidegate.lab.asking import download_mbit
-from sidegate.lab.check import set_gateway, sidegate
+from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
 
 LISTED = 10_000
@@ -42,7 +42,7 @@ def straight_costs() -> list[Figure]:
     """New connections and throughput of one client to a destination that is not proxied."""
     with Lab.up(load_home("velop-mesh")) as lab:
         set_gateway(lab, "sidegate")
-        lab.run(GATEWAY, "kill", str(json.loads(sidegate(lab, "status", "--json"))["pid"]))
+        dataplane.leave_to_the_kernel(lab)
         lab.begin("internet", dataplane.close_whatever_connects)
         none = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
         tables = {PLAIN: none, SPLIT: _split_text(lab)}

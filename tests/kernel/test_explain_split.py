@@ -12,6 +12,7 @@ from sidegate.gateway.dns.learned import kept_set, names_set
 from sidegate.gateway.split.policy import Destination
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get, ping
+from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import visit
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
 
@@ -21,6 +22,8 @@ HOME = load_home("split")
 SERVERS = {server.name: str(server.v4) for server in HOME.internet.server}
 GATEWAY = HOME.gateway
 assert GATEWAY is not None
+WIRED6 = str(HOME.client_named("my-computer").v6)
+IPV6_OFF = "ipv6: this box tells no name's IPv6 address, and does not split IPv6 (ipv6.mode is off)"
 OURS, WIRED = str(GATEWAY.v4), "192.168.1.123"
 FOREIGN, BLOCKED, DOMESTIC = "www.foreign.example", "blocked.example", "www.domestic.example"
 CONF = "/run/explain.toml"
@@ -87,6 +90,31 @@ def test_what_goes_straight_is_walked(box: Box) -> None:
     assert (said["split"]["goes"], said["split"]["rule"]) == ("straight", "the mode: direct")
     assert said["walk"]["verdict"]["code"] == "delivered"
     assert seen_as(box, DOMESTIC) not in (SERVERS["proxy"], "")
+
+
+def test_ipv6_goes_round_this_box_where_that_does_not_split_it(box: Box) -> None:
+    """To what is proxied by IPv4 too; only the name has no such address here."""
+    domestic6 = {server.name: str(server.v6) for server in HOME.internet.server}["domestic"]
+    done = box.sidegate("explain", WIRED, domestic6)
+    assert done.stdout.splitlines()[3].startswith("goes: round this box, to the main router")
+    assert box.lab.call("my-computer", http_get, domestic6, 80, "/who").detail.split()[0] == WIRED6
+    assert not box.lab.call("my-computer", resolve, DOMESTIC, OURS, "AAAA").ok
+    assert IPV6_OFF in explained(box, DOMESTIC, "--port", "80")["told"]
+
+
+def test_ipv6_is_split_where_this_box_is_its_gateway(box: Box) -> None:
+    foreign6 = {server.name: str(server.v6) for server in HOME.internet.server}["foreign"]
+    text = box.lab.run("gateway", "cat", CONF).stdout
+    box.up("--config", box.write("/run/six.toml", text + '[ipv6]\nmode = "gateway"\n'))
+    box.shell(f"ip -6 route replace default via {HOME.gateway.v6}", "my-computer")  # type: ignore[union-attr]
+    wait_for(lambda: box.status()["split"]["proxy"]["chosen"] == "lab")
+    wait_for(lambda: box.lab.call("my-computer", resolve, FOREIGN, OURS, "AAAA").detail == foreign6)
+    said = explained(box, foreign6, "--port", "80")["split"]
+    assert (said["goes"], said["upstream"], said["rule"]) == ("proxied", "lab", 'rule[2]: "lab"')
+    proxy = next(server for server in HOME.internet.server if server.name == "proxy")
+    seen = box.lab.call("my-computer", http_get, foreign6, 80, "/who", 3.0, "", FOREIGN).detail.split()[0]
+    assert seen in (str(proxy.v4), str(proxy.v6))
+    box.up("--config", CONF)
 
 
 def forget(box: Box, it: Destination) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sidegate.cli.explain_split import Target, is_walked, look_up, split_lines, without_walk
+from sidegate.cli.explain_split import ROUND_US, Target, ipv6_line, is_walked, look_up, split_lines, without_walk
 from sidegate.cli.output import json_option, print_json
 from sidegate.gateway import lifecycle
 from sidegate.gateway.box.places import places
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def explain(client: str, destination: str, proto: Protocol, port: int, why: bool, as_json: bool) -> int:
     """What becomes of CLIENT's packets to DESTINATION on this gateway, and why.
 
-    CLIENT is an address, a MAC address or a name, as `sidegate clients` shows them; DESTINATION a name or an IPv4
+    CLIENT is an address, a MAC address or a name, as `sidegate clients` shows them; DESTINATION a name or an
     address. A name is asked for as the client would ask this box, and its address is then known to the kernel as after
     the client's own question.
     What goes straight is walked through this very home, as far as the gateway knows it. Exit code 1: the packet would
@@ -43,12 +43,18 @@ def explain(client: str, destination: str, proto: Protocol, port: int, why: bool
     if not status.daemon:
         raise Problems(Problem("sidegate", "no daemon is running, so nobody knows", "sidegate up"))
     found = _client(client)
+    mode = status.ipv6.mode if status.ipv6 else "off"
     own = next(a for a in map(IPv4Interface, status.address.split(", ")) if IPv4Address(status.router) in a.network)
     target = look_up(destination, own.ip)
     if target.address in own.network:
         return _finish(_who(found, target, _PAST_US), None, None, as_json, why)
+    if isinstance(target.address, IPv6Address) and mode != "gateway":
+        return _finish([*_who(found, target), ipv6_line(mode), *ROUND_US], None, None, as_json, why)
     split = lifecycle.explain(places(), _question(found, target, proto, port))
     told = [*_who(found, target), *split_lines(split, target.by_us)]
+    told += [ipv6_line(mode)]
+    if isinstance(target.address, IPv6Address):
+        return _finish([*told, _IPV6_RULES], split, None, as_json, why)
     if split is not None and not is_walked(split):
         return _finish([*told, without_walk(split)], split, None, as_json, why)
     tracked = _tracked(found)
@@ -56,6 +62,7 @@ def explain(client: str, destination: str, proto: Protocol, port: int, why: bool
     return _finish(told, split, _walk(found, target.address, tracked, own, status, proto), as_json, why)
 
 
+_IPV6_RULES = "note: the device is known by its MAC address here: rules by its own IPv6 address are left out"
 _PAST_US = ", on this LAN: the devices talk past the gateway"
 _HANGS = "the walk: unknown; it hangs on whether the router tracks this client's frames: no verdict yet"
 _WALK = "the walk, with 192.0.2.2 for the router's public address, which this box cannot know:"
@@ -67,7 +74,8 @@ def _who(client: ClientView, target: Target, where: str = "") -> list[str]:
 
 
 def _question(client: ClientView, target: Target, proto: Protocol, port: int) -> dict[str, str]:
-    question = {"client": str(client.ip), "mac": client.mac, "destination": str(target.address), "protocol": proto}
+    source = "::" if isinstance(target.address, IPv6Address) else str(client.ip)
+    question = {"client": source, "mac": client.mac, "destination": str(target.address), "protocol": proto}
     return {**question, "port": str(port), **({"name": target.name} if target.name else {})}
 
 

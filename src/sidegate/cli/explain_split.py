@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from msgspec import Struct
 
@@ -23,7 +23,7 @@ _GOES = {"straight": "goes: straight on", "refused": "goes: nowhere, it is refus
 class Target(Struct, frozen=True):
     """how: how this box came to the address, for people. by_us: whether our resolver gave it, or refused to."""
 
-    address: IPv4Address
+    address: IPv4Address | IPv6Address
     name: str = ""
     how: str = ""
     by_us: bool = False
@@ -32,13 +32,13 @@ class Target(Struct, frozen=True):
 def look_up(destination: str, own: IPv4Address) -> Target:
     """destination: a name or an address. own: where our resolver would be. Raises Problems."""
     try:
-        return Target(IPv4Address(destination))
+        return Target(ip_address("" if "%" in destination else destination))
     except ValueError:
         pass
     try:
         name = ascii_name(destination)
     except ValueError as error:
-        raise Problems(Problem(destination, f"no IPv4 address: {error}", "give a name or an IPv4 address")) from None
+        raise Problems(Problem(destination, f"no address: {error}", "give a name or an address")) from None
     answer = ask(own, name)
     if answer is not None and answer.addresses:
         return Target(IPv4Address(answer.addresses[0]), name, f", as this box answers clients for {name}", by_us=True)
@@ -55,6 +55,25 @@ def _elsewhere(name: str, answer: DnsAnswer | None) -> Target:
         raise Problems(Problem(name, f"no IPv4 address: {why}", "give a name or an IPv4 address")) from None
     how = f", as this box's own resolver answers for {name}{told}"
     return Target(IPv4Address(found[0][4][0]), name, how, by_us=answer is not None)
+
+
+IPV6 = {
+    "off": "this box tells no name's IPv6 address, and does not split IPv6",
+    "router": "it stays the main router's; this box tells no IPv6 address of names that are proxied",
+    "gateway": "it is split as IPv4 is, by the same rules",
+}
+"""By ipv6.mode."""
+
+
+def ipv6_line(mode: str) -> str:
+    return f"ipv6: {IPV6[mode]} (ipv6.mode is {mode})"
+
+
+ROUND_US = (
+    "goes: round this box, to the main router: no rule is asked. A device has such an address from another resolver, "
+    "or from a program of its own",
+    'note: for IPv6 to be split: ipv6.mode = "gateway"',
+)
 
 
 def split_lines(split: ExplainView | None, by_us: bool) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -132,6 +133,8 @@ def _connections(lab: Lab, stack: ExitStack, it: Engaged, count: int) -> list[so
     made = [stack.enter_context(lab.socket(CLIENT, socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
     for connection in made:
         connection.settimeout(_TIMEOUT_S)
+        # Ended by a reset: redsocks spins on connections of which one way is closed, and its next turns would pay.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.connect((SERVER, it.asked))
     return made
 

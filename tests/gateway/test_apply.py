@@ -84,6 +84,10 @@ class PaperBox:
         self._tell(f"delete route {route.family}")
         del self.routes[route.place]
 
+    def delete_rule(self, route: PolicyRoute) -> None:
+        self._tell(f"delete rule {route.family}")
+        self.routes[route.place] = (False, True)
+
     def end_child(self, child: ChildStep) -> bool:
         self._tell(f"end {child.name}")
         return True

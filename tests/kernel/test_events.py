@@ -32,6 +32,14 @@ def test_addresses_and_routes_of_both_families() -> None:
 
 
 @in_namespaces
+def test_rules_of_routing_of_both_families() -> None:
+    kernel = KernelEvents()
+    for family in ("-4", "-6"):
+        assert heard(kernel, f"ip {family} rule add fwmark 1 lookup 100")
+        assert heard(kernel, f"ip {family} rule delete fwmark 1 lookup 100")
+
+
+@in_namespaces
 def test_an_address_that_is_only_told_to_live_longer_is_no_change() -> None:
     """As with each router advertisement."""
     kernel = KernelEvents()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from sidegate.home import load_home
 from sidegate.lab.asking import Answer, http_get
 from sidegate.lab.visiting import proxy_get, socks_get
 from sidegate.lab.wiretap import Wiretap
+from sidegate.problems import Exit
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -98,6 +100,38 @@ def test_rules_hold_for_addresses(box: Box) -> None:
 
 def test_a_device_that_a_rule_knows_by_its_mac_address_is_kept_out(box: Box) -> None:
     assert box.lab.call(NAMED, socks_get, OURS, PORT, SERVERS["domestic"]).detail == "Connection refused"
+
+
+def test_a_port_where_somebody_listens_is_refused_and_all_stays_as_it_was(box: Box) -> None:
+    """As a web page for settings at 8080."""
+    before = box.shell("nft list ruleset | grep -c redirect; cat /run/state/journal.json")
+    text = box.shell(f"sed s/1080/8080/ {CONF}")
+    with box.lab.socket("gateway", socket.AF_INET, socket.SOCK_STREAM) as page:
+        page.bind(("0.0.0.0", 8080))
+        page.listen()
+        done = box.sidegate("up", "--config", box.write("/run/taken.toml", text), check=False)
+    assert done.returncode == Exit.FAULT
+    assert "proxy.lan_port: 8080: " in done.stdout + done.stderr
+    assert "listens there already" in done.stdout + done.stderr
+    assert box.shell("nft list ruleset | grep -c redirect; cat /run/state/journal.json") == before
+
+
+def test_a_rule_that_somebody_deletes_is_put_back_at_once_and_one_before_it_is_told(box: Box) -> None:
+    rule = "from 192.168.1.0/24 lookup 100"
+    box.shell(f"ip route add default via 192.168.1.1 table 100; ip rule add {rule}")
+    assert got(box, WIRED, SERVERS["foreign"]) == PROXY, "it comes after ours"
+    box.shell("ip rule delete lookup 5093")
+    wait_for(lambda: "lookup 5093" in box.shell("ip rule"))
+    fault = f"somebody else's IPv4 rule at priority 0 comes before ours: {rule}"
+    wait_for(lambda: _asked(box) and any(fault in it for it in box.status()["faults"]))
+    box.shell(f"ip rule delete {rule}")
+    wait_for(lambda: _asked(box) and not any(fault in it for it in box.status()["faults"]))
+
+
+def _asked(box: Box) -> bool:
+    """All that is checked, once more."""
+    box.probe_again()
+    return True
 
 
 def test_it_leads_to_the_lan_and_not_into_this_box(box: Box) -> None:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from sidegate.gateway.box.apply import Changes, Report, apply, undo
 from sidegate.gateway.box.facts import observe
 from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.config import Config, Ipv6
 from sidegate.gateway.decide import NO_SPLIT, Situation, decide
-from sidegate.gateway.desired import TABLE
+from sidegate.gateway.desired import TABLE, PolicyRoute
+from sidegate.gateway.health.selfcheck import would_reach_us
 from sidegate.gateway.ruleset import nftchange
 from sidegate.gateway.split.policy import Destination, Policy, Rule
-from tests.kernel.gateway_rig import CLIENT, CLIENT_MAC, OTHER_SERVER, ROUTER_MAC, Rig, in_namespaces, shell
+from sidegate.gateway.split.ports import TABLE as MARKED_TABLE
+from sidegate.probe.talk import Vantage
+from sidegate.problems import Problems
+from tests.kernel.gateway_rig import (
+    CLIENT,
+    CLIENT_MAC,
+    GATEWAY,
+    GATEWAY_MAC,
+    OTHER_SERVER,
+    ROUTER,
+    ROUTER_MAC,
+    SERVER,
+    Rig,
+    in_namespaces,
+    shell,
+)
 from tests.kernel.steer_rig import CHOSEN, CLIENT6, LAN6, SERVER6, Engine, syn, went
 from tests.kernel.test_gateway_apply import FIREWALLD, STATE_DIR, Watching, every_step, files, state
 from tests.kernel.test_steer import ALL, LISTED
@@ -35,6 +53,7 @@ ADDRESSES6 = (
     f"ip -6 address add {LAN6[2]}/64 dev eth0 nodad; ip -6 route add default via {LAN6[1]} dev eth0;"
     f" ip neighbour add {LAN6[1]} lladdr {ROUTER_MAC} dev eth0; ip neighbour add {CLIENT6} lladdr {CLIENT_MAC} dev eth0"
 )
+NETWORK = IPv4Network("192.168.1.0/24")
 SETTINGS6 = ("forwarding", "force_forwarding", "accept_ra")
 
 
@@ -154,7 +173,7 @@ def test_split_that_ends_takes_its_routes_along() -> None:
     before = everything()
     up()
     changes = up(NO_SPLIT, Config())
-    assert {c.why for c in changes.changes if "rule 5093" in c.what} == {"no longer needed"}
+    assert {c.why for c in changes.changes if " rule 0" in c.what} == {"no longer needed"}
     assert shell("ip rule; ip -6 rule").count(str(5093)) == 0
     down()
     assert (differing(before), files()) == ({}, [])
@@ -165,9 +184,127 @@ def test_route_that_somebody_took_away_comes_back() -> None:
     rig = box()
     up()
     Engine(CHOSEN)
-    shell("ip rule delete priority 5093; ip route flush table 5093")
-    assert [c.what.split(":")[0] for c in up().changes] == ["ipv4 rule 5093"]
+    shell("ip rule delete lookup 5093; ip route flush table 5093")
+    assert [c.what.split(":")[0] for c in up().changes] == ["ipv4 rule 0"]
     assert went(rig, syn()) == "engine"
+
+
+ELSEWHERE = (
+    f"ip route add default via {ROUTER} dev eth0 table 100; ip -6 route add default via {LAN6[1]} dev eth0 table 100"
+)
+
+
+@in_namespaces
+def test_rules_that_somebody_adds_later_come_after_ours_and_stay() -> None:
+    """As people write them, without a priority."""
+    rig = box(ELSEWHERE)
+    up()
+    Engine(CHOSEN)
+    rules = f"ip rule add from {NETWORK} lookup 100; ip -6 rule add from {LAN6} lookup 100"
+    shell(rules)
+    assert went(rig, syn()) == went(rig, syn(to=SERVER6)) == "engine"
+    assert up() == Changes()
+    down()
+    assert shell("ip rule; ip -6 rule").splitlines() == [
+        "0:\tfrom all lookup local",
+        f"0:\tfrom {NETWORK} lookup 100",
+        "32766:\tfrom all lookup main",
+        "32767:\tfrom all lookup default",
+        "0:\tfrom all lookup local",
+        f"0:\tfrom {LAN6} lookup 100",
+        "32766:\tfrom all lookup main",
+    ]
+
+
+@in_namespaces
+def test_rule_of_a_version_before_gives_way_and_packets_arrive_all_the_while() -> None:
+    """Its journal does not speak of a priority: that was the table's number."""
+    rig = box()
+    before = everything()
+    facts = observe(BOTH_FAMILIES, STATE_DIR)
+    desired = decide(BOTH_FAMILIES, facts, SPLIT)
+    older = tuple(structs.replace(it, priority=None) for it in desired.routes)
+    apply(structs.replace(desired, routes=older), facts, LiveBox(), STATE_DIR)
+    Engine(CHOSEN)
+    assert shell("ip rule; ip -6 rule").count("5093:") == 2
+    rules = [c.what.split(":")[0] for c in up(box=Arriving(rig)).changes]
+    assert rules == ["ipv4 rule 0", "ipv6 rule 0", "ipv4 rule 5093", "ipv6 rule 5093"]
+    assert up() == Changes()
+    assert went(rig, syn()) == went(rig, syn(to=SERVER6)) == "engine"
+    down()
+    assert (differing(before), files()) == ({}, [])
+
+
+class Arriving(LiveBox):
+    """Looks after each change of a route whether packets still arrive."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig, self._ports = rig, itertools.count(50000)
+
+    def add_route(self, route: PolicyRoute) -> None:
+        super().add_route(route)
+        assert went(self._rig, syn(next(self._ports))) == "engine"
+
+    def delete_rule(self, route: PolicyRoute) -> None:
+        super().delete_rule(route)
+        assert went(self._rig, syn(next(self._ports))) == "engine"
+
+
+@pytest.mark.parametrize("route", [f"default via {ROUTER} dev eth0", "10.0.0.0/8 dev eth0"])
+@in_namespaces
+def test_a_table_of_somebody_else_is_left_alone(route: str) -> None:
+    box(f"ip route add {route} table {MARKED_TABLE}")
+    before = everything()
+    with pytest.raises(
+        Problems, match=f"routing table {MARKED_TABLE} is somebody else's: it has a route to {route[:3]}"
+    ):
+        up()
+    assert (differing(before), files()) == ({}, [])
+
+
+VANTAGE = Vantage("eth0", GATEWAY_MAC, GATEWAY, ROUTER, ROUTER_MAC)
+
+
+def steering() -> str:
+    """Empty where what is steered arrives, else why it does not."""
+    facts = observe(BOTH_FAMILIES, STATE_DIR)
+    answer = would_reach_us(VANTAGE, decide(BOTH_FAMILIES, facts, SPLIT).routes, (LAN6,), SERVER)
+    return "" if answer.is_good else answer.why
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_in_the_way"),
+    [
+        (f"from {NETWORK} lookup 100", True),
+        (f"from {NETWORK[77]} lookup 100", True),
+        ("from all to 203.0.113.0/24 lookup 100", True),
+        (f"from {LAN6} lookup 100", True),
+        (f"from {CLIENT6} blackhole", True),
+        ("from all iif eth0 lookup 100", True),
+        (f"not from {NETWORK} lookup 100", False),
+        ("fwmark 0x1/0xff lookup 100", False),
+        (f"from {NETWORK} lookup 777", False),
+    ],
+)
+@in_namespaces
+def test_rules_that_come_before_ours_are_told_where_they_take_what_is_steered(rule: str, is_in_the_way: bool) -> None:
+    family = "-6" if ":" in rule else "-4"
+    box(f"{ELSEWHERE}; ip {family} rule add priority 0 {rule}")
+    up()
+    assert (f"comes before ours: {rule}" in steering()) == is_in_the_way
+    shell(f"ip {family} rule delete priority 0 {rule}")
+    assert steering() == ""
+
+
+@in_namespaces
+def test_what_is_steered_does_not_arrive_without_our_rule_or_by_another_route() -> None:
+    box()
+    up()
+    assert steering() == ""
+    shell(f"ip route replace default via {ROUTER} dev eth0 table {MARKED_TABLE}")
+    assert f"routing table {MARKED_TABLE} has another route" in steering()
+    shell(f"ip -4 rule delete lookup {MARKED_TABLE}")
+    assert "our rule is gone (ipv4 rule 0: fwmark" in steering()
 
 
 @in_namespaces

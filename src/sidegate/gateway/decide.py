@@ -17,7 +17,7 @@ from sidegate.gateway.ruleset.nft import Shape, ruleset
 from sidegate.gateway.ruleset.services import Services
 from sidegate.gateway.ruleset.steer import Steering, is_splitting
 from sidegate.gateway.split.policy import Policy, barred_macs
-from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports
+from sidegate.gateway.split.ports import MARK_MASK, RULE_PRIORITY, STEERED_MARK, TABLE, Ports
 
 _RULESET_REASONS = {
     "auto": "masquerades clients until their direct return path is proved",
@@ -121,7 +121,7 @@ def _routes(shape: Shape) -> tuple[PolicyRoute, ...]:
         return ()
     families: tuple[Literal[4, 6], ...] = (4, 6) if shape.has_ipv6 else (4,)
     reason = "what is steered to the engine comes to this box, whatever its destination"
-    return tuple(PolicyRoute(family, STEERED_MARK, MARK_MASK, TABLE, reason) for family in families)
+    return tuple(PolicyRoute(family, STEERED_MARK, MARK_MASK, TABLE, reason, RULE_PRIORITY) for family in families)
 
 
 def _path(interface: str, name: str, version: Literal[4, 6] = 4) -> str:

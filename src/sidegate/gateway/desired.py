@@ -51,7 +51,7 @@ class Accept(Struct, frozen=True):
 class PolicyRoute(Struct, frozen=True):
     """A rule by mark and the table that it leads to, whose only route delivers to this box itself.
 
-    table: also the priority of the rule.
+    priority: of the rule; None: the table's number, as in journals that do not speak of it.
     """
 
     family: Literal[4, 6]
@@ -59,11 +59,17 @@ class PolicyRoute(Struct, frozen=True):
     mask: int
     table: int
     reason: str
+    priority: int | None = None
+
+    @property
+    def rank(self) -> int:
+        """The rule's priority."""
+        return self.table if self.priority is None else self.priority
 
     @property
     def place(self) -> str:
         """The rule, as `ip rule` writes it."""
-        return f"ipv{self.family} rule {self.table}: fwmark {self.mark:#x}/{self.mask:#x} lookup {self.table}"
+        return f"ipv{self.family} rule {self.rank}: fwmark {self.mark:#x}/{self.mask:#x} lookup {self.table}"
 
 
 class DhcpHost(Struct, frozen=True):

@@ -59,6 +59,9 @@ class Box(Protocol):
     def delete_route(self, route: PolicyRoute) -> None:
         """Deletes what of it is there."""
 
+    def delete_rule(self, route: PolicyRoute) -> None:
+        """Deletes its rule alone, if it is there."""
+
     def end_child(self, child: ChildStep) -> bool:
         """Ends it if it runs, and removes its files; whether it ran."""
 
@@ -243,7 +246,7 @@ def _put_back_obsolete(desired: Desired, box: Box, journal: Journal, changes: li
     if gone == _Obsolete():
         return
     done = [_restore(s, box) for s in reversed(gone.sysctls)]
-    done += [*(_withdraw(r, box) for r in gone.routes), *(_remove(a, box) for a in gone.accepts)]
+    done += [*(_withdraw(r, box, desired.routes) for r in gone.routes), *(_remove(a, box) for a in gone.accepts)]
     changes.extend(Change(d.what, "no longer needed") for d in done if d.is_restored)
     kept = {
         "sysctls": tuple(s for s in journal.sysctls if s not in gone.sysctls),
@@ -343,10 +346,13 @@ def _drop_table(journal: Journal, box: Box) -> _Done:
     return _Done(f"nft table inet {TABLE} removed", is_restored=True)
 
 
-def _withdraw(route: PolicyRoute, box: Box) -> _Done:
-    if not any(box.has_parts(route)):
+def _withdraw(route: PolicyRoute, box: Box, kept: Collection[PolicyRoute] = ()) -> _Done:
+    """kept: others that stay; what their rules lead to stays too."""
+    has_rule, has_route = box.has_parts(route)
+    is_shared = any((it.family, it.table) == (route.family, route.table) for it in kept)
+    if not has_rule and (is_shared or not has_route):
         return _Done()
-    box.delete_route(route)
+    (box.delete_rule if is_shared else box.delete_route)(route)
     return _Done(f"{route.place} removed", is_restored=True)
 
 

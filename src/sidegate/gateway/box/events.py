@@ -19,6 +19,7 @@ from sidegate.gateway.ruleset.nft import Client
 
 _RTMGRP_LINK, _RTMGRP_NEIGH, _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x100, 0x400
+_RTMGRP_IPV4_RULE, _RTMGRP_IPV6_RULE = 1 << 8 - 1, 1 << 19 - 1  # RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE
 _NETLINK_NETFILTER = 12  # include/uapi/linux/netlink.h
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
@@ -36,7 +37,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 
 
 class Changed(Struct, frozen=True):
-    """A link, an address, a route, or a table, chain or rule of nftables changed."""
+    """A link, an address, a route, a rule of routing, or a table, chain or rule of nftables changed."""
 
 
 class Met(Struct, frozen=True):
@@ -55,7 +56,7 @@ class KernelEvents:
     def __init__(self) -> None:
         self._poll = select.epoll()
         places = _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE
-        links = _RTMGRP_LINK | _RTMGRP_NEIGH | places
+        links = _RTMGRP_LINK | _RTMGRP_NEIGH | places | _RTMGRP_IPV4_RULE | _RTMGRP_IPV6_RULE
         self._sockets = (_listen(socket.NETLINK_ROUTE, links), _listen(_NETLINK_NETFILTER, _GROUP_NFTABLES))
         self._known6: set[bytes] = set()
         for heard in self._sockets:

@@ -77,6 +77,9 @@ class LiveBox:
     def delete_route(self, route: PolicyRoute) -> None:
         policyroutes.delete(route)
 
+    def delete_rule(self, route: PolicyRoute) -> None:
+        policyroutes.delete_rule(route)
+
     def end_child(self, child: ChildStep) -> bool:
         return end_child(child)
 

@@ -141,6 +141,7 @@ class Daemon:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
         self._aside.settle()
+        self._stand_asking()
         return changes
 
     def _apply_first(self, facts: Facts) -> Changes:
@@ -379,6 +380,8 @@ class Daemon:
         vantage, config = vantage_of(self._facts), self._config
         dhcp, is_aside = config.dhcp.mode != "off", bool(self._aside.cause)
         place = Place(vantage, config.probe.targets, dhcp, config.resolves, is_aside) if vantage else None
+        if place is not None and self._facts is not None and self._desired is not None:
+            place = msgspec.structs.replace(place, routes=self._desired.routes, lan6=self._facts.lan6)
         self._checkup.stand_at(place, time.monotonic())
 
     # Telling

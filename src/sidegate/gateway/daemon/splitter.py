@@ -32,6 +32,7 @@ from sidegate.gateway.engine.foreign import Foreign
 from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.supervision import Supervision, Wanted
+from sidegate.gateway.engine.taken import taken
 from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, asks_names, has_ipv6
@@ -41,7 +42,7 @@ from sidegate.gateway.split.explaining import FOREIGN
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
 from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
-from sidegate.problems import Problem
+from sidegate.problems import Problem, Problems
 
 SETTLE_S = 5.0
 """How long a start waits for engine and resolver, if they do not fail, before it goes on without."""
@@ -91,8 +92,16 @@ class Splitter:
         return self._planner.plan(config, is_tolerant=is_tolerant)
 
     def ask_first(self, plan: Plan, facts: Facts) -> None:
-        """What speaks against it on this box. Raises Problems."""
+        """What speaks against it on this box. Raises Problems.
+
+        A port that the LAN has already is not asked about again: whoever came there later keeps no change from it.
+        """
         self._naming.ask_first(plan, facts)
+        port = plan.config.proxy.lan_port
+        if port is None or not plan.is_ours or port == self._plan.config.proxy.lan_port:
+            return
+        if problem := taken(port, [*facts.lan, *facts.lan6]):
+            raise Problems(problem)
 
     def begin(self, plan: Plan, facts: Facts) -> tuple[Change, ...]:
         """`want`, and waits for engine and resolver, SETTLE_S at the most: an engine that cannot start keeps nobody.

@@ -25,13 +25,17 @@ _SOCKET = re.compile(r"^socket:\[(\d+)\]$")
 
 
 class Holder(Struct, frozen=True):
-    """A socket at port 53. program: None where it could not be found out."""
+    """A socket that waits at a port. program: None where it could not be found out."""
 
     protocol: str
     address: IPv4Address | IPv6Address
     inode: int
     pid: int | None = None
     program: str | None = None
+
+    @property
+    def who(self) -> str:
+        return f"{self.program} (process {self.pid})" if self.program else "another program"
 
 
 def own_servers(conf: Path = RESOLV_CONF, resolved: Path = RESOLVED_CONF) -> tuple[IPv4Address, ...]:
@@ -61,8 +65,8 @@ def refusal(address: IPv4Address, found: Iterable[Holder]) -> Problem | None:
     in_the_way = next((h for h in found if h.address == address or h.address.is_unspecified), None)
     if in_the_way is None:
         return None
-    who = f"{in_the_way.program} (process {in_the_way.pid})" if in_the_way.program else "another program"
-    what = f"{who} answers DNS at port 53 of {'every' if in_the_way.address.is_unspecified else 'this'} address already"
+    where = "every" if in_the_way.address.is_unspecified else "this"
+    what = f"{in_the_way.who} answers DNS at port 53 of {where} address already"
     remedy = f'stop it, let it listen on 127.0.0.1 only, or set dns.mode = "off"; {_remedy(in_the_way)}'
     return Problem("dns", what, remedy.removesuffix("; "), Exit.FAULT)
 
@@ -73,18 +77,18 @@ def _remedy(holder: Holder) -> str:
     return ""
 
 
-def holders(proc: Path = Path("/proc")) -> tuple[Holder, ...]:
-    """Every socket of this network namespace that waits at port 53; whose it is, only as root."""
+def holders(proc: Path = Path("/proc"), port: int = _DNS_PORT) -> tuple[Holder, ...]:
+    """Every socket of this network namespace that waits at that port; whose it is, only as root."""
     found = [
         holder
         for protocol in ("udp", "tcp", "udp6", "tcp6")
-        for holder in parse_sockets(_text(proc / "net" / protocol), protocol)
+        for holder in parse_sockets(_text(proc / "net" / protocol), protocol, port)
     ]
     owners = _owners(proc, {h.inode for h in found}) if found else {}
     return tuple(Holder(h.protocol, h.address, h.inode, *owners.get(h.inode, (None, None))) for h in found)
 
 
-def parse_sockets(text: str, protocol: str) -> Iterator[Holder]:
+def parse_sockets(text: str, protocol: str, wanted: int = _DNS_PORT) -> Iterator[Holder]:
     """From a table such as /proc/net/udp (proc_pid_net(5))."""
     waiting = _UNCONNECTED if protocol.startswith("udp") else _LISTENS
     for line in text.splitlines()[1:]:
@@ -92,7 +96,7 @@ def parse_sockets(text: str, protocol: str) -> Iterator[Holder]:
         if len(words) < 10 or words[3] != waiting:
             continue
         address, _, port = words[1].partition(":")
-        if int(port, 16) == _DNS_PORT:
+        if int(port, 16) == wanted:
             yield Holder(protocol.removesuffix("6"), _address(address), int(words[9]))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import selectors
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
 from msgspec import Struct
 
-from sidegate.gateway.health.selfcheck import Answer, takes_questions, would_forward
+from sidegate.gateway.desired import PolicyRoute
+from sidegate.gateway.health.selfcheck import Answer, sends_redirects, takes_questions, would_forward, would_reach_us
 from sidegate.gateway.health.table import Health, Name, State, Turned
 from sidegate.gateway.view import HealthView
 from sidegate.probe.arp import ArpResult, who_has
@@ -31,7 +32,7 @@ class Place(Struct, frozen=True):
     """From where to ask, and whom.
 
     dhcp, dns: whether this box serves the LAN so. is_aside: our address is at the router's MAC address for clients, and
-    no question of ours may tell them otherwise.
+    no question of ours may tell them otherwise. routes: by which what is steered comes here. lan6: the LAN's networks.
     """
 
     vantage: Vantage
@@ -39,10 +40,13 @@ class Place(Struct, frozen=True):
     dhcp: bool = False
     dns: bool = False
     is_aside: bool = False
+    routes: tuple[PolicyRoute, ...] = ()
+    lan6: tuple[IPv6Network, ...] = ()
 
     @property
     def checks(self) -> tuple[Name, ...]:
-        return (*_ALWAYS, *(("dhcp",) if self.dhcp else ()), *(("dns",) if self.dns else ()))
+        more: list[tuple[Name, bool]] = [("steering", bool(self.routes)), ("dhcp", self.dhcp), ("dns", self.dns)]
+        return (*_ALWAYS, *(name for name, is_asked in more if is_asked))
 
 
 class Checkup:
@@ -157,10 +161,10 @@ class Checkup:
 
     def _ask_box(self, name: Name, at: Place, now: float) -> None:
         try:
-            answer = takes_questions() if name == "dhcp" else would_forward(at.vantage, at.targets[0])
+            answer = _asked(name, at)
         except Problems as error:
             answer = Answer(False, str(error))
-        if name == "forwarding" and not answer.is_good:
+        if name == "forwarding" and (not answer.is_good or sends_redirects(at.vantage.interface)):
             self._repair()
         self._note(self._health.result(name, answer.is_good, answer.why, now))
 
@@ -217,3 +221,12 @@ class Checkup:
     def _note(self, turned: Turned | None) -> None:
         if turned is not None:
             self._tell(f"{turned.name}: {turned.state}: {turned.why}")
+
+
+def _asked(name: Name, at: Place) -> Answer:
+    """What this box says of itself. Raises Problems."""
+    if name == "dhcp":
+        return takes_questions()
+    if name == "steering":
+        return would_reach_us(at.vantage, at.routes, at.lan6, at.targets[0])
+    return would_forward(at.vantage, at.targets[0])

@@ -23,7 +23,7 @@ AGAIN_S = 2.0
 """After a failure, and until what is down is up: the truth is wanted soon."""
 
 State = Literal["unknown", "up", "down"]
-Name = Literal["router", "internet", "forwarding", "dhcp", "dns", "daemon"]
+Name = Literal["router", "internet", "forwarding", "steering", "dhcp", "dns", "daemon"]
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -80,6 +80,16 @@ TABLE: tuple[Check, ...] = (
         successes=3,
         needs="internet",
         steps_aside=True,
+    ),
+    Check(
+        "steering",
+        "the kernel: would a client's packet that bears our mark come to this box, whatever its destination?",
+        "told; our rule is put back where it is gone; what is proxied is lost while another rule comes before it: "
+        "`ip rule` shows it; give it a priority of its own, from 1 on",
+        every_s=10.0,
+        failures=3,
+        of=4,
+        successes=2,
     ),
     Check(
         "dhcp",

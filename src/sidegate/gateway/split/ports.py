@@ -14,7 +14,11 @@ STEERED_MARK = 0x5D000000
 ENGINE_MARK = 0x5E000000
 """On the engine's own packets, beside the number of its generation: never steered."""
 TABLE = 5093
-"""The routing table that delivers steered packets, and the priority of the rule that leads there."""
+"""The routing table that delivers steered packets."""
+RULE_PRIORITY = 0
+"""Of the rule that leads there. A rule that somebody adds without a priority is put just before all but the first one,
+which is that of the table `local`; but nothing comes before priority 0: there it is put behind ours (`fib_rules.c`
+fib_default_rule_pref, fib_nl_newrule)."""
 MOST_UPSTREAMS = 64
 GENERATIONS = 3
 LAN_BIT = 0x00010000

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidegate.gateway.aside.choice import CAUSES, FIRST_STAY_S, LONGEST_STAY_S, AsideChoice
-from sidegate.gateway.aside.watch import pointed_to_router
+from sidegate.gateway.aside.watch import StandingAside, pointed_to_router
 from sidegate.gateway.box import programs
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.desired import Advertiser, Desired, DhcpServer
 from sidegate.gateway.health.selfcheck import Answer, takes_questions, would_forward
 from sidegate.gateway.health.table import Name, State
@@ -37,6 +39,28 @@ def test_person_need_not_wait_but_for_the_check() -> None:
     choice.stepped(1)
     assert choice.move(WELL, 2, is_aside=True, is_told_to=True) == "take back"
     assert choice.move(BROKEN, 2, is_aside=True, is_told_to=True) is None
+
+
+@given(STATES, STATES, STATES, st.booleans(), st.booleans())
+def test_where_what_is_proxied_may_not_go_straight_nobody_is_there(
+    router: State, internet: State, forwarding: State, is_aside: bool, is_told_to: bool
+) -> None:
+    states: dict[Name, State] = {"router": router, "internet": internet, "forwarding": forwarding}
+    move = AsideChoice().move(states, 0, is_aside=is_aside, is_told_to=is_told_to, must_stay=True)
+    assert move == ("take back" if is_aside else None)
+
+
+def test_whoever_stays_although_the_router_could_have_them_is_a_fault(tmp_path: Path) -> None:
+    told: list[str] = []
+    aside = StandingAside(Places(tmp_path, tmp_path), told.append)
+    assert (aside.due(BROKEN, 1, must_stay=True), aside.cause) == (None, "")
+    assert [fault.what[:18] for fault in aside.faults()] == ["forwarding is down"]
+    assert (aside.due(WELL, 2, must_stay=True), aside.faults()) == (None, ())
+    assert (aside.due(BROKEN, 3, must_stay=False), aside.faults()) == ("step aside", ())
+    aside.decide("step aside", BROKEN, 3)
+    assert aside.due(BROKEN, 4, must_stay=True) == "take back"
+    aside.decide("take back", BROKEN, 4)
+    assert (aside.cause, told[-1]) == ("", "what is proxied may not go straight: clients are taken back")
 
 
 @given(STATES, STATES, STATES)

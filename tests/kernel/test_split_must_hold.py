@@ -126,6 +126,29 @@ class TestNoLeak:
         wait_for(lambda: _tried(box) == "proxy-shadowsocks")
         wait_for(lambda: page(box, WIFI, FOREIGN) == PROXY)
 
+    def test_failing_closed_clients_are_not_handed_to_the_router(self, box: Box) -> None:
+        """By the router what is proxied would go straight; only a person may want that."""
+        up(box, f'[[rule]]\ncidr = ["{FOREIGN4}/32"]\nsend = "proxy"\n', 'on_failure = "block"')
+        assert [bare(box, who, FOREIGN4) for who in (WIRED, WIFI)] == [PROXY, PROXY]
+        way = box.shell("ip route show default").strip()
+        with Wiretap(box.lab) as tap:
+            box.shell("ip route del default")
+            wait_for(lambda: _held_back(box))
+            for who in (WIRED, WIFI):
+                assert not box.lab.call(who, http_get, FOREIGN4, 80, "/who", 1.0).ok
+            assert box.shell("nft list tables arp") == ""
+            assert FOREIGN4 not in {it.dst for it in tap.seen}
+        box.shell(f"ip route replace {way}")
+        wait_for(lambda: not _held_back(box))
+        wait_for(lambda: bare(box, WIFI, FOREIGN4) == PROXY)
+        assert 'proxy.on_failure = "block" holds here, not there' in box.sidegate("down").stdout
+        assert bare(box, WIFI, FOREIGN4) == WAN
+
+
+def _held_back(box: Box) -> bool:
+    box.probe_again()
+    return any("clients are not handed to the router" in fault for fault in box.status()["faults"])
+
 
 def _tried(box: Box) -> str:
     """Which upstream is used now that all are asked anew; empty: none works."""

@@ -135,6 +135,8 @@ def _ended_lines(ended: lifecycle.Ended) -> list[str]:
     lines += [f"left alone, somebody else changed it meanwhile: {what}" for what in report.left_alone]
     if ended.aside_s is not None:
         lines.append(f"Clients were handed to the router, which stands in for {duration(ended.aside_s)} at most.")
+    if ended.unblocks:
+        lines.append('What was proxied goes straight from now on: proxy.on_failure = "block" holds here, not there.')
     if ended.serves_alone:
         lines.append(f"But {lifecycle.SERVES_ALONE}.")
     if ended.why_not:

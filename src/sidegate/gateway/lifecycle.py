@@ -222,13 +222,14 @@ class Ended(msgspec.Struct, frozen=True):
     """How `down` went. aside_s: for how long at most the router stands in for this box; None: clients were not handed.
 
     serves_alone: whether this box hands out addresses meanwhile, and nobody does after that. why_not: why they were
-    not, although they might have been, or not all of it; empty if nobody used this box.
+    not, although they might have been, or not all of it; empty if nobody used this box. unblocks: see `handover.Plan`.
     """
 
     report: applying.Report
     aside_s: float | None = None
     serves_alone: bool = False
     why_not: str = ""
+    unblocks: bool = False
 
 
 def end(at: Places, step_aside_s: float | None = None, *, must: bool = False) -> Ended:
@@ -274,7 +275,7 @@ def _end_handing_over(at: Places, plan: handover.Plan, *, must: bool) -> Ended:
         stepaside.clear(at, ends_children=False)
         return Ended(end_alone(at), why_not=str(error))
     report = end_alone(at, kept=handover.KEPT)
-    return Ended(report, plan.lasts_s, plan.manner.is_steady, "; ".join(map(str, trouble)))
+    return Ended(report, plan.lasts_s, plan.manner.is_steady, "; ".join(map(str, trouble)), plan.unblocks)
 
 
 def end_alone(at: Places, kept: Collection[str] = ()) -> applying.Report:

@@ -8,6 +8,8 @@ The laws
   time, four times as long each further time within six hours, an hour at the most. So nothing flaps. A person who says
   `sidegate up` need not wait, but for the check.
 - What is not known moves nobody.
+- Nobody at all where what is proxied may never go straight (`rules.fails_closed`): by the router's way it would.
+  Whoever is there already is taken back at once.
 """
 
 from __future__ import annotations
@@ -42,9 +44,17 @@ class AsideChoice:
         return next((name for name in CAUSES if states.get(name) == "down"), None)
 
     def move(
-        self, states: Mapping[Name, State], now_s: float, *, is_aside: bool, is_told_to: bool = False
+        self,
+        states: Mapping[Name, State],
+        now_s: float,
+        *,
+        is_aside: bool,
+        is_told_to: bool = False,
+        must_stay: bool = False,
     ) -> Move | None:
-        """What to do now. is_told_to: a person has said to take the clients back."""
+        """What to do now. is_told_to: a person has said to take the clients back. must_stay: see the last law."""
+        if must_stay:
+            return "take back" if is_aside else None
         if not is_aside:
             return "step aside" if self.cause(states) else None
         is_well = all(states.get(name) == "up" for name in CAUSES)

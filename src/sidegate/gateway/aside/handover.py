@@ -28,6 +28,7 @@ from sidegate.gateway.dhcp.terms import dhcp_server
 from sidegate.gateway.dns.places import NAME as RESOLVER
 from sidegate.gateway.dns.standby import resolve_past_engine
 from sidegate.gateway.ruleset.nft import Client
+from sidegate.gateway.split import rules
 from sidegate.gateway.view import client_of, elements
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problem, Problems
@@ -37,7 +38,10 @@ KEPT = (dnsmasq.NAME, RESOLVER)
 
 
 class Plan(Struct, frozen=True):
-    """All that could be looked up before anything is changed. dns: whom our resolver asks for all names meanwhile."""
+    """All that could be looked up before anything is changed. dns: whom our resolver asks for all names meanwhile.
+
+    unblocks: what is proxied, and would have been refused rather than go straight, goes straight from then on.
+    """
 
     vantage: Vantage
     clients: tuple[Client, ...]
@@ -45,6 +49,7 @@ class Plan(Struct, frozen=True):
     dns: IPv4Address
     kept: tuple[ChildStep, ...]
     lasts_s: float
+    unblocks: bool = False
 
     @property
     def manner(self) -> Manner:
@@ -69,7 +74,8 @@ def make_plan(lasts_s: float, at: Places, *, always: bool) -> Plan | None:
         raise Problems(Problem("stepping aside", "the router does not answer ARP", "sidegate down --now"))
     kept = tuple(c for c in journal.children if c.name in KEPT)
     dns = (*config.dns.servers, vantage.router_ip)[0]
-    return Plan(vantage, clients(facts, used), pointed_to_router(config, facts), dns, kept, lasts_s)
+    told = clients(facts, used)
+    return Plan(vantage, told, pointed_to_router(config, facts), dns, kept, lasts_s, rules.fails_closed(config))
 
 
 def clients(facts: Facts, used: list[Client]) -> tuple[Client, ...]:

@@ -14,7 +14,7 @@ from sidegate.gateway.box.places import Places, running_pid
 from sidegate.gateway.desired import Desired
 from sidegate.gateway.health.table import Name, State
 from sidegate.gateway.view import client_of, elements
-from sidegate.problems import Problems
+from sidegate.problems import Exit, Problem, Problems
 
 LASTS_S = 7 * 86400.0
 """For a daemon that dies meanwhile and does not come back; one that lives takes the clients back by itself."""
@@ -30,6 +30,7 @@ class StandingAside:
         self._choice = AsideChoice()
         self._look_at_s = 0.0
         self._is_told_to = False
+        self._held_back = ""
         self.cause = ""
 
     def resume(self, now: float) -> None:
@@ -51,9 +52,15 @@ class StandingAside:
         """What is told to clients that ask, as it must be now."""
         return pointed_to_router(desired) if self.cause else desired
 
-    def due(self, states: Mapping[Name, State], now: float) -> Move | None:
-        """What to do now: `decide` it, let `desired` be told, then `perform`."""
-        return self._choice.move(states, now, is_aside=bool(self.cause), is_told_to=self._is_told_to)
+    def due(self, states: Mapping[Name, State], now: float, *, must_stay: bool) -> Move | None:
+        """What to do now: `decide` it, let `desired` be told, then `perform`. must_stay: see `AsideChoice.move`."""
+        self._held_back = (self._choice.cause(states) or "") if must_stay else ""
+        aside, told = bool(self.cause), self._is_told_to
+        return self._choice.move(states, now, is_aside=aside, is_told_to=told, must_stay=must_stay)
+
+    def faults(self) -> tuple[Problem, ...]:
+        """Why clients stay here although the router could have them."""
+        return (_held_back(self._held_back),) if self._held_back else ()
 
     def take_back(self) -> None:
         """A person says so: as soon as the check is up."""
@@ -66,7 +73,9 @@ class StandingAside:
             self._choice.stepped(now)
             self._tell(f"{self.cause} is down although the router and the internet are up: clients go to the router")
         else:
-            self._tell(f"{self.cause} is up again: clients are taken back")
+            is_up = any(name == self.cause and state == "up" for name, state in states.items())
+            why = f"{self.cause} is up again" if is_up else "what is proxied may not go straight"
+            self._tell(f"{why}: clients are taken back")
             self.cause = ""
         self._look_at_s, self._is_told_to = now, False
 
@@ -101,3 +110,11 @@ def pointed_to_router(desired: Desired) -> Desired:
     return structs.replace(
         desired, dhcp=structs.replace(server, gateway=server.router) if server else None, advertiser=None
     )
+
+
+def _held_back(cause: str) -> Problem:
+    what = (
+        f"{cause} is down, and clients are not handed to the router, where what is proxied would go straight: "
+        'proxy.on_failure is "block"; `sidegate down` hands them over all the same'
+    )
+    return Problem("stepping aside", what, "mend it, or sidegate down", Exit.FAULT)

@@ -39,7 +39,7 @@ from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.health.checkup import Checkup, Place
 from sidegate.gateway.health.ownaddress import OwnAddress
-from sidegate.gateway.split import lookup
+from sidegate.gateway.split import lookup, rules
 from sidegate.problems import Problem, Problems
 
 OBSERVE_S = 30.0
@@ -284,7 +284,8 @@ class Daemon:
     def _mind_aside(self, now: float) -> None:
         """DHCP and router advertisements first, then ARP."""
         states = self._checkup.states()
-        move = self._aside.due(states, now)
+        move = self._aside.due(states, now, must_stay=rules.fails_closed(self._config))
+        self._log.note_faults(self._aside.faults(), "stepping aside")
         if move is not None and self._desired is not None:
             self._aside.decide(move, states, now)
             self._hand_out(self._desired)

@@ -8,7 +8,7 @@ with the first good result.
 Clients are handed to the router for one failure only: this box would not forward, although all beyond it works, and it
 could not be put right meanwhile (`aside.choice`). One whose router or internet is gone has nobody to hand them to;
 a daemon that is late is no reason to move packets that the kernel forwards; and clients that ask this box for names or
-addresses go on asking it, by way of the router.
+addresses go on asking it, by way of the router. Where what is proxied may never go straight, nobody is handed over.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ TABLE: tuple[Check, ...] = (
     Check(
         "forwarding",
         "the kernel: where would it send a client's packet to the first probe target?",
-        "put right at once; if that fails, clients are handed to the router until it is up again, a minute at least",
+        "put right at once; if that fails, clients are handed to the router until it is up again, a minute at least; "
+        'not where something is proxied with `on_failure = "block"`, for there it would go straight: that is told',
         every_s=5.0,
         failures=3,
         of=4,

@@ -78,6 +78,11 @@ def proxies(config: Config) -> bool:
     return is_listed or any(rule.send not in (DIRECT, BLOCK) for rule in config.rule)
 
 
+def fails_closed(config: Config) -> bool:
+    """Whether something is proxied, and may not go straight even while nothing works."""
+    return config.proxy.on_failure == "block" and proxies(config)
+
+
 def _is_now(setting: RuleConfig, now: datetime) -> bool:
     return not setting.time or any(is_on(span_of(text), now) for text in setting.time)
 

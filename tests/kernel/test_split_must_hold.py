@@ -250,7 +250,8 @@ class TestRules:
             assert box.lab.call(WIRED, udp_echo, DOMESTIC4).ok
             assert page(box, WIRED, DOMESTIC) == WAN
         for get in (socks_get, proxy_get):
-            assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == PROXY, "a device that prefers a proxy"
+            assert seen_from(box.lab.call(WIRED, get, OURS, 1080, FOREIGN)) == PROXY, "a device that prefers a proxy"
+            assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == WAN, "the rules hold there too"
 
     def test_bad_lines_of_a_list_are_named_and_the_rest_counts_or_nothing(self, box: Box) -> None:
         listed = box.write("/run/list", f"foreign.example\n||bad line##\n{BLOCKED4}/33\n{BLOCKED4}/32\n")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidegate.gateway import config as configs
-from sidegate.gateway.config import Config, load_config, parse_config
+from sidegate.gateway.config import Config, Mac, load_config, parse_config
+from sidegate.gateway.config.fields import mac_of
+from sidegate.gateway.config.split import client_of
 from sidegate.problems import Exit, Problems
+
+SPELLINGS = ("AA-0B-CC-0D-EE-0F", "aa:b:cc:d:ee:f", "aa0b.cc0d.ee0f", "AA0BCC0DEE0F", "aa:0B:cc:0d:ee:0f")
+NO_CLIENT = "neither the name of a [[client]] section nor a MAC address, an address or a network"
+ONLY_HTTP = "only http:// and https:// can be fetched; a share link belongs in proxy.upstream"
 
 
 def errors(text: str) -> list[str]:
@@ -82,6 +92,22 @@ def test_full_file() -> None:
         ("never", ""),
         ("never", ""),
     ]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_mac_addresses_are_read_as_other_systems_write_them(spelling: str) -> None:
+    rule = f'[[rule]]\nsend = "block"\nclient = ["{spelling}"]\n'
+    config = parse_config(f'{rule}[[client]]\nmac = "{spelling}"\n', "x.toml")
+    assert [config.client[0].mac, client_of(spelling)] == ["aa:0b:cc:0d:ee:0f"] * 2
+    twice = f'[[client]]\nmac = "{spelling}"\n[[client]]\nmac = "aa:0b:cc:0d:ee:0f"\n'
+    assert errors(twice) == ["x.toml: client[1].mac: aa:0b:cc:0d:ee:0f is already client[0]"]
+    with pytest.raises(Problems, match="the MAC address of one device"):
+        parse_config(f'[[client]]\nmac = "{spelling.lower().replace("aa", "ab", 1)}"', "x.toml")
+
+
+@given(st.from_regex(get_args(Mac)[1].pattern))
+def test_whatever_is_taken_as_a_mac_address_is_read(text: str) -> None:
+    assert re.fullmatch("[0-9a-f][02468ace](:[0-9a-f]{2}){5}", mac_of(text) or "")
 
 
 def test_all_errors_at_once() -> None:
@@ -219,7 +245,17 @@ UPSTREAM = '[proxy]\nupstream = "socks5://192.0.2.1:1080"\n'
         ('[[rule]]\nsend = "block"\nport = ["0-70000"]', 'rule[0].port[0]: "0-70000": ports are 1 to 65535'),
         ('[[rule]]\nsend = "block"\ntime = ["08:00-08:00"]', 'rule[0].time[0]: "08:00-08:00": ends when it begins'),
         ('[[rule]]\nsend = "block"\ndomain = ["ex_ample.1"]', 'rule[0].domain[0]: "ex_ample.1": not a domain name'),
-        ('[[rule]]\nsend = "block"\nclient = ["tv"]', 'rule[0].client[0]: "tv": no [[client]] section has this name'),
+        ('[[rule]]\nsend = "block"\nclient = ["tv"]', f'rule[0].client[0]: "tv": {NO_CLIENT}'),
+        ('[[rule]]\nsend = "block"\nclient = ["aa:bb:cc:dd:ee"]', f'rule[0].client[0]: "aa:bb:cc:dd:ee": {NO_CLIENT}'),
+        ('[[rule]]\nsend = "block"\nclient = ["a-b-c-d-e-g"]', f'rule[0].client[0]: "a-b-c-d-e-g": {NO_CLIENT}'),
+        ('[proxy]\nsubscription = "ftp://h.example/s3cret"', f"proxy.subscription: {ONLY_HTTP}\n    such as"),
+        ('[proxy]\nsubscription = ["/l", "vless://s3cret@h"]', f"proxy.subscription[1]: {ONLY_HTTP}\n    such as"),
+        (
+            '[proxy]\nsubscription = "links.txt"',
+            "proxy.subscription: neither http:// nor https:// nor a file by its abs",
+        ),
+        ('[proxy]\nsubscription = "https:///s3cret"', "proxy.subscription: no server that could be asked\n    such"),
+        ('[proxy]\nsubscription = "https://[s3cret/"', "proxy.subscription: no server that could be asked\n    such"),
         ('[[rule]]\nsend = "block"\nclient = ["10.0.0.1/8"]', 'rule[0].client[0]: "10.0.0.1/8": 10.0.0.1/8 has host'),
         ('[[rule]]\nsend = "block"\nclient = ["10.0.0.999"]', 'rule[0].client[0]: "10.0.0.999": Octet 999'),
         (

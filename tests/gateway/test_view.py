@@ -69,7 +69,7 @@ def client(last: int, name: str = "", calls_itself: str = "") -> ClientView:
     return ClientView(ip=IPv4Address(f"192.168.1.{last}"), mac=mac, name=name, path="direct", lease=lease)
 
 
-@pytest.mark.parametrize("word", ["192.168.1.1", "02:00:00:00:00:01", "TV"])
+@pytest.mark.parametrize("word", ["192.168.1.1", "02:00:00:00:00:01", "02-00-00-00-00-01", "TV"])
 def test_who_is_meant(word: str) -> None:
     """A device that calls itself as another is called does not get between."""
     tv, other = client(1, "tv"), client(2, calls_itself="tv")

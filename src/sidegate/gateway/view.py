@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from sidegate.gateway.box import programs
 from sidegate.gateway.config import Config
+from sidegate.gateway.config.fields import mac_of
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.ruleset.nft import Client, Element, parse_elements
 from sidegate.probe.bridge import BridgeResult
@@ -86,7 +87,7 @@ class ClientView(Struct, frozen=True, kw_only=True):
 def called(word: str, clients: Iterable[ClientView]) -> list[ClientView]:
     """Those of this address, MAC address or name; what a device calls itself counts where no other has the name."""
     known, wanted = list(clients), word.lower()
-    found = [c for c in known if wanted in (str(c.ip), c.mac, c.name.lower())]
+    found = [c for c in known if wanted in (str(c.ip), c.name.lower()) or c.mac == mac_of(word)]
     return found or [c for c in known if c.lease is not None and wanted == c.lease.name.lower()]
 
 

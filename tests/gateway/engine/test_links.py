@@ -78,6 +78,13 @@ def test_keys_in_any_base64_become_those_that_xray_takes(written: str) -> None:
     assert settings["password"] == "YctPZ6U7xPPcU+gp3u/0tw==:YctPZ6U7xPPcU+gp3u/0tw=="  # noqa: S105 (a test's)
 
 
+def test_vmess_fields_of_another_json_type_mean_what_they_say() -> None:
+    plain = upstream_of_link(vmess(ps="7", tls="tls", sni="a.example", alpn="h2,http/1.1"), "")
+    assert upstream_of_link(vmess(ps=7, tls="tls", sni="a.example", alpn=["h2", "http/1.1"]), "") == plain
+    assert [upstream_of_link(vmess(ps=name), "").name for name in (7, 0, None)] == ["7", "0", ""]
+    assert upstream_of_link(vmess(tls="tls", alpn=[]), "") == upstream_of_link(vmess(tls="tls"), "")
+
+
 @pytest.mark.parametrize("transport", ["grpc", "gun", "xhttp", "ws"])
 def test_panels_write_none_for_whatever_type_a_vmess_link_has(transport: str) -> None:
     found, wanted = (

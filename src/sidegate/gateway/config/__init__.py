@@ -20,6 +20,7 @@ from sidegate.gateway.config.fields import (
     Masquerade,
     Port,
     Protocol,
+    mac_of,
 )
 from sidegate.gateway.config.split import Dns, Ipv6, Lists, Proxy, RuleConfig, UpstreamConfig, check_dns, check_split
 from sidegate.problems import Problem, Problems
@@ -100,7 +101,7 @@ class Dhcp(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClientConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """One device. mac: lower case once loaded. masquerade: default: as `nat.masquerade` says.
+    """One device. mac: as `mac_of` writes it once loaded. masquerade: default: as `nat.masquerade` says.
 
     ip: the address it always gets from our DHCP. gateway: which one our DHCP tells it. forwarded: ports of this device
     that the main router forwards to it from the internet; a number alone means TCP and UDP.
@@ -188,7 +189,7 @@ def digest(config: Config) -> str:
 def parse_config(text: str, source: str) -> Config:
     """The configuration in a TOML text. source: the file's name for messages. Raises Problems with every error."""
     config = read(text, Config, source, _check)
-    clients = tuple(structs.replace(c, mac=c.mac.lower()) for c in config.client)
+    clients = tuple(structs.replace(c, mac=mac_of(c.mac) or c.mac) for c in config.client)
     return structs.replace(config, client=clients)
 
 
@@ -222,7 +223,8 @@ def _check(config: Config) -> list[Problem]:
 def _repeated(key: str, values: list[str | None]) -> list[Problem]:
     """A Problem for each client that has what an earlier one has."""
     first: dict[str, int] = {}
-    found = ((i, value, first.setdefault(value.lower(), i)) for i, value in enumerate(values) if value is not None)
+    known = ((i, value) for i, value in enumerate(values) if value is not None)
+    found = ((i, value, first.setdefault(mac_of(value) or value, i)) for i, value in known)
     return [
         Problem(f"client[{i}].{key}", f"{value} is already client[{seen}]", "keep one of them")
         for i, value, seen in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -10,10 +11,15 @@ Masquerade = Literal["auto", "always", "never"]
 Mac = Annotated[
     str,
     Meta(
-        pattern="^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$",
+        pattern=r"\A([0-9A-Fa-f]?[02468ACEace]([:-])[0-9A-Fa-f]{1,2}(\2[0-9A-Fa-f]{1,2}){4}"
+        r"|[0-9A-Fa-f][02468ACEace]([0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{4}){2}|[0-9A-Fa-f]{10}))\Z",
         description="the MAC address of one device such as aa:bb:cc:dd:ee:ff",
     ),
 ]
+"""In any spelling that `mac_of` reads, but no group address."""
+_SPELLED = re.compile(
+    r"[0-9A-Fa-f]{1,2}([:-])[0-9A-Fa-f]{1,2}(\1[0-9A-Fa-f]{1,2}){4}|[0-9A-Fa-f]{4}(\.[0-9A-Fa-f]{4}){2}|[0-9A-Fa-f]{12}"
+)
 InterfaceName = Annotated[
     str, Meta(pattern=r'^[^\s/"*:]{1,15}$', description="the name of a network interface such as eth0")
 ]
@@ -73,3 +79,15 @@ TimeSpan = Annotated[
         description='a time of day, local, such as "22:00-06:00" or "Mon-Fri 08:00-15:30"',
     ),
 ]
+
+
+def mac_of(text: str) -> str | None:
+    """A MAC address as we write it, aa:bb:cc:dd:ee:ff; None for what is none.
+
+    Read as Linux and Windows write it (AA-BB-CC-DD-EE-FF), macOS (`arp -a` leaves out zeros: 0:1b:2c:3:4:5), switches
+    (aabb.ccdd.eeff) and labels (AABBCCDDEEFF).
+    """
+    if not _SPELLED.fullmatch(text):
+        return None
+    digits = "".join(part.zfill(2) for part in re.split("[:-]", text)).replace(".", "").lower()
+    return ":".join(digits[i : i + 2] for i in range(0, 12, 2))

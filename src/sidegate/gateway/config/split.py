@@ -22,6 +22,7 @@ from sidegate.gateway.config.fields import (
     Quic,
     TimeSpan,
     UpstreamName,
+    mac_of,
 )
 from sidegate.gateway.split.names import ascii_name, is_plain_name
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
@@ -41,7 +42,6 @@ GIVE_COUNTRY = (
     "set lists.country_db to a country database in MMDB format, such as DB-IP's IP to Country Lite or MaxMind's "
     "GeoLite2-Country, or lists.country_files to a file of the country's networks"
 )
-_MAC = re.compile("[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 _NETWORK = re.compile(r"[0-9.]+(/[0-9]+)?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]+)?")
 _COUNTRY = re.compile("[A-Za-z]{2}")
 
@@ -150,9 +150,10 @@ class Ipv6(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def client_of(word: str) -> str | IPv4Network | IPv6Network:
-    """What a rule's `client` says: a MAC address, lower case, a network, or, as it is, a name. Raises ValueError."""
-    if _MAC.fullmatch(word):
-        return word.lower()
+    """What a rule's `client` says: a MAC address (`mac_of`), a network, or, as it is, a name. Raises ValueError."""
+    mac = mac_of(word)
+    if mac is not None:
+        return mac
     if not _NETWORK.fullmatch(word):
         return word
     return IPv6Network(word) if ":" in word else IPv4Network(word)
@@ -181,6 +182,7 @@ def check_split(
     problems = [p for i, it in enumerate(upstreams) for p in _check_upstream(f"upstream[{i}]", it)]
     problems += _repeated_names(upstreams)
     problems += [] if has_upstream else _check_lonely(proxy)
+    problems += _check_subscriptions(proxy)
     problems += [*_check_lan_port(proxy.lan_port), *_check_paths("proxy.list", proxy.list), *_check_lists(lists)]
     problems += _check_countries("proxy.country", proxy.country, lists)
     for i, rule in enumerate(rules):
@@ -316,6 +318,40 @@ def _check_zone(network: str) -> None:
 
 def _check_client(word: str, clients: Collection[str]) -> None:
     """Raises ValueError."""
-    found = client_of(word)
-    if found == word and not _MAC.fullmatch(word) and word.lower() not in {name.lower() for name in clients if name}:
-        raise ValueError("no [[client]] section has this name")
+    if word.lower() in {name.lower() for name in clients if name}:
+        return
+    is_almost_mac = ":" in word and "::" not in word and "/" not in word and word.count(":") < 7
+    if (mac_of(word) is None and is_almost_mac) or client_of(word) == word != mac_of(word):
+        raise ValueError("neither the name of a [[client]] section nor a MAC address, an address or a network")
+
+
+def _check_subscription(source: str) -> None:
+    """Raises ValueError."""
+    scheme, is_address, _ = source.partition("://")
+    if not is_address:
+        if not source.startswith("/") or "\0" in source:
+            raise ValueError("neither http:// nor https:// nor a file by its absolute path, which begins with /")
+    elif scheme.lower() not in ("http", "https"):
+        raise ValueError("only http:// and https:// can be fetched; a share link belongs in proxy.upstream")
+    elif not _has_server(source):
+        raise ValueError("no server that could be asked")
+
+
+def _has_server(url: str) -> bool:
+    """What is wrong with it is not told: it would be told with a part of it."""
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:
+        return False
+
+
+def _check_subscriptions(proxy: Proxy) -> list[Problem]:
+    """Their addresses hold secrets: nothing of them is told."""
+    problems = []
+    for i, source in enumerate(proxy.subscriptions):
+        try:
+            _check_subscription(source)
+        except ValueError as error:
+            where = "proxy.subscription" if isinstance(proxy.subscription, str) else f"proxy.subscription[{i}]"
+            problems.append(Problem(where, str(error), 'such as "https://example.org/…" or "/etc/sidegate/links.txt"'))
+    return problems

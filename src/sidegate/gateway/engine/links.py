@@ -186,9 +186,9 @@ class _VmessJson(Struct):
     path: str | None = ""
     tls: str | None = ""
     sni: str | None = ""
-    alpn: str | None = ""
+    alpn: str | tuple[str, ...] | None = ""
     fp: str | None = ""
-    ps: str | None = ""
+    ps: str | int | float | None = ""
     insecure: int | str | bool | None = ""
 
 
@@ -210,7 +210,8 @@ def _vmess_of_json(body: str, fragment: str) -> Upstream:
     if str(it.aid or 0) != "0":
         raise Wrong("aid", "VMess with MD5, which Xray no longer has", "ask for a link with aid 0")
     server = checked_host(it.add.strip()), checked_port(str(it.port))
-    return _vmess_upstream(it.ps or fragment, server, it.id, Parameters(_proposed(it), server[0]), it.scy or "")
+    name = str(it.ps) if it.ps not in (None, "") else fragment
+    return _vmess_upstream(name, server, it.id, Parameters(_proposed(it), server[0]), it.scy or "")
 
 
 def _proposed(it: _VmessJson) -> Mapping[str, str]:
@@ -220,7 +221,8 @@ def _proposed(it: _VmessJson) -> Mapping[str, str]:
     """
     transport, kind = it.net or "tcp", it.type or ""
     query = {"type": transport, "security": it.tls or "none", "host": it.host, "path": it.path, "sni": it.sni}
-    query |= {"alpn": it.alpn, "fp": it.fp, "insecure": str(it.insecure or "")}
+    alpn = it.alpn if isinstance(it.alpn, str) else ",".join(it.alpn or ())
+    query |= {"alpn": alpn, "fp": it.fp, "insecure": str(it.insecure or "")}
     has_mode = transport in ("grpc", "gun", "xhttp", "splithttp")
     query |= {"mode": "" if kind == "none" else kind} if has_mode else {"headerType": kind}
     if transport in ("kcp", "mkcp"):

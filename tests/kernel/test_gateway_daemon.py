@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from sidegate.gateway.clients.clientele import Clientele
+from sidegate.gateway.clients.returnpath import Prove
+from sidegate.gateway.config import Config
+from sidegate.gateway.daemon.eventlog import EventLog
+from sidegate.gateway.ruleset.nft import Client
 from sidegate.lab.asking import Answer, http_get
 from sidegate.lab.check import Relayed
 from sidegate.lab.lab import Lab
@@ -29,6 +34,7 @@ from tests.kernel.gateway_lab import (
     reached,
     wait_for,
 )
+from tests.kernel.gateway_rig import in_namespaces, shell
 
 pytestmark = pytest.mark.kernel
 
@@ -435,6 +441,20 @@ def test_table_that_somebody_deletes_is_put_right_with_its_proofs(box: Box) -> N
         wait_for(lambda: box.in_set("direct4") == 2)
         assert old.is_alive()
     assert reached(box.lab) == all_of(WIRED)
+
+
+@in_namespaces
+def test_a_proof_for_a_table_that_is_gone_is_no_fault_and_one_that_it_refuses_is() -> None:
+    """Until it is put right, which is told."""
+    looks: list[bool] = []
+    log = EventLog(Path("/run/log"))
+    clientele = Clientele(Config(), log, lambda: looks.append(True))
+    proof = [Prove(Client("02:00:00:00:00:10", IPv4Address("192.168.1.16")), 60)]
+    clientele._perform(proof)
+    assert (log.faults, log.events, len(looks)) == ((), (), 1)
+    shell("nft add table inet sidegate")
+    clientele._perform(proof)
+    assert "No such file or directory" in log.faults[0].what
 
 
 @pytest.mark.parametrize("what", ["forwarding", "send_redirects"])

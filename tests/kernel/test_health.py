@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from sidegate.gateway.health.checkup import Checkup, Place
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.parts import INTERNET
+from sidegate.probe.talk import Vantage
+from tests.kernel.gateway_rig import GATEWAY, GATEWAY_MAC, ROUTER, ROUTER_MAC, SERVER, Rig, in_namespaces, shell
 from tests.kernel.looking import look
 from tests.kernel.test_confirm import box, set_config, status, until, up
 
@@ -90,3 +93,21 @@ def test_router_and_internet_go_and_come_back() -> None:
         asked_until(lab, **ALL_UP)
         assert any("the router is back" in event["what"] for event in status(lab)["events"])
         until(lambda: path_of_phone(lab) == ("masqueraded", True))
+
+
+@pytest.mark.parametrize("where", ["all", "eth0"])
+@in_namespaces
+def test_redirects_that_somebody_turned_on_are_found_when_forwarding_is_checked(where: str) -> None:
+    """The kernel announces no such setting."""
+    Rig().forward()
+    place = Place(Vantage("eth0", GATEWAY_MAC, GATEWAY, ROUTER, ROUTER_MAC), (SERVER,))
+    repairs: list[float] = []
+    checkup = Checkup(0.0, lambda _: None, lambda: repairs.append(0.0))
+    shell("for it in all eth0; do echo 0 >/proc/sys/net/ipv4/conf/$it/send_redirects; done")
+    checkup.stand_at(place, 0.0)
+    checkup.turn(0.0)
+    assert (checkup.states()["forwarding"], repairs) == ("up", [])
+    shell(f"echo 1 >/proc/sys/net/ipv4/conf/{where}/send_redirects")
+    checkup.turn(5.0)
+    assert (checkup.states()["forwarding"], len(repairs)) == ("up", 1)
+    checkup.close()

@@ -17,7 +17,7 @@ import msgspec
 from sidegate.gateway import view
 from sidegate.gateway.box import programs
 from sidegate.gateway.box.events import Met
-from sidegate.gateway.box.facts import Facts, vantage_of
+from sidegate.gateway.box.facts import Facts, list_table, vantage_of
 from sidegate.gateway.clients.crowds import Crowds
 from sidegate.gateway.clients.heldback import HeldBack
 from sidegate.gateway.clients.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
@@ -230,8 +230,17 @@ class Clientele:
                 programs.run("nft", "--file", "-", text=text)
             except Problems as error:
                 # Without its element a client is masqueraded: the safe side. Looked after at once.
-                self._log.note_faults(error.problems)
+                self._note_refused(error)
                 self._look_again()
+
+    def _note_refused(self, error: Problems) -> None:
+        """Where our whole table is gone, as after `nft flush ruleset`, the loop puts it back, and says so."""
+        try:
+            is_lost = list_table() is None
+        except Problems as another:
+            error, is_lost = another, False
+        if not is_lost:
+            self._log.note_faults(error.problems)
 
     # Who is there
 
@@ -262,7 +271,7 @@ class Clientele:
             if now >= self._count_at_s:
                 self._count(now)
         except Problems as error:
-            self._log.note_faults(error.problems)
+            self._note_refused(error)
             return
         for client in self._paths.went_stale(stale, now):
             self._log.tell(f"{self.named(client)}: connections stayed unanswered, masqueraded again")

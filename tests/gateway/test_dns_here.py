@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidegate.gateway.config import ClientConfig
 from sidegate.gateway.dhcp.leases import Lease
-from sidegate.gateway.dns.here import Holder, holders, loops, nameservers, own_servers, parse_sockets, refusal
+from sidegate.gateway.dns.here import Holder, deserted, holders, loops, nameservers, own_servers, parse_sockets, refusal
 from sidegate.gateway.dns.hosts import hosts_file
 
 WE, STUB, ROUTER = map(IPv4Address, ("192.168.1.2", "127.0.0.53", "192.168.1.1"))
@@ -42,6 +42,29 @@ def test_whom_the_box_asks(tmp_path: Path) -> None:
     assert own_servers(conf, resolved) == ()
     resolved.write_text("nameserver 192.168.1.1\nnameserver 9.9.9.9\n")
     assert own_servers(conf, resolved) == (ROUTER, IPv4Address("9.9.9.9"))
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "is_there"),
+    [
+        ("udp", "0100007F:0035 00000000:0000 07", True),
+        ("udp", "00000000:0035 00000000:0000 07", True),
+        ("udp6", f"{'0' * 32}:0035 {'0' * 32}:0000 07", True),
+        ("udp6", f"0000000000000000FFFF00000100007F:0035 {'0' * 32}:0000 07", True),
+        ("udp", "0201A8C0:0035 00000000:0000 07", False),
+        ("udp", "0100007F:0036 00000000:0000 07", False),
+        ("tcp", "0100007F:0035 00000000:0000 0A", False),
+    ],
+)
+def test_a_server_of_this_box_that_was_stopped_is_not_asked(
+    tmp_path: Path, table: str, line: str, is_there: bool
+) -> None:
+    conf, ours = tmp_path / "resolv.conf", IPv4Address("127.0.0.1")
+    conf.write_text("nameserver 127.0.0.1\nnameserver 192.168.1.1\n")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / table).write_text(f"  sl ...\n  1: {line} 00000000:00000000 00:00000000 00000000 0 0 9 2 0 0\n")
+    assert own_servers(conf, tmp_path / "none", tmp_path) == ((ours, ROUTER) if is_there else (ROUTER,))
+    assert deserted(conf, tmp_path) == (() if is_there else (ours,))
 
 
 @given(st.text())

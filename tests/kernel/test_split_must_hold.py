@@ -88,6 +88,13 @@ class TestNoLoop:
         assert page(box, WIRED, FOREIGN) == PROXY
         box.shell("echo nameserver 192.168.1.1 >/run/lab/resolv.conf")
 
+    def test_a_dns_server_of_this_box_that_was_stopped_takes_no_names_along(self, box: Box) -> None:
+        box.shell("echo nameserver 127.0.0.1 >/run/lab/resolv.conf")
+        up(box, ABROAD)
+        wait_for(lambda: page(box, WIRED, DOMESTIC) == WAN)
+        assert any("where nobody listens: names are asked at 192.168.1.1" in hint for hint in box.status()["hints"])
+        box.shell("echo nameserver 192.168.1.1 >/run/lab/resolv.conf")
+
 
 class TestNoLeak:
     @pytest.mark.parametrize("who", [WIRED, WIFI])

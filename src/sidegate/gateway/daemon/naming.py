@@ -202,6 +202,17 @@ class Naming:
         """What is wrong now."""
         return self._resolving.faults()
 
+    def hints(self) -> tuple[str, ...]:
+        """Whom this box itself is to ask, and who is not there, where that is whom we would ask."""
+        if self._resolver is None or self._plan.config.dns.servers:
+            return ()
+        asked = ", ".join(map(str, self._resolver.direct))
+        return tuple(
+            f"{here.RESOLV_CONF} names the DNS server {it}, where nobody listens: names are asked at {asked} instead"
+            " (start that server, name another one there, or set dns.servers)"
+            for it in here.deserted()
+        )
+
     def close(self) -> None:
         """Lets go; it goes on."""
         self._resolving.close()

@@ -205,9 +205,9 @@ class Splitter:
         return (*self._plan.faults(), *(fault for part in parts for fault in part.faults()))
 
     def hints(self) -> tuple[str, ...]:
-        """What somebody should know of the configuration's files."""
+        """What somebody should know of the configuration's files, and of whom names are asked."""
         found = tuple(f"{p.where}: {p.what}" for p in self._plan.notes())
-        return (*found, _WAITS) if self._engine.waits else found
+        return (*found, *self._naming.hints(), *((_WAITS,) if self._engine.waits else ()))
 
     def askers(self, now: float) -> frozenset[Client] | None:
         """See `Naming.askers`. Raises Problems."""

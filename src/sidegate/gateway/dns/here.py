@@ -38,14 +38,32 @@ class Holder(Struct, frozen=True):
         return f"{self.program} (process {self.pid})" if self.program else "another program"
 
 
-def own_servers(conf: Path = RESOLV_CONF, resolved: Path = RESOLVED_CONF) -> tuple[IPv4Address, ...]:
-    """The servers that this box asks, by IPv4; of systemd-resolved's stub, those behind it. Empty if it says none."""
+def own_servers(
+    conf: Path = RESOLV_CONF, resolved: Path = RESOLVED_CONF, proc: Path = Path("/proc")
+) -> tuple[IPv4Address, ...]:
+    """The servers that this box asks, by IPv4, without the `deserted`; of systemd-resolved's stub, those behind it.
+
+    Empty if it says none.
+    """
     servers = nameservers(_text(conf))
-    if not set(servers) & _RESOLVED_STUBS:
-        return servers
-    behind = nameservers(_text(resolved))
-    others = (server for server in servers if server not in _RESOLVED_STUBS)
-    return tuple(dict.fromkeys((*behind, *others)))
+    behind = nameservers(_text(resolved)) if set(servers) & _RESOLVED_STUBS else ()
+    none = {*_RESOLVED_STUBS, *deserted(conf, proc)}
+    return tuple(dict.fromkeys((*behind, *(server for server in servers if server not in none))))
+
+
+def deserted(conf: Path = RESOLV_CONF, proc: Path = Path("/proc")) -> tuple[IPv4Address, ...]:
+    """Servers on this box itself that it is to ask, and where nobody listens: as when its AdGuard Home was stopped."""
+    local = [it for it in nameservers(_text(conf)) if it.is_loopback and it not in _RESOLVED_STUBS]
+    there = [_text(proc / "net" / table) for table in ("udp", "udp6")] if local else []
+    held = {_as_v4(holder.address) for text in there for holder in parse_sockets(text, "udp")}
+    return tuple(it for it in local if not held & {it, IPv4Address(0)})
+
+
+def _as_v4(address: IPv4Address | IPv6Address) -> IPv4Address | None:
+    """Of a socket at all addresses, 0.0.0.0: one of IPv6 takes IPv4 too, unless it was told not to (ipv6(7))."""
+    if isinstance(address, IPv4Address):
+        return address
+    return IPv4Address(0) if address.is_unspecified else address.ipv4_mapped
 
 
 def nameservers(text: str) -> tuple[IPv4Address, ...]:

@@ -36,7 +36,7 @@ from tests.kernel.gateway_rig import (
     shell,
 )
 from tests.kernel.steer_rig import CHOSEN, CLIENT6, LAN6, SERVER6, Engine, syn, went
-from tests.kernel.test_gateway_apply import FIREWALLD, STATE_DIR, Watching, every_step, files, state
+from tests.kernel.test_gateway_apply import FIREWALLD, STATE_DIR, Watching, every_step, files, killed, state
 from tests.kernel.test_steer import ALL, LISTED
 
 pytestmark = pytest.mark.kernel
@@ -221,16 +221,31 @@ def test_rule_of_a_version_before_gives_way_and_packets_arrive_all_the_while() -
     """Its journal does not speak of a priority: that was the table's number."""
     rig = box()
     before = everything()
-    facts = observe(BOTH_FAMILIES, STATE_DIR)
-    desired = decide(BOTH_FAMILIES, facts, SPLIT)
-    older = tuple(structs.replace(it, priority=None) for it in desired.routes)
-    apply(structs.replace(desired, routes=older), facts, LiveBox(), STATE_DIR)
+    up_as_before()
     Engine(CHOSEN)
     assert shell("ip rule; ip -6 rule").count("5093:") == 2
     rules = [c.what.split(":")[0] for c in up(box=Arriving(rig)).changes]
     assert rules == ["ipv4 rule 0", "ipv6 rule 0", "ipv4 rule 5093", "ipv6 rule 5093"]
     assert up() == Changes()
     assert went(rig, syn()) == went(rig, syn(to=SERVER6)) == "engine"
+    down()
+    assert (differing(before), files()) == ({}, [])
+
+
+def up_as_before() -> None:
+    facts = observe(BOTH_FAMILIES, STATE_DIR)
+    desired = decide(BOTH_FAMILIES, facts, SPLIT)
+    older = tuple(structs.replace(it, priority=None) for it in desired.routes)
+    apply(structs.replace(desired, routes=older), facts, LiveBox(), STATE_DIR)
+
+
+@in_namespaces
+def test_killed_while_the_rule_of_a_version_before_gives_way_then_down() -> None:
+    box()
+    before = everything()
+    up_as_before()
+    assert killed(lambda box: up(box=box), 8)
+    assert sorted(line.split(":")[0] for line in shell("ip rule").splitlines()) == ["0", "0", "32766", "32767", "5093"]
     down()
     assert (differing(before), files()) == ({}, [])
 

@@ -91,7 +91,8 @@ def _strays(at: Vantage, route: PolicyRoute, client: _Address, target: _Address)
         return f"our rule is gone ({route.place})"
     for rival in rivals:
         if not _is_ours(at, route, *_about(rival, at, client, target)):
-            return f"somebody else's IPv{route.family} rule at priority {route.rank} comes before ours: {rival.text}"
+            what = f"somebody else's IPv{route.family} rule at priority {route.rank} comes before ours: {rival.text}"
+            return f"{what}; delete it, and add it with a priority from 1 on"
     return "" if _is_ours(at, route, client, target) else f"routing table {route.table} has another route"
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import socket
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
@@ -69,9 +68,13 @@ BARS = {"Xray by hand": 0.97, "redsocks": 1.0, "v2ray": 1.0}
 
 
 class Engaged(Struct, frozen=True):
-    """A proxy that runs. asked: what the client connects to. port: where it takes that in. verdict: how it gets it."""
+    """A proxy. asked: what the client connects to. port: where it takes that in. verdict: how it gets it.
 
-    program: subprocess.Popen[str]
+    program: that runs; None for one that is started for each of its turns.
+    """
+
+    command: tuple[str, ...]
+    program: subprocess.Popen[str] | None
     asked: int
     port: int
     verdict: str = "tproxy"
@@ -118,10 +121,17 @@ def _measured(home: Home, streams: tuple[int, ...], rounds: int) -> Turns:
 def _sit(lab: Lab, it: Engaged, name: str, count: int, turns: Turns) -> None:
     """Some blocks each way over connections of its own, while nobody else has any: the first finds a pace."""
     with ExitStack() as stack:
+        program = it.program or _started(lab, stack, it)
         connections = _connections(lab, stack, it, count)
         transfer_s(connections, "up", _FIRST)
         for _, way in product(range(BLOCKS), WAYS):
-            turns.setdefault((name, way, count), []).append(_turn(it, connections, way))
+            turns.setdefault((name, way, count), []).append(_turn(program.pid, connections, way))
+
+
+def _started(lab: Lab, stack: ExitStack, it: Engaged) -> subprocess.Popen[str]:
+    program = stack.enter_context(_running(lab, GATEWAY, *it.command))
+    _await(lab, [it.port])
+    return program
 
 
 def _order(names: list[str], number: int) -> list[str]:
@@ -133,8 +143,6 @@ def _connections(lab: Lab, stack: ExitStack, it: Engaged, count: int) -> list[so
     made = [stack.enter_context(lab.socket(CLIENT, socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
     for connection in made:
         connection.settimeout(_TIMEOUT_S)
-        # Ended by a reset: redsocks spins on connections of which one way is closed, and its next turns would pay.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.connect((SERVER, it.asked))
     return made
 
@@ -164,22 +172,23 @@ def _running(lab: Lab, machine: str, *command: str) -> Iterator[subprocess.Popen
 
 @contextmanager
 def _all_of_them(lab: Lab, directory: Path) -> Iterator[dict[str, Engaged]]:
+    """redsocks is started for each turn: it spins on connections that have ended, and its next turns would pay."""
+    own = ports(0, 0)
     with ExitStack() as stack:
 
-        def start(*command: str) -> subprocess.Popen[str]:
-            return stack.enter_context(_running(lab, GATEWAY, *command))
+        def started(command: tuple[str, ...], asked: int, port: int) -> Engaged:
+            return Engaged(command, stack.enter_context(_running(lab, GATEWAY, *command)), asked, port)
 
-        ours = start(*_our_command(directory))
-        own = ports(0, 0)
+        ours = started(_our_command(directory), PORT, own.decided)
         engaged = {
-            "decided": Engaged(ours, PORT, own.decided),
-            "named": Engaged(ours, PORT + 1, own.named),
-            "Xray by hand": Engaged(start(*_xray_command(directory)), PORT + 2, _BY_HAND),
-            "redsocks": Engaged(start(*_redsocks_command(directory)), PORT + 3, _REDSOCKS, "redirect"),
-            "v2ray": Engaged(start(*_v2ray_command(directory)), PORT + 4, _V2RAY),
+            "decided": ours,
+            "named": structs.replace(ours, asked=PORT + 1, port=own.named),
+            "Xray by hand": started(_xray_command(directory), PORT + 2, _BY_HAND),
+            "redsocks": Engaged(_redsocks_command(directory), None, PORT + 3, _REDSOCKS, "redirect"),
+            "v2ray": started(_v2ray_command(directory), PORT + 4, _V2RAY),
         }
         _steer(lab, engaged)
-        _await(lab, [it.port for it in engaged.values()])
+        _await(lab, [it.port for it in engaged.values() if it.program])
         yield engaged
 
 
@@ -252,10 +261,10 @@ def _given(it: Engaged) -> tuple[str, str]:
     return it.verdict, f"{matches} tproxy ip to :{it.port} meta mark set {STEERED_MARK} accept"
 
 
-def _turn(it: Engaged, connections: list[socket.socket], way: Way) -> Turn:
-    before_s = _cpu_s(it.program.pid)
+def _turn(pid: int, connections: list[socket.socket], way: Way) -> Turn:
+    before_s = _cpu_s(pid)
     took_s = transfer_s(connections, way, BLOCK)
-    return Turn(took_s, _cpu_s(it.program.pid) - before_s)
+    return Turn(took_s, _cpu_s(pid) - before_s)
 
 
 def _cpu_s(pid: int) -> float:

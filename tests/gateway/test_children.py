@@ -14,22 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.box import children
 from sidegate.gateway.box import journal as journals
-from sidegate.gateway.box.children import (
+from sidegate.gateway.box.children import Child, ChildFile, Nursery, end_child, process
+from sidegate.gateway.box.children.schedule import (
     LONGEST_REST_S,
     STEADY_S,
     STOP_WITHIN_S,
-    Child,
-    ChildFile,
     Kill,
-    Nursery,
     Past,
     Seen,
     Start,
     Step,
     Stop,
-    end_child,
     failed,
     next_steps,
     next_time,
@@ -251,13 +247,13 @@ def test_full_disk_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(children, "replace_file", full)
+    monkeypatch.setattr(process, "replace_file", full)
     with pytest.raises(Problems, match="cannot be started: No space left on device"):
         home.nursery(sleeper(home.path)).settle()
 
 
 def test_its_log_stays_small(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "_LOG_LARGEST", 1000)
+    monkeypatch.setattr(process, "_LOG_LARGEST", 1000)
     nursery = home.nursery(sleeper(home.path, command="seq 1000"))
     nursery.settle()
     nursery.turn(time.monotonic())

@@ -50,6 +50,19 @@ def test_another_device_takes_our_address(lab: Lab) -> None:
     assert [e["what"] for e in status(lab)["events"] if thief in e["what"] and "announced once" in e["what"]]
 
 
+def test_the_router_gives_the_box_another_address(lab: Lab) -> None:
+    """Whoever has the former one as its gateway is offline, and nothing but this says why."""
+    assert up(lab, "")[0] == 0
+    moved = "ip address flush dev eth0; ip address add 192.168.1.77/24 dev eth0 valid_lft 600 preferred_lft 600"
+    lab.run("gateway", "sh", "-ec", f"{moved}; ip route replace default via 192.168.1.1")
+    (fault,) = until(lambda: [it for it in status(lab)["faults"] if it.startswith("address: ")])
+    assert f"this box was {OURS} until " in fault
+    assert f"a reservation for MAC {mac(lab, 'gateway')}" in fault
+    lab.run("gateway", "sh", "-ec", f"ip address flush dev eth0; ip address add {OURS}/24 dev eth0")
+    lab.run("gateway", "ip", "route", "replace", "default", "via", "192.168.1.1")
+    until(lambda: not [it for it in status(lab)["faults"] if it.startswith("address: ")])
+
+
 def is_announced(wire: socket.socket, by: str) -> bool:
     """Whether one of the frames that came in says so to everybody (RFC 5227 section 2.3)."""
     found = False

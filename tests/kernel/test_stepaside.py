@@ -83,7 +83,11 @@ def test_box_is_as_it_was(lab: Lab) -> None:
     box(lab, "down", "--step-aside", "600")
     box(lab, "up")
     assert tables(lab) == ""
-    assert lab.run("gateway", "ls", "/run/state").stdout.split() == ["config-history.json", "journal.json"]
+    assert lab.run("gateway", "ls", "/run/state").stdout.split() == [
+        "address.json",
+        "config-history.json",
+        "journal.json",
+    ]
 
 
 def test_process_that_was_killed_is_cleared_up_after(lab: Lab) -> None:

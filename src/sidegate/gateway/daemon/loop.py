@@ -38,6 +38,7 @@ from sidegate.gateway.desired import Desired
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.health.checkup import Checkup, Place
+from sidegate.gateway.health.formeraddress import FormerAddress
 from sidegate.gateway.health.ownaddress import OwnAddress
 from sidegate.gateway.split import lookup, rules
 from sidegate.problems import Problem, Problems
@@ -95,6 +96,7 @@ class Daemon:
         self._advertising = Advertising(at, self._log.tell)
         self._aside = StandingAside(at, self._log.tell)
         self._own_address = OwnAddress(self._log.tell, lambda: not self._aside.cause, self._clientele.meet)
+        self._former_address = FormerAddress(at.state, self._log.tell)
         self._desired: Desired | None = None
         self._splitter = Splitter(at, self._log.tell, self._handout.own_leases)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
@@ -140,6 +142,7 @@ class Daemon:
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
+        self._former_address.stand_at(facts)
         self._aside.settle()
         self._stand_asking()
         return changes
@@ -260,6 +263,7 @@ class Daemon:
         for change in changes.changes:
             self._log.tell(f"{occasion}: {change.what}: {change.why}")
         self._stand_at(facts)
+        self._former_address.stand_at(facts)
         if _is_table_new(changes):
             self._clientele.prove_again()
 
@@ -460,7 +464,7 @@ class Daemon:
             self._aside,
             self._splitter,
             self._log,
-            (*self._kept_badly, *self._own_address.faults()),
+            (*self._kept_badly, *self._own_address.faults(), *self._former_address.faults()),
             self._own_address.callers(),
         )
 

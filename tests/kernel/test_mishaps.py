@@ -50,6 +50,22 @@ def test_another_device_takes_our_address(lab: Lab) -> None:
     assert [e["what"] for e in status(lab)["events"] if thief in e["what"] and "announced once" in e["what"]]
 
 
+def test_two_devices_with_one_address_are_named(lab: Lab) -> None:
+    address = str(lab.home.client_named("computer").v4)
+    assert up(lab, '[[client]]\nmac = "{mac}"\nname = "nas"\n'.format(mac=mac(lab, "computer")))[0] == 0
+    lab.run("tablet", "sh", "-ec", f"ip address add {address}/24 dev eth0")
+
+    def hints() -> list[str]:
+        for who in ("computer", "tablet"):
+            lab.run(who, "busybox", "ping", "-q", "-c", "1", "-W", "1", "-I", address, "1.2.3.4", check=False)
+        assert sidegate(lab, "probe", "again")[0] == 0
+        return [it for it in status(lab)["hints"] if it.startswith(f"{address} is used by 2 devices at once")]
+
+    (hint,) = until(hints)
+    assert f"{mac(lab, 'computer')} (nas)" in hint
+    assert mac(lab, "tablet") in hint
+
+
 def test_the_router_gives_the_box_another_address(lab: Lab) -> None:
     """Whoever has the former one as its gateway is offline, and nothing but this says why."""
     assert up(lab, "")[0] == 0

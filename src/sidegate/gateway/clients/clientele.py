@@ -21,6 +21,7 @@ from sidegate.gateway.box.facts import Facts, list_table, vantage_of
 from sidegate.gateway.clients.crowds import Crowds
 from sidegate.gateway.clients.heldback import HeldBack
 from sidegate.gateway.clients.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
+from sidegate.gateway.clients.sharedaddresses import SharedAddresses
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.health.table import State
@@ -55,6 +56,7 @@ class Clientele:
         self._counted: dict[Client, int] = {}
         self._translated: list[Client] = []
         self._held_back, self._crowds = HeldBack(log.tell, self._named_by), Crowds(log.tell, self._named_by)
+        self._shared = SharedAddresses(log.tell, lambda mac: self._config.name_of(mac))
         self._probes: dict[int, Client] = {}
         self._gateways: set[Client] = set()
         self._router: State = "unknown"
@@ -91,7 +93,7 @@ class Clientele:
         return f"{client.ip} ({client.mac}{', ' + name if name else ''})"
 
     def hints(self) -> tuple[str, ...]:
-        """Who is held back, and whose port forwards cannot work by way of this box."""
+        """Who is held back, who shares an address, and whose port forwards cannot work by way of this box."""
         keep = {c.mac for c in self._config.client if c.gateway == "router"}
         count = Counter(it.mac for it in self._translated)
         found = {it.mac: it.ip for it in self._translated if it.mac not in keep and count[it.mac] <= WAN_ADDRESSES_MOST}
@@ -101,7 +103,7 @@ class Clientele:
             ' (by hand, or with gateway = "router" in its [[client]] section where this box hands out addresses)'
             for mac, ip in found.items()
         )
-        return (*self._held_back.hints(), *self._crowds.hints(), *translated)
+        return (*self._held_back.hints(), *self._crowds.hints(), *self._shared.hints(), *translated)
 
     # What the loop says
 
@@ -282,9 +284,11 @@ class Clientele:
         self._count_at_s = now + COUNT_S
         self._translated = sorted({view.client_of(e) for e in view.elements(TRANSLATED)})
         counted = {view.client_of(e): e.packets or 0 for e in view.elements("clients4")}
-        for client, packets in counted.items():
-            self._meet(client, now, active=packets != self._counted.get(client))
+        active = {client for client, packets in counted.items() if packets != self._counted.get(client)}
+        for client in counted:
+            self._meet(client, now, active=client in active)
         self._counted = counted
+        self._shared.look(filter(self._is_client, active), now)
         took_s = time.monotonic() - now
         self._count_at_s = now + max(COUNT_S, COUNT_SHARE * took_s)
         self._held_back.look(now)

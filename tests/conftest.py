@@ -17,6 +17,9 @@ from hypothesis import HealthCheck, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts in the background so, and every child would inherit it: Ctrl-C is tested here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # And nohup(1) so: a terminal that closes is tested too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # How long an example takes says nothing on a loaded machine. CI asks the same every time: what is red there is new.

@@ -29,14 +29,19 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 
 def ask(daemon: Daemon, method: str, path: str, uid: int = ROOT, **query: str) -> tuple[int, object]:
-    reply = daemon._answer(Request(method, path, query, uid))
+    reply = daemon._answers(Request(method, path, query, uid))
     return reply.status, reply.data
 
 
-@pytest.mark.parametrize("path", ["/v1/probe", "/v1/reload"])
+@pytest.mark.parametrize("path", ["/v1/probe", "/v1/reload", "/v1/take-back"])
 def test_only_root_may_change_something(daemon: Daemon, path: str) -> None:
     status, data = ask(daemon, "POST", path, SOMEBODY)
     assert (status, data) == (403, {"error": "only root may change something", "remedy": "use sudo"})
+
+
+def test_only_root_may_have_a_file_read(daemon: Daemon) -> None:
+    status, data = ask(daemon, "GET", "/v1/diff", SOMEBODY, config="/etc/shadow")
+    assert (status, data) == (403, {"error": "only root may have a file read", "remedy": "use sudo"})
 
 
 def test_root_may_have_everybody_probed_again(daemon: Daemon) -> None:

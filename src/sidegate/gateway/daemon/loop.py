@@ -24,23 +24,24 @@ from sidegate.gateway.box.facts import Facts, observe, vantage_of
 from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.change import history, timer
-from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.clients.clientele import Clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon import telling
-from sidegate.gateway.daemon.control import ControlSocket, Reply, Request
+from sidegate.gateway.daemon.answers import Answers
+from sidegate.gateway.daemon.bringing import bring, is_table_new
+from sidegate.gateway.daemon.control import ControlSocket
 from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
-from sidegate.gateway.decide import decide, forwarded
+from sidegate.gateway.decide import decide
 from sidegate.gateway.desired import Desired
 from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import Handout
 from sidegate.gateway.health.checkup import Checkup, Place
 from sidegate.gateway.health.formeraddress import FormerAddress
 from sidegate.gateway.health.ownaddress import OwnAddress
-from sidegate.gateway.split import lookup, rules
+from sidegate.gateway.split import rules
 from sidegate.problems import Problem, Problems
 
 OBSERVE_S = 30.0
@@ -64,18 +65,6 @@ class Part(Protocol):
     def close(self) -> None: ...
 
 
-class CarryingBox(LiveBox):
-    """The transaction that changes our rules takes along what the sets are to hold on to."""
-
-    def __init__(self, carried: str) -> None:
-        self._carried = carried
-
-    def nft(self, text: str) -> None:
-        if "\tchain upstream {" in text:
-            text, self._carried = text + self._carried, ""
-        super().nft(text)
-
-
 class Daemon:
     """Made by `begin`, which has done all that can fail before anybody relies on it."""
 
@@ -87,7 +76,7 @@ class Daemon:
         self._chosen, self._path, self._places, self._is_attended = chosen, path, at, is_attended
         self._kept_badly: tuple[Problem, ...] = ()
         self._log = EventLog(at.log)
-        self._began_s = time.monotonic()
+        self._answers = Answers(at.state, self._told, self._reload_from)
         self._selector = selectors.DefaultSelector()
         self._facts: Facts | None = None
         self._clientele = Clientele(chosen.config, self._log, self._observe_soon)
@@ -123,7 +112,7 @@ class Daemon:
         self._wake_on_signals()
         facts = observe(self._config, self._places.state)
         self._kernel = KernelEvents()
-        self._control = ControlSocket(self._places.control, self._answer)
+        self._control = ControlSocket(self._places.control, self._answers)
         try:
             self._aside.resume(time.monotonic())
             self._stand_at(facts)
@@ -138,7 +127,7 @@ class Daemon:
             self._selector.register(part, selectors.EVENT_READ, lambda: None)
         self._observed_s = time.monotonic()
         self._observe_at_s = self._observed_s + OBSERVE_S
-        self._clientele.adopt(() if _is_table_new(changes) else proofs, self._observed_s)
+        self._clientele.adopt(() if is_table_new(changes) else proofs, self._observed_s)
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
@@ -168,7 +157,7 @@ class Daemon:
         desired = decide(self._config, facts, situation)
         changes = apply(desired, facts, LiveBox(), self._places.state)
         self._splitter.applied(situation)
-        if _is_table_new(changes):
+        if is_table_new(changes):
             # What clients have asked of the resolver until now was learned by nobody.
             self._splitter.forget()
         handed = self._hand_out(desired)
@@ -244,40 +233,19 @@ class Daemon:
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
             facts = observe(self._config, self._places.state)
-            self._answer_first(self._config, facts, plan, now)
-            situation = self._splitter.situation(plan)
-            desired = decide(self._config, facts, situation)
-            is_lost = self._is_table_lost(facts)
-            box = CarryingBox("" if is_lost else self._splitter.carried())
-            changes = apply(desired, facts, box, self._places.state)
-            self._splitter.applied(situation)
-            if is_lost:
-                self._splitter.forget()
-            self._splitter.want(plan, facts, now)
+            brought = bring(self._config, facts, plan, self._splitter, self._places.state, now)
         except Problems as error:
             self._log.note_faults(error.problems)
             self._observe_at_s = now + RETRY_S
             return
         self._log.note_faults(())
-        self._hand_out(desired)
-        for change in changes.changes:
+        self._hand_out(brought.desired)
+        for change in brought.changes.changes:
             self._log.tell(f"{occasion}: {change.what}: {change.why}")
         self._stand_at(facts)
         self._former_address.stand_at(facts)
-        if _is_table_new(changes):
+        if is_table_new(brought.changes):
             self._clientele.prove_again()
-
-    def _answer_first(self, config: Config, facts: Facts, plan: Plan, now: float) -> tuple[Change, ...]:
-        """Where other rules are to be in force: see `Splitter.answer_first`. Raises Problems."""
-        if plan == self._splitter.plan_in_force:
-            return ()
-        ruleset = decide(config, facts, self._splitter.situation(plan)).ruleset
-        return self._splitter.answer_first(plan, facts, ruleset, now)
-
-    def _is_table_lost(self, facts: Facts) -> bool:
-        """Whether our table is not as we left it, so that it is made anew and its sets are empty. Raises Problems."""
-        journal = journals.load(self._places.state)
-        return journal is None or journal.table is None or journal.table.listing != facts.table
 
     def _hand_out(self, desired: Desired) -> tuple[Change, ...]:
         """What clients are told when they ask: that the router is their gateway, while it stands in for us."""
@@ -325,30 +293,28 @@ class Daemon:
             facts = observe(chosen.config, self._places.state)
             self._handout.ask_first(decide(chosen.config, facts).dhcp)
             self._splitter.ask_first(plan, facts)
-            is_lost = self._is_table_lost(facts)
-            first = self._answer_first(chosen.config, facts, plan, now)
-            situation = self._splitter.situation(plan)
-            desired = decide(chosen.config, facts, situation)
-            box = CarryingBox("" if is_lost else self._splitter.carried())
-            changes = apply(desired, facts, box, self._places.state)
-            self._splitter.applied(situation)
-            if is_lost:
-                self._splitter.forget()
-            split = (*first, *self._splitter.want(plan, facts, now))
+            brought = bring(chosen.config, facts, plan, self._splitter, self._places.state, now)
         except Problems:
             # What was begun is put right at once.
             self._observe_at_s = now
             raise
         self._chosen = chosen
-        handed = self._hand_out(desired)
-        changes = Changes((*changes.changes, *split, *handed))
+        handed = self._hand_out(brought.desired)
+        changes = Changes((*brought.changes.changes, *brought.begun, *handed))
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
         self._clientele.take(chosen.config, facts)
         self._stand_at(facts)
-        if _is_table_new(changes):
+        if is_table_new(changes):
             self._clientele.prove_again()
+        return changes
+
+    def _reload_from(self, path: Path | None, is_back: bool) -> Changes:
+        """path: None: the file in force. is_back: to the last good one instead. Raises Problems."""
+        path = path or self._path
+        changes = self._reload(history.last_good(self._places.state) if is_back else history.read(path))
+        self._path = path
         return changes
 
     def _keep_version(self) -> None:
@@ -391,68 +357,6 @@ class Daemon:
 
     # Telling
 
-    def _answer(self, request: Request) -> Reply:
-        if request.method == "GET" and request.path == "/v1/status":
-            return Reply(200, telling.status(self._told(), self._places.state, time.monotonic() - self._began_s))
-        if request.method == "GET" and request.path == "/v1/clients":
-            ip, with_evidence = request.query.get("ip"), "evidence" in request.query
-            return Reply(200, telling.clients(self._told(), ip, with_evidence=with_evidence))
-        if request.method == "GET" and request.path == "/v1/explain":
-            plan = self._splitter.plan_in_force
-            split, on_failure = self._splitter, plan.config.proxy.on_failure
-            ports = forwarded(plan.config)
-            told = lookup.answer(request.query, plan.policy, split.via, on_failure, split.carries_udp, ports)
-            return Reply(200, told)
-        if request.method == "GET" and request.path == "/v1/diff":
-            return self._answer_diff(request)
-        if request.method == "POST" and request.path == "/v1/probe":
-            return self._probe_again(request)
-        if request.method == "POST" and request.path == "/v1/take-back":
-            return self._take_back(request)
-        if request.method == "POST" and request.path == "/v1/reload":
-            return self._answer_reload(request)
-        return Reply(404, {"error": f"no such thing: {request.method} {request.path}"})
-
-    def _take_back(self, request: Request) -> Reply:
-        if request.uid != 0:
-            return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
-        self._aside.take_back()
-        self._checkup.ask_all(time.monotonic())
-        return Reply(200, {"stands_in_for": self._aside.cause})
-
-    def _probe_again(self, request: Request) -> Reply:
-        if request.uid != 0:
-            return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
-        now = time.monotonic()
-        self._splitter.try_all(now)
-        self._checkup.ask_all(now)
-        return Reply(200, {"probing": self._clientele.probe_again()})
-
-    def _answer_diff(self, request: Request) -> Reply:
-        """As a reload, but that nothing is done."""
-        if request.uid != 0:
-            return Reply(403, {"error": "only root may have a file read", "remedy": "use sudo"})
-        path = Path(request.query["config"]) if "config" in request.query else None
-        try:
-            config = history.read(path).config
-            situation = self._splitter.situation(self._splitter.plan(config), as_settled=True)
-            return Reply(200, on_this_box(config, situation, self._places.state))
-        except Problems as error:
-            return Reply(409, {"error": str(error), "problems": error.problems})
-
-    def _answer_reload(self, request: Request) -> Reply:
-        if request.uid != 0:
-            return Reply(403, {"error": "only root may change something", "remedy": "use sudo"})
-        path = Path(request.query["config"]) if "config" in request.query else self._path
-        is_back = request.query.get("use") == "last-good"
-        try:
-            chosen = history.last_good(self._places.state) if is_back else history.read(path)
-            changes = self._reload(chosen)
-        except Problems as error:
-            return Reply(409, {"error": str(error), "problems": error.problems})
-        self._path = path
-        return Reply(200, changes)
-
     def _told(self) -> telling.Parts:
         return telling.Parts(
             self._chosen,
@@ -484,8 +388,3 @@ class Daemon:
 
     def _ask_reload(self, *_: Any) -> None:
         self._is_reload_asked = True
-
-
-def _is_table_new(changes: Changes) -> bool:
-    """Whether its sets are empty now."""
-    return any(c.what.startswith("nft table") for c in changes.changes)

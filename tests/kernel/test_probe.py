@@ -343,41 +343,34 @@ import sys
 from ipaddress import IPv4Address
 from sidegate.probe.arp import resolve
 for result in resolve("eth0", *map(IPv4Address, sys.argv[1:])):
-    print(len(result.macs), result.is_duplicate)
+    print(len(result.macs))
 """
 
 
 def test_arp_finds_owners_and_duplicates(net: Net) -> None:
     net.run("wifi", "ip", "address", "add", f"{WIRED}/24", "dev", "eth0")
     answers = net.run("gw", sys.executable, "-c", ARP, WIRED, WIFI, "192.168.1.99")
-    assert answers.splitlines() == ["2 True", "1 False", "0 False"]
+    assert answers.splitlines() == ["2", "1", "0"]
 
 
 REACH = """
 from ipaddress import IPv4Address as Ip
 from sidegate.probe.arp import stand_at
-from sidegate.probe.reach import reach_by_icmp, reach_by_tcp
+from sidegate.probe.reach import reach_by_icmp
 vantage = stand_at("eth0", Ip("192.168.1.1"))
 for result in reach_by_icmp(vantage, Ip("1.1.1.1"), Ip("203.0.113.99"), Ip("9.9.9.9")):
     print(result.target, result.how, result.answer)
-for result in reach_by_tcp((Ip("1.1.1.1"), 80), (Ip("8.8.8.8"), 81), (Ip("240.0.0.1"), 80), timeout_s=5):
-    print(result.target, result.how, result.answer)
 """
-LISTEN = 'import socket, time; s = socket.create_server(("1.1.1.1", 80)); print("ready", flush=True); time.sleep(60)'
 
 
 def test_reach(net: Net) -> None:
     net.nft("router", NFT_NAT)
     net.run("inet", "ip", "route", "add", "unreachable", "9.9.9.9")
     net.run("inet", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-    net.serve("inet", LISTEN)
     assert net.run("gw", sys.executable, "-c", REACH).splitlines() == [
         "1.1.1.1 icmp answered",
         "203.0.113.99 icmp silent",
         "9.9.9.9 icmp unreachable",
-        "1.1.1.1 tcp:80 answered",
-        "8.8.8.8 tcp:81 refused",
-        "240.0.0.1 tcp:80 unreachable",
     ]
 
 

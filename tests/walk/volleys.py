@@ -61,6 +61,9 @@ def _bridged() -> Iterator[tuple[str, str, Volley]]:
         "what comes late is ignored, not INVALID": (
             (">", "SYN", 300_000, 300_001, None, 65535), ("<", "SYN ACK", 300_000, 300_001, 400_001, 0),
             (">", "SYN", 299_301, 299_302, None, 0)),
+        "one octet goes into a window that is shut": (
+            (">", "SYN", 300_700, 300_701, None, 1000), ("<", "SYN ACK", 300_000, 300_001, 300_701, 0),
+            (">", "ACK", 300_702, 300_702, 300_001, 65535)),
         "what only be_liberal lets pass does not move the end of the last segment": (
             (">", "PSH ACK", 300_000, 300_005, 300_000, 1000), ("<", "ACK", 200_000, 200_000, 300_005, 0),
             (">", "SYN", 300_005, 300_006, None, 1000), (">", "PSH ACK", 299_306, 299_311, 300_001, 65535),

@@ -28,11 +28,6 @@ class ArpResult(Struct, frozen=True):
     macs: tuple[Mac, ...]
     evidence: tuple[Observation, ...]
 
-    @property
-    def is_duplicate(self) -> bool:
-        """Whether several devices claim the address."""
-        return len(self.macs) > 1
-
     def text(self) -> str:
         """The answer as a sentence, and every frame of the evidence, a line each."""
         who = f"is at {' and at '.join(self.macs)}" if self.macs else "is nobody's: no answer"

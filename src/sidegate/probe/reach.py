@@ -1,25 +1,18 @@
-"""Is this target reachable? ICMP echoes by way of the router, and TCP connections by this box's own routes."""
+"""Is this target reachable? ICMP echoes by way of the router."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import random
-import selectors
-import socket
-import time
-from ipaddress import IPv4Address, IPv6Address
-from typing import Literal, cast
+from ipaddress import IPv4Address
+from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from sidegate.packet import ICMP, Echo, IcmpError, Ipv4, Mac, frame_of
 from sidegate.probe.talk import Clock, FreshIcmpId, Heard, Observation, Talk, Vantage, Wait, send
 from sidegate.probe.wire import Wire, run
 
-Answer = Literal["answered", "refused", "unreachable", "silent"]
+Answer = Literal["answered", "unreachable", "silent"]
 
 _COPIES = 3
 _GAP_S = 0.3
@@ -27,14 +20,12 @@ _TIMEOUT_S = 1.0
 
 
 class ReachResult(Struct, frozen=True):
-    """Whether a target answered, to what was asked (`how`: `icmp` or `tcp:PORT`).
+    """Whether a target answered, to what was asked (`how`: `icmp`).
 
-    refused: the target is there, but closes this port. unreachable: somebody on the way said so (`reason`).
-    rtt_s: round trip of the first answer; None without one. evidence: frames; a TCP connection is the kernel's, so
-    it is told by `reason` alone.
+    unreachable: somebody on the way said so (`reason`). rtt_s: round trip of the first answer; None without one.
     """
 
-    target: IPv4Address | IPv6Address
+    target: IPv4Address
     how: str
     answer: Answer
     reason: str
@@ -95,38 +86,3 @@ def reach_by_icmp(vantage: Vantage, *targets: IPv4Address) -> list[ReachResult]:
     rng = random.SystemRandom()
     with Wire[ReachResult](vantage.interface, vantage.ip) as wire:
         return run(wire, *(echo(vantage, target, rng) for target in targets))
-
-
-def reach_by_tcp(*targets: tuple[IPv4Address | IPv6Address, int], timeout_s: float = 2.0) -> list[ReachResult]:
-    """Connect to every (address, port) at once and hang up. Blocks at most `timeout_s`."""
-    began_s = time.monotonic()
-    results = [ReachResult(t, f"tcp:{port}", "silent", f"no answer within {timeout_s:g} s") for t, port in targets]
-    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as sockets:
-        for index, (target, port) in enumerate(targets):
-            sock = sockets.enter_context(_tcp_socket(target))
-            error = sock.connect_ex((str(target), port))
-            if error in (0, errno.EINPROGRESS):
-                selector.register(sock, selectors.EVENT_WRITE, index)
-            else:
-                results[index] = _tcp_result(results[index], error, 0.0)
-        while selector.get_map() and (left_s := began_s + timeout_s - time.monotonic()) > 0:
-            for key, _ in selector.select(left_s):
-                sock = cast(socket.socket, key.fileobj)
-                selector.unregister(sock)
-                error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                results[key.data] = _tcp_result(results[key.data], error, time.monotonic() - began_s)
-    return results
-
-
-def _tcp_socket(target: IPv4Address | IPv6Address) -> socket.socket:
-    sock = socket.socket(socket.AF_INET if target.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    return sock
-
-
-def _tcp_result(asked: ReachResult, error: int, rtt_s: float) -> ReachResult:
-    if error == 0:
-        return replace(asked, answer="answered", reason="the connection was accepted", rtt_s=rtt_s)
-    if error == errno.ECONNREFUSED:
-        return replace(asked, answer="refused", reason="the target is there, but nothing listens", rtt_s=rtt_s)
-    return replace(asked, answer="unreachable", reason=os.strerror(error))

@@ -279,4 +279,6 @@ def _learn(sender: _Side, receiver: _Side, it: Numbers, ack: int, end: int) -> N
         sender.max_ack = ack if sender.max_ack is None else max(sender.max_ack, ack)
     if receiver.max_window and end > sender.max_end:
         receiver.max_window += end - sender.max_end
-    receiver.max_end = max(receiver.max_end, ack + it.window)
+    if ack + it.window >= receiver.max_end:
+        # Into a window that is shut one octet may go: the other side probes whether it is open again.
+        receiver.max_end = ack + max(it.window, 1)

@@ -19,7 +19,7 @@ from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy, Rule
 from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, STEERED_MARK, TABLE, dns_port, ports
-from tests.kernel.engine_stage import (
+from tests.kernel.engine_stage.addresses import (
     BOX,
     BOX6,
     CLIENT,
@@ -29,19 +29,12 @@ from tests.kernel.engine_stage import (
     SILENT,
     TARGET,
     TARGET6,
-    Inside,
-    Json,
-    dns_answer,
-    dns_answers,
-    engine,
-    network,
-    read_page,
-    sh,
-    stage,
-    udp_answer,
-    upstreams_of,
-    web_answer,
 )
+from tests.kernel.engine_stage.clients import dns_answer, dns_answers, read_page, udp_answer, web_answer
+from tests.kernel.engine_stage.kinds import Json
+from tests.kernel.engine_stage.networks import Inside, network
+from tests.kernel.engine_stage.programs import engine, sh
+from tests.kernel.engine_stage.stage import stage, upstreams_of
 
 
 def every_kind() -> Json:

@@ -1,0 +1,83 @@
+"""What a client of the engine does, and what comes of it as words."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.kernel.engine_stage.addresses import TARGET
+
+
+def over_socks(port: int, host: str, to_port: int) -> socket.socket:
+    """RFC 1928. Raises OSError."""
+    it = socket.create_connection(("127.0.0.1", port), 5)
+    it.sendall(b"\x05\x01\x00")
+    assert it.recv(2) == b"\x05\x00"
+    name = host.encode()
+    it.sendall(b"\x05\x01\x00\x03" + bytes([len(name)]) + name + struct.pack("!H", to_port))
+    reply = it.recv(10)
+    if reply[:2] != b"\x05\x00":
+        raise OSError(f"SOCKS says {reply!r}")
+    return it
+
+
+def dns_answer(at: tuple[str, int], name: str, kind: int = 1) -> str:
+    """The address, or why there is none."""
+    question = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0)
+    question += b"".join(bytes([len(label)]) + label.encode() for label in name.split(".")) + b"\0"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+        it.settimeout(3)
+        it.sendto(question + struct.pack("!HH", kind, 1), at)
+        try:
+            reply = it.recv(2048)
+        except OSError as error:
+            return type(error).__name__
+    return socket.inet_ntoa(reply[-4:]) if reply[6:8] != b"\0\0" else "nothing"
+
+
+def dns_answers(at: tuple[str, int], names: Sequence[str]) -> list[str]:
+    """As `dns_answer`, many of them at a time."""
+    with ThreadPoolExecutor(20) as pool:
+        return list(pool.map(lambda name: dns_answer(at, name), names))
+
+
+def web_answer(port: int, host: str = TARGET) -> str:
+    """What the page says, or why there is none."""
+    try:
+        with over_socks(port, host, 80) as it:
+            it.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+            return read_page(it)
+    except OSError as error:
+        return f"{type(error).__name__}"
+
+
+def read_page(it: socket.socket) -> str:
+    """Up to its end, or that of the connection: Xray tells the end of a server's words a second late."""
+    answer = b""
+    while not answer.rpartition(b"\r\n\r\n")[2].endswith(b"\n"):
+        more = it.recv(4096)
+        if not more:
+            break
+        answer += more
+    return answer.rpartition(b"\r\n\r\n")[2].decode().strip() or "closed"
+
+
+def udp_answer(port: int) -> str:
+    """Of the echo server, over a UDP association."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as control:
+            control.sendall(b"\x05\x01\x00")
+            control.recv(2)
+            control.sendall(b"\x05\x03\x00\x01" + bytes(6))
+            reply = control.recv(10)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+                it.settimeout(3)
+                header = b"\x00\x00\x00\x01" + socket.inet_aton(TARGET) + struct.pack("!H", 7)
+                it.sendto(header + b"hello", ("127.0.0.1", struct.unpack("!H", reply[8:10])[0]))
+                return it.recv(2048)[10:].split()[0].decode()
+    except OSError as error:
+        return f"{type(error).__name__}"
+    except IndexError:
+        return "refused"

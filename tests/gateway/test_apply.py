@@ -1,6 +1,6 @@
 """`apply` and `undo` on a box of paper: every state from every other, and failures anywhere.
 
-tests/kernel/test_gateway_apply.py asks the same of the kernel.
+tests/kernel/test_gateway_apply.py and test_gateway_killed.py ask the same of the kernel.
 """
 
 from __future__ import annotations

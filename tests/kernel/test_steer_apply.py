@@ -22,6 +22,7 @@ from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.gateway.split.ports import TABLE as MARKED_TABLE
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problems
+from tests.kernel.box_rig import FIREWALLD, STATE_DIR, files, state
 from tests.kernel.gateway_rig import (
     CLIENT,
     CLIENT_MAC,
@@ -35,8 +36,8 @@ from tests.kernel.gateway_rig import (
     in_namespaces,
     shell,
 )
+from tests.kernel.killing import Watching, every_step, killed
 from tests.kernel.steer_rig import CHOSEN, CLIENT6, LAN6, SERVER6, Engine, syn, went
-from tests.kernel.test_gateway_apply import FIREWALLD, STATE_DIR, Watching, every_step, files, killed, state
 from tests.kernel.test_steer import ALL, LISTED
 
 pytestmark = pytest.mark.kernel

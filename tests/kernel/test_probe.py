@@ -90,7 +90,7 @@ import sys
 from ipaddress import IPv4Address
 import msgspec
 from sidegate.probe.arp import resolve, stand_at
-from sidegate.probe.bridge import probe_bridge
+from sidegate.probe.prober import probe_bridge
 from sidegate.reading import encode_address
 vantage = stand_at("eth0", IPv4Address("192.168.1.1"))
 clients = resolve("eth0", *map(IPv4Address, sys.argv[1:]))
@@ -290,7 +290,7 @@ import resource, selectors, subprocess, sys, time
 from collections import Counter
 from ipaddress import IPv4Address
 from sidegate.probe.arp import resolve, stand_at
-from sidegate.probe.bridge import Prober
+from sidegate.probe.prober import Prober
 from sidegate.problems import Problems
 vantage = stand_at("eth0", IPv4Address("192.168.1.1"))
 (wired, wifi) = (r.macs[0] for r in resolve("eth0", IPv4Address("192.168.1.10"), IPv4Address("192.168.1.20")))

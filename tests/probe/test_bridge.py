@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidegate.packet import Echo, Frame, IcmpError, Ipv4, Redirect, Udp
-from sidegate.probe.bridge import BridgeProbe, BridgeResult, Plan, error_bounds
+from sidegate.probe.bridge import BridgeProbe, BridgeResult
+from sidegate.probe.bridge_plan import Plan, error_bounds
 from sidegate.reading import decode_address, encode_address
 
 from .world import CLIENT, CLIENT_IP, EIGHT, ONE, ROUTER, US, VANTAGE, World, answer_to, error_about, is_echo

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from sidegate.packet import ICMP, Echo, Frame, Ipv4, Udp, build, frame_of, parse
-from sidegate.probe.bridge import BridgeProbe, BridgeResult, Plan
+from sidegate.probe.bridge import BridgeProbe, BridgeResult
+from sidegate.probe.bridge_plan import Plan
 from sidegate.probe.switchboard import Switchboard
 from sidegate.probe.talk import Talk, Vantage
 

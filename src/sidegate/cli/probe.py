@@ -17,8 +17,8 @@ from sidegate.gateway.box.places import places
 from sidegate.gateway.config import load_config
 from sidegate.gateway.daemon import control
 from sidegate.probe.arp import resolve
-from sidegate.probe.bridge import probe_bridge
 from sidegate.probe.dhcp import ask, serves_here, summary
+from sidegate.probe.prober import probe_bridge
 from sidegate.probe.ra import Opinion, addresses6, opinions, silent_among
 from sidegate.probe.ra import ask as ask_routers
 from sidegate.probe.ra import summary as ra_summary
@@ -42,9 +42,19 @@ def probe() -> None:
     """Put questions to the network."""
 
 
-@probe.command()
-@click.option("--client", "clients", type=_ADDRESS, multiple=True, required=True, help="Whom to probe; repeatable.")
-@click.option("--target", "targets", type=_ADDRESS, multiple=True, help="Ask by way of this public address.")
+@probe.command(short_help="Does the router track this client's frames? Then it needs masquerade.")
+@click.option(
+    "--client",
+    "clients",
+    type=_ADDRESS,
+    metavar="ADDRESS",
+    multiple=True,
+    required=True,
+    help="Whom to probe; repeatable.",
+)
+@click.option(
+    "--target", "targets", type=_ADDRESS, metavar="ADDRESS", multiple=True, help="Ask by way of this public address."
+)
 @config_option
 @json_option
 def bridge(
@@ -64,22 +74,25 @@ def bridge(
     return int(Exit.FAULT if any(r.verdict == "unknown" for r in found) else Exit.FINE)
 
 
-@probe.command()
+@probe.command(short_help="Let the running gateway probe all its clients anew.")
 @json_option
 def again(as_json: bool) -> None:
     """Let the running gateway probe all its clients anew, as after moving cables, and check its own health.
 
     Nothing changes until then.
     """
-    answer = control.ask(places().control, "POST", "/v1/probe")
+    try:
+        answer = control.ask(places().control, "POST", "/v1/probe")
+    except control.NotListening:
+        raise Problems(Problem("sidegate", "no daemon is running", "sidegate up")) from None
     if as_json:
         print_json({"schema": 1, **answer})
     else:
         click.echo(f"probing {answer['probing']} clients; see: sidegate clients")
 
 
-@probe.command()
-@click.argument("address", type=_ADDRESS)
+@probe.command(short_help="Who has this address?")
+@click.argument("address", type=_ADDRESS, metavar="ADDRESS")
 @config_option
 @json_option
 def arp(address: IPv4Address, config: Path | None, as_json: bool) -> int:
@@ -93,8 +106,8 @@ def arp(address: IPv4Address, config: Path | None, as_json: bool) -> int:
     return int(Exit.FINE if len(result.macs) == 1 else Exit.FAULT)
 
 
-@probe.command()
-@click.argument("targets", type=_ADDRESS, nargs=-1)
+@probe.command(short_help="Is the internet reachable by way of the router?")
+@click.argument("targets", type=_ADDRESS, metavar="[ADDRESS]...", nargs=-1)
 @config_option
 @json_option
 def reach(targets: tuple[IPv4Address, ...], config: Path | None, as_json: bool) -> int:
@@ -109,7 +122,7 @@ def reach(targets: tuple[IPv4Address, ...], config: Path | None, as_json: bool) 
     return int(Exit.FINE if any(r.rtt_s is not None for r in results) else Exit.FAULT)
 
 
-@probe.command()
+@probe.command(short_help="Who hands out addresses, and which gateway and DNS with them?")
 @config_option
 @json_option
 def dhcp(config: Path | None, as_json: bool) -> int:
@@ -129,7 +142,7 @@ def dhcp(config: Path | None, as_json: bool) -> int:
     return int(Exit.FINE if len(result.offers) + own_server == 1 else Exit.FAULT)
 
 
-@probe.command()
+@probe.command(short_help="Which IPv6 routers advertise themselves, and which DNS servers?")
 @config_option
 @json_option
 def ra(config: Path | None, as_json: bool) -> int:

@@ -28,7 +28,8 @@ from sidegate.gateway.health.table import State
 from sidegate.gateway.ruleset.inbound import TRANSLATED
 from sidegate.gateway.ruleset.nft import Client, Element, prove, withdraw
 from sidegate.packet import Mac
-from sidegate.probe.bridge import BridgeResult, Prober
+from sidegate.probe.bridge import BridgeResult
+from sidegate.probe.prober import Prober
 from sidegate.probe.talk import Vantage
 from sidegate.problems import Problems
 from sidegate.reading import encode_address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 
 from sidegate.cli import main as cli
-from sidegate.cli.output import duration, size, table
+from sidegate.cli.output import duration, json_option, size, table
 from sidegate.home import shipped_homes
 from sidegate.problems import Exit, Problem, Problems
 from tests.conftest import GOLDEN_ROOT
@@ -149,6 +150,14 @@ class TestUsage:
         assert (said.code, said.out) == (2, "")
         assert said.err == "simple: this home has no gateway to bring up\n    try: sidegate demo velop-mesh\n"
 
+    def test_a_report_that_cannot_be_kept_is_told_before_the_demonstration(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "no" / "report.html"
+        said = run("demo", "--report", str(path))
+        assert (said.code, said.out) == (2, "")
+        assert (
+            said.err == f"{path}: cannot be written: No such file or directory\n    give another place with --report\n"
+        )
+
 
 class TestGraph:
     @pytest.mark.parametrize("name", shipped_homes())
@@ -227,6 +236,25 @@ def test_the_highest_exit_code_of_all_problems_counts(code: Exit, monkeypatch: p
     monkeypatch.setitem(globals(), "failing", failing)
     said = run("failing")
     assert (said.code, said.err) == (max(code, 1), "here: is wrong\nthere: too\n    mend it\n")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_root_keeps_to_itself_is_told(as_json: bool, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    @click.command()
+    @json_option
+    def looking(as_json: bool) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/var/lib/sidegate/journal.json")
+
+    monkeypatch.setattr(cli, "_COMMANDS", {"looking": (__name__, "")})
+    monkeypatch.setitem(globals(), "looking", looking)
+    said = run("looking", *(["--json"] if as_json else []))
+    where, what, remedy = "/var/lib/sidegate/journal.json", "Permission denied", "run it as root, with sudo"
+    assert said.code == 3
+    if as_json:
+        problem = {"where": where, "what": what, "remedy": remedy, "exit_code": 3}
+        assert json.loads(said.out)["problems"] == [problem]
+    else:
+        assert said.err == f"{where}: {what}\n    {remedy}\n"
 
 
 def test_help_imports_no_lab_and_no_gateway() -> None:

@@ -42,6 +42,22 @@ def test_the_walk_says_what_happens(lab: Lab, client: str, address: str, path: s
     assert any(packet["src"] == SERVER for packet in at_gateway) == (path == "masqueraded")
 
 
+@pytest.mark.parametrize(("words", "port"), [((), 443), (("--port", "8080"), 8080), (("--proto", "udp"), 443)])
+def test_the_walk_is_to_the_port_that_was_asked_for(lab: Lab, words: tuple[str, ...], port: int) -> None:
+    done = explain(lab, WIRED, SERVER, *words)
+    assert done.returncode == 0
+    assert f"{WIRED} asks {SERVER} port {port} over" in done.stdout
+    assert "arrives: yes: request and reply arrive" in done.stdout.partition("①")[0]
+
+
+def test_this_box_itself(lab: Lab) -> None:
+    done = explain(lab, WIRED, str(lab.home.gateway.v4 if lab.home.gateway else ""))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        0,
+        "destination: 192.168.1.2, this box itself: nothing is routed or split",
+    )
+
+
 def test_a_name_is_looked_up_and_a_mac_is_a_client(lab: Lab) -> None:
     mac = lab.plan.wire_of("phone").near.mac
     done = explain(lab, mac.upper(), "server.example")

@@ -10,7 +10,7 @@ import click
 from sidegate.cli.on_the_box import OnTheBox
 from sidegate.cli.output import json_option, print_json, table
 from sidegate.gateway import lifecycle
-from sidegate.gateway.box.files import replace_file
+from sidegate.gateway.box.files import make_directory, replace_file
 from sidegate.gateway.box.places import places
 from sidegate.gateway.change import history
 from sidegate.gateway.change.diff import settings
@@ -27,7 +27,7 @@ def config() -> None:
     """Check, compare and restore the configuration."""
 
 
-@config.command()
+@config.command(short_help="Name every error in a file and its lists; changes nothing.")
 @_file
 @json_option
 def check(file: Path | None, as_json: bool) -> None:
@@ -44,7 +44,7 @@ def check(file: Path | None, as_json: bool) -> None:
         click.echo("\n".join(["to know:", *(textwrap.indent(str(hint), "    ") for hint in hints)]))
 
 
-@config.command(cls=OnTheBox)
+@config.command(cls=OnTheBox, short_help="What a file would change, in the settings and on this box.")
 @_file
 @json_option
 def diff(file: Path | None, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def diff(file: Path | None, as_json: bool) -> None:
         click.echo(f"    {change.what}\n        {change.why}")
 
 
-@config.command("history", cls=OnTheBox)
+@config.command("history", cls=OnTheBox, short_help="The versions that were in force; the text of one.")
 @click.argument("number", type=int, required=False)
 @json_option
 def show_history(number: int | None, as_json: bool) -> None:
@@ -92,7 +92,7 @@ def _version(kept: History, number: int) -> Version:
     return version
 
 
-@config.command(cls=OnTheBox)
+@config.command(cls=OnTheBox, short_help="Write an earlier version back into the file.")
 @click.argument("number", type=int)
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write. [default: the one it came from]")
 def restore(number: int, to: Path | None) -> None:
@@ -100,6 +100,7 @@ def restore(number: int, to: Path | None) -> None:
     version = _version(history.load(places().state), number)
     path = to or Path(version.source or DEFAULT_PATH)
     try:
+        make_directory(path.parent, 0o755)
         replace_file(path, version.text.encode(), 0o644)
     except OSError as error:
         raise Problems(

@@ -38,6 +38,7 @@ def demo(home: str, report: Path, as_json: bool) -> int:
     loaded = load_home(home)
     if loaded.gateway is None or not loaded.gateway.plugged:
         raise Problems(Problem(loaded.name, "this home has no gateway to bring up", "try: sidegate demo velop-mesh"))
+    _check_writable(report)
     rated = with_rates(loaded)
     result = demonstrate(rated, _Screen(rated, quiet=as_json))
     _write_report(result, rated, report)
@@ -79,6 +80,21 @@ class _Screen:
         click.echo(f"\nAfter {duration(split.back_ms)} new connections went by the proxy again.")
 
 
+def _check_writable(path: Path) -> None:
+    """Before half a minute is spent on what could not be kept. Raises Problems."""
+    try:
+        is_new = not path.exists()
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise Problems(_unwritable(path, error)) from None
+
+
+def _unwritable(path: Path, error: OSError) -> Problem:
+    return Problem(str(path), f"cannot be written: {error.strerror}", "give another place with --report")
+
+
 def _write_report(result: Result, home: Home, path: Path) -> None:
     from sidegate.home import behaviour, load_router
     from sidegate.render.report import report
@@ -87,8 +103,7 @@ def _write_report(result: Result, home: Home, path: Path) -> None:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
-        problem = Problem(str(path), f"cannot be written: {error.strerror}", "give another place with --report")
-        raise Problems(problem) from None
+        raise Problems(_unwritable(path, error)) from None
 
 
 def _show_end(result: Result, path: Path) -> None:

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from sidegate.cli.explain_split import ROUND_US, Target, ipv6_line, is_walked, look_up, split_lines, without_walk
 from sidegate.cli.output import json_option, print_json
@@ -38,6 +39,10 @@ def explain(client: str, destination: str, proto: Protocol, port: int, why: bool
     the client's own question.
     What goes straight is walked through this very home, as far as the gateway knows it. Exit code 1: the packet would
     not arrive, or nobody can know.
+
+    \b
+    sidegate explain 192.168.1.126 example.org
+    sidegate explain tv 192.0.2.1 --proto udp --port 443
     """
     status = lifecycle.status(places())
     if not status.daemon:
@@ -47,7 +52,9 @@ def explain(client: str, destination: str, proto: Protocol, port: int, why: bool
     own = next(a for a in map(IPv4Interface, status.address.split(", ")) if IPv4Address(status.router) in a.network)
     target = look_up(destination, own.ip)
     if target.address in own.network:
-        return _finish(_who(found, target, _PAST_US), None, None, as_json, why)
+        return _finish(
+            _who(found, target, _THIS_BOX if target.address == own.ip else _PAST_US), None, None, as_json, why
+        )
     if isinstance(target.address, IPv6Address) and mode != "gateway":
         return _finish([*_who(found, target), ipv6_line(mode), *ROUND_US], None, None, as_json, why)
     split = lifecycle.explain(places(), _question(found, target, proto, port))
@@ -58,12 +65,16 @@ def explain(client: str, destination: str, proto: Protocol, port: int, why: bool
     if split is not None and not is_walked(split):
         return _finish([*told, without_walk(split)], split, None, as_json, why)
     tracked = _tracked(found)
-    told += [f"return path: {found.path}: {found.why}", _HANGS if tracked == "unknown" else _WALK]
-    return _finish(told, split, _walk(found, target.address, tracked, own, status, proto), as_json, why)
+    told += [f"return path: {found.path}: {found.why}"]
+    asked = Asked(target.address, proto, port)
+    walked = _walk(found, asked, tracked, own, status)
+    told += [f"arrives: {_says(walked[1])}", _WALK] if walked else [_HANGS]
+    return _finish(told, split, walked, as_json, why)
 
 
 _IPV6_RULES = "note: the device is known by its MAC address here: rules by its own IPv6 address are left out"
 _PAST_US = ", on this LAN: the devices talk past the gateway"
+_THIS_BOX = ", this box itself: nothing is routed or split"
 _HANGS = "the walk: unknown; it hangs on whether the router tracks this client's frames: no verdict yet"
 _WALK = "the walk, with 192.0.2.2 for the router's public address, which this box cannot know:"
 
@@ -92,23 +103,39 @@ def _tracked(client: ClientView) -> Tracked:
     return client.probe.verdict if client.probe else "unknown"
 
 
+class Asked(Struct, frozen=True):
+    """What the client sends, and where to. port: without meaning for ICMP."""
+
+    address: IPv4Address
+    proto: Protocol
+    port: int
+
+
+def _says(walk: Walk) -> str:
+    """The verdict for people."""
+    return f"{'yes' if walk.verdict.code == 'delivered' else 'no'}: {walk.verdict.says}"
+
+
 def _walk(
-    client: ClientView, address: IPv4Address, tracked: Tracked, own: IPv4Interface, status: StatusView, proto: Protocol
+    client: ClientView, asked: Asked, tracked: Tracked, own: IPv4Interface, status: StatusView
 ) -> tuple[Home, Walk] | None:
-    """None where it hangs on what is not known."""
+    """None where it hangs on what is not known. Somebody is taken to listen at the destination."""
     from sidegate.home import RouterProfile
+    from sidegate.lab.blueprint import INTERNET
     from sidegate.walk.conversation import Player
     from sidegate.walk.known import CLIENT, DESTINATION, Known, known_home
     from sidegate.walk.network import Network
     from sidegate.walk.question import question
     from sidegate.walk.setting import Setting
 
-    home = known_home(Known(own, IPv4Address(status.router), client.ip, address, tracked))
+    home = known_home(Known(own, IPv4Address(status.router), client.ip, asked.address, tracked))
     if home is None:
         return None
     proved = (CLIENT,) if client.path == "direct" else ()
     network = Network(home, RouterProfile(title="unknown"), Setting("sidegate", proved))
-    return home, Player(network, question(network, CLIENT, DESTINATION, proto)).walk()
+    network.nodes[INTERNET].listens.add((asked.proto, str(asked.address), asked.port))
+    where = DESTINATION if asked.proto == "icmp" else f"{DESTINATION}:{asked.port}"
+    return home, Player(network, question(network, CLIENT, where, asked.proto)).walk()
 
 
 def _finish(

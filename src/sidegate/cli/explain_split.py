@@ -17,6 +17,7 @@ _ASKED = {
     "proxied": "asked through the upstream, as long as one works",
     "blocked": "not asked for anywhere: a rule blocks the name",
 }
+_NOT_FOUND = "is it spelt so? does DNS work here (sidegate status)? Or give an IPv4 address"
 _GOES = {"straight": "goes: straight on", "refused": "goes: nowhere, it is refused at once"}
 
 
@@ -38,7 +39,8 @@ def look_up(destination: str, own: IPv4Address) -> Target:
     try:
         name = ascii_name(destination)
     except ValueError as error:
-        raise Problems(Problem(destination, f"no address: {error}", "give a name or an address")) from None
+        where = destination or "DESTINATION"
+        raise Problems(Problem(where, f"no address: {error}", "give a name or an address")) from None
     answer = ask(own, name)
     if answer is not None and answer.addresses:
         return Target(IPv4Address(answer.addresses[0]), name, f", as this box answers clients for {name}", by_us=True)
@@ -52,7 +54,7 @@ def _elsewhere(name: str, answer: DnsAnswer | None) -> Target:
         found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = f"{getattr(error, 'strerror', None) or error}{told}"
-        raise Problems(Problem(name, f"no IPv4 address: {why}", "give a name or an IPv4 address")) from None
+        raise Problems(Problem(name, f"no IPv4 address: {why}", _NOT_FOUND)) from None
     how = f", as this box's own resolver answers for {name}{told}"
     return Target(IPv4Address(found[0][4][0]), name, how, by_us=answer is not None)
 

@@ -32,6 +32,12 @@ def lab() -> None:
 
     HOME is a shipped home or the path of a home file; LAB is the name of a lab that is up. `check` builds a lab of its
     own for as long as it takes. Nothing of this touches the machine's own network.
+
+    \b
+    sidegate lab up split
+    sidegate lab exec split gateway sidegate up
+    sidegate lab shell split phone
+    sidegate lab down split
     """
 
 

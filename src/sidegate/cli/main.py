@@ -71,7 +71,16 @@ def _is_unread(output: TextIO) -> bool:
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sidegate")
 def sidegate() -> None:
-    """A bypass gateway done right: NAT only where it is needed, proved per client."""
+    """A bypass gateway done right: NAT only where it is needed, proved per client.
+
+    \b
+    Look first, nothing is changed:     sidegate demo, sidegate plan
+    On the box that is to be it:        sudo sidegate up, status, clients, down
+    Why does it not work for a device:  sudo sidegate explain DEVICE SITE
+
+    Exit codes: 0 fine; 1 a fault was found; 2 the command line, a configuration or the surroundings are not as they
+    must be; 3 a privilege or a program is missing. Commands that tell something take --json, for errors too.
+    """
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,9 +97,18 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             error.show()
         sys.exit(int(Exit.USAGE))
+    except PermissionError as error:
+        _show(Problems(_not_allowed(error)), as_json="--json" in words)
+        sys.exit(int(Exit.MISSING))
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _not_allowed(error: PermissionError) -> Problem:
+    """What root keeps to itself, wherever a command meets it."""
+    where = os.fsdecode(error.filename) if error.filename else "privileges"
+    return Problem(where, error.strerror or "not permitted", "run it as root, with sudo", Exit.MISSING)
 
 
 def _show(error: Problems, as_json: bool) -> None:

@@ -52,6 +52,12 @@ def plan(
 
     What is not known of the router becomes a question; both cases are predicted. Without --router the questions are
     asked, if this is a terminal.
+
+    \b
+    sidegate plan --router linksys-velop-mx4200
+    sidegate plan --router generic --answer dhcp_off=yes
+    sidegate plan --way coexist
+    sidegate plan --config-for coexist > sidegate.toml
     """
     wish = Wish(proxy, ipv6, standby)
     said = parse_answers(answers)

@@ -65,6 +65,11 @@ def walk(
     asks the router for a forwarded port). DESTINATION is a name or an address, with `:port` where it is not 80.
 
     Exit code 1: the conversation fails.
+
+    \b
+    sidegate walk velop-mesh phone server
+    sidegate walk velop-mesh phone server:443 --masquerade auto --why
+    sidegate walk split phone foreign --format svg > way.svg
     """
     from sidegate.walk.conversation import Player
     from sidegate.walk.network import Network

@@ -376,7 +376,7 @@ def test_reach(net: Net) -> None:
 
 OPEN = """
 import sys
-from sidegate.packet import IPv4Address
+from ipaddress import IPv4Address
 from sidegate.probe.wire import Wire
 from sidegate.problems import Problems
 try:

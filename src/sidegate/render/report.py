@@ -9,7 +9,7 @@ from sidegate.home import Behaviour, GatewayRuns, Home
 from sidegate.render.layout import Marks
 from sidegate.render.picture import OUTCOMES, Mark, Tone
 from sidegate.render.report_split import split_section
-from sidegate.render.report_style import style_sheet
+from sidegate.render.report_style import ASIDE, style_sheet
 from sidegate.render.signs import tone_html
 from sidegate.render.svg import svg
 from sidegate.render.words import duration, escape, rate
@@ -165,7 +165,7 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _pictures(result: Result, home: Home, behaviour: Behaviour | None) -> Iterator[str]:
-    yield "<h2>The home, before and after</h2>"
+    yield f"<h2>The home, before and after</h2>{ASIDE}"
     for ident, stage in zip(("before", "after"), _pair(result), strict=True):
         drawing = svg(home, marks_of(stage), behaviour, f"{home.title}: {stage.name}", ident)
         yield f'<figure tabindex="0" aria-label="{escape(stage.name)}"><figcaption>{ident.capitalize()}:'
@@ -177,7 +177,7 @@ def _reached(result: Result) -> Iterator[str]:
     yield "<h2>What each device could reach</h2>"
     asked = _names(dict.fromkeys((before.target, after.target)))
     yield f"<p>Each device asked a server on the internet: {asked}.</p>"
-    yield '<div class="scroll" tabindex="0" role="region" aria-label="Reachability"><table><thead>'
+    yield f'{ASIDE}<div class="scroll" tabindex="0" role="region" aria-label="Reachability"><table><thead>'
     yield '<tr><th rowspan="2" scope="col">Device</th>'
     yield "".join(f'<th colspan="2" scope="colgroup">{escape(s.name)}</th>' for s in (before, after)) + "</tr>"
     yield "<tr>" + '<th scope="col">IPv4</th><th scope="col">IPv6</th>' * 2 + "</tr></thead><tbody>"
@@ -224,8 +224,9 @@ def _meaning(result: Result) -> Iterator[str]:
 _METHOD = """\
 <p>The router cannot be asked. So the probe makes the same thing happen to a harmless packet of its own. A
 <em>control</em> goes to the internet by way of the router, and is answered. A second packet is first sent to
-the device, which drops it, and then by way of the router. If only this one stays without an answer, the router
-tracked it on the way to the device, and will not NAT what that device sends through the gateway.</p>"""
+the device, which drops it (<em>poison</em>), and then by way of the router (<em>treatment</em>). If only this one
+stays without an answer, the router tracked it on the way to the device, and will not NAT what that device sends
+through the gateway.</p>"""
 
 
 def _probes(result: Result) -> Iterator[str]:

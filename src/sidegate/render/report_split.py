@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sidegate.demo.result import Split, Visit
 from sidegate.render.picture import VISITS
+from sidegate.render.report_style import ASIDE
 from sidegate.render.signs import tone_html
 from sidegate.render.words import duration, escape
 
@@ -19,10 +20,10 @@ def split_section(split: Split | None) -> Iterator[str]:
         "<p>This home's provider lies about some names and blocks some servers. A rule sends these by a proxy; all "
         f"else goes straight. On <b>{escape(split.client)}</b> nothing is set up but the gateway, which it also asks "
         "for names. Then the proxy engine was killed: from the next packet on, new connections to "
-        f"addresses that it remembers go straight. After {escape(duration(split.back_ms))} they went by the proxy "
-        "again.</p>"
+        "addresses that it remembers go straight (what is blocked there was not asked then: straight, it cannot come). "
+        f"After {escape(duration(split.back_ms))} they went by the proxy again.</p>"
     )
-    yield '<div class="scroll" tabindex="0" role="region" aria-label="The split"><table><thead>'
+    yield f'{ASIDE}<div class="scroll" tabindex="0" role="region" aria-label="The split"><table><thead>'
     heads = "".join(f'<th scope="col">{escape(scene.name)}</th>' for scene in split.scenes)
     yield f'<tr><th scope="col">Site</th>{heads}</tr></thead><tbody>'
     for site in split.sites:

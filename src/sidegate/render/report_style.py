@@ -5,11 +5,13 @@ from __future__ import annotations
 from sidegate.render.palette import DARK, LIGHT, MONO, SANS, Palette
 from sidegate.render.picture import Tone
 
+ASIDE = '<p class="aside">Wider than this screen: swipe sideways.</p>'
+"""Is seen on narrow screens only."""
 _SHAPE = """
 *{box-sizing:border-box}
 body{margin:0;font:16px/1.6 $sans;overflow-wrap:anywhere}
 main{max-width:1120px;margin:0 auto;padding:32px 20px 64px}
-p,.evidence{max-width:74ch}
+p{max-width:74ch}
 h1{font-size:clamp(26px,5vw,40px);line-height:1.15;margin:.2em 0 .5em;letter-spacing:-.015em;max-width:24ch}
 h2{font-size:22px;line-height:1.3;margin:2.2em 0 .6em}
 .kicker{margin:0;font-size:14px}
@@ -24,6 +26,7 @@ figure{margin:0 0 28px;overflow-x:auto}
 figcaption{padding:0 0 8px;position:sticky;left:0}
 figure>svg{display:block;width:100%;height:auto;min-width:760px}
 .scroll{overflow-x:auto}
+.aside{display:none;font-size:13px;margin:0 0 6px}
 table{border-collapse:collapse;width:100%;min-width:640px;font-size:15px}
 th,td{text-align:left;vertical-align:top;padding:9px 12px;border-bottom:1px solid;overflow-wrap:normal}
 .tone{font-weight:600;white-space:nowrap}
@@ -46,8 +49,16 @@ footer{font-size:14px;margin-top:3em}
 footer h2{font-size:17px}
 footer ul{padding-left:1.2em}
 """
+_NARROW = """
+@media (max-width:700px){.aside{display:block}
+th,td{padding:9px 8px}
+tbody th,thead tr:first-child th:first-child{position:sticky;left:0}
+}
+"""
+"""Tables and pictures are wider than a phone: what a row is about stays in sight."""
 _PRINT = """
-@media print{main{max-width:none;padding:0}
+@media print{.aside{display:none}
+main{max-width:none;padding:0}
 h1{font-size:26px}
 h2{break-after:avoid}
 figure,tr,li,details{break-inside:avoid}
@@ -62,7 +73,7 @@ def style_sheet() -> str:
     """All rules. On paper the light colours hold, whatever the screen shows."""
     shape = _SHAPE.replace("$sans", SANS).replace("$mono", MONO)
     dark = f"@media screen and (prefers-color-scheme:dark){{{_colours(DARK)}}}"
-    return shape + _colours(LIGHT) + dark + _PRINT
+    return shape + _colours(LIGHT) + dark + _NARROW + _PRINT
 
 
 def _colours(p: Palette) -> str:
@@ -72,6 +83,7 @@ def _colours(p: Palette) -> str:
         f".kicker,.lead,small,figcaption,dt,footer,.none,time{{color:{p.muted}}}",
         f"h1,h2,b,th,dd{{color:{p.text}}}",
         f"th,td,details,.figures div{{border-color:{p.card_line}}}",
+        f"tbody th{{background:{p.card}}}.aside{{color:{p.muted}}}",
         f"thead th,pre,.figures div,details{{background:{p.page}}}",
         f".bars i{{background:{p.box}}}.bars i i{{background:{p.radio}}}",
         *(f".{t}{{color:{p.tone(t)}}}.{t} circle{{fill:{p.tone(t)}}}" for t in tones),

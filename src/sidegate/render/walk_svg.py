@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 from math import dist
 
+from msgspec.structs import replace
+
 from sidegate.home import Behaviour, Home
 from sidegate.render.layout import layout
 from sidegate.render.palette import DARK, LIGHT, SANS, Palette
-from sidegate.render.picture import Picture, Point
+from sidegate.render.picture import Picture, Point, measure
 from sidegate.render.svg import draw
 from sidegate.render.walk_legs import Journey, Leg
 from sidegate.render.walk_mermaid import first_exchange, is_forth
@@ -19,16 +21,19 @@ from sidegate.render.words import escape
 
 _APART_PX = 5.0
 """Between two legs on one link."""
+_KINDS = {"forth": "there", "back": "back", "lost": "the last that is seen of it"}
 
 
 def walk_svg(it: Journey, home: Home, behaviour: Behaviour | None = None, ident: str = "walk") -> str:
-    """The home as an SVG document with the first request and its answer on it."""
-    picture = layout(home, None, behaviour)
+    """The home as an SVG document with the first request and its answer on it; above them question and verdict."""
+    asked = f"{it.walk.title}: {it.walk.verdict.says}"
+    picture = layout(replace(home, title=asked), None, behaviour)
     legs = [part for part in first_exchange(it) if isinstance(part, Leg)]
     words = "; ".join(f"{leg.number}: {leg.start} to {leg.end}, {packet_text(leg.packet)}" for leg in legs)
     verdict = it.walk.verdict
     drawn = draw(picture, it.walk.title, f"{words}. {verdict.code}: {verdict.says}.", ident)
-    lines = [f"<style>{_style()}</style>", '<g class="walk">', *_ways(picture, legs, it), "</g>", "</svg>"]
+    ways = list(_ways(picture, legs, it))
+    lines = [f"<style>{_style()}</style>", '<g class="walk">', *ways, *_legend(picture, ways), "</g>", "</svg>"]
     return drawn.removesuffix("</svg>\n") + "\n".join(lines) + "\n"
 
 
@@ -48,6 +53,17 @@ def _ways(picture: Picture, legs: list[Leg], it: Journey) -> Iterator[str]:
             ends.setdefault(frozenset(leg.places[-2:]), []).append((leg, kind, link))
     for on_link in ends.values():
         yield from _numbers(on_link)
+
+
+def _legend(picture: Picture, ways: list[str]) -> Iterator[str]:
+    """Beside the picture's own: what the colours mean that are there."""
+    last = picture.legend[-1]
+    x, y = last.text.area.right + 24, last.at[1]
+    for kind, words in _KINDS.items():
+        if any(f'class="{kind}"' in line for line in ways):
+            yield f'<path class="{kind}" d="M{x:.1f} {y:.1f}h28"/>'
+            yield f'<text class="note key" x="{x + 36:.1f}" y="{y + 4:.1f}">{words}</text>'
+            x += 36 + measure(words, "note") + 24
 
 
 def _numbers(on_link: list[tuple[Leg, str, list[Point]]]) -> Iterator[str]:
@@ -90,7 +106,7 @@ def _style() -> str:
     fixed = (
         ".sidegate-home .walk path{stroke-width:3}.sidegate-home .walk text{"
         f"font:600 11px {SANS};text-anchor:middle;stroke:none"
-        "}"
+        "}.sidegate-home .walk .key{font-weight:400;text-anchor:start}"
     )
     return f"{fixed}{_colours(LIGHT)}@media (prefers-color-scheme:dark){{{_colours(DARK)}}}"
 
@@ -99,4 +115,4 @@ def _colours(p: Palette) -> str:
     kinds = (("forth", p.good), ("back", p.gateway_line), ("lost", p.bad))
     lines = [f".sidegate-home path.{kind}{{stroke:{colour}}}.sidegate-home .{kind} circle{{fill:{colour}}}"
              for kind, colour in kinds]  # fmt: skip
-    return "".join(lines) + f".sidegate-home .walk text{{fill:{p.sign}}}"
+    return "".join(lines) + f".sidegate-home .walk text{{fill:{p.sign}}}.sidegate-home .walk .key{{fill:{p.muted}}}"

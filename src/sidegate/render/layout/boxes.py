@@ -176,7 +176,7 @@ def _to_bridge(box: Box, port: Place, frame: _Frame) -> Link:
     x, bar_bottom = port.area.middle[0], frame.kernel.bottom - 8
     label = None
     if port.kind == "chip" and box.switch_chip:
-        label = Text(x + 6, frame.kernel.bottom + 16, "CPU port", "note")
+        label = Text(x + 16, frame.kernel.bottom + 16, "CPU port", "note")
     return Link(port.name, f"{box.name}/br-lan", "inside", ((x, port.area.y), (x, bar_bottom)), label)
 
 

@@ -67,9 +67,13 @@ class TestInstalled:
         assert [str(p) for p in files if checkout in p.read_bytes()] == []
 
     def test_everything_is_readable_by_all_and_writable_by_the_owner_only(self, tree: Disk) -> None:
-        ours = [tree.at(layout.OPT), *tree.at(layout.OPT).rglob("*"), tree.at(layout.UNIT), tree.at(layout.CONFIG)]
+        ours = [tree.at(layout.OPT), *tree.at(layout.OPT).rglob("*"), tree.at(layout.UNIT)]
         modes = {p.stat().st_mode & 0o777 for p in ours if not p.is_symlink()}
         assert modes == {0o755, 0o644}
+
+    def test_the_configuration_is_its_owners_alone(self, tree: Disk) -> None:
+        """Share links hold passwords."""
+        assert tree.at(layout.CONFIG).stat().st_mode & 0o777 == 0o600
 
     def test_a_second_install_says_so_and_changes_nothing(self, tree: Disk) -> None:
         """The copy of the copy is the same."""

@@ -147,8 +147,10 @@ def test_config_commands(lab: Lab) -> None:
     up(lab)
     assert [v["number"] for v in json.loads(box(lab, "config", "history", "--json").stdout)["versions"]] == [1, 2]
     assert box(lab, "config", "history", "2").stdout == ALWAYS
+    lab.run("gateway", "chmod", "640", file)
     assert box(lab, "config", "restore", "1").returncode == 0
     assert lab.run("gateway", "cat", file).stdout == ""
+    assert lab.run("gateway", "stat", "-c", "%a", file).stdout == "640\n"
     assert (box(lab, "reload").returncode, status(lab)["masquerade"]) == (0, "auto")
     assert box(lab, "config", "restore", "9").returncode == 2
     set_config(lab, "[nat]\nfoo = 1\n")

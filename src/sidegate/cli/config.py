@@ -22,6 +22,10 @@ from sidegate.problems import Exit, Problem, Problems
 _file = click.argument("file", type=click.Path(path_type=Path), required=False)
 
 
+_MODE = 0o600
+"""Of a configuration that is written anew: share links hold passwords."""
+
+
 @click.group()
 def config() -> None:
     """Check, compare and restore the configuration."""
@@ -101,7 +105,8 @@ def restore(number: int, to: Path | None) -> None:
     path = to or Path(version.source or DEFAULT_PATH)
     try:
         make_directory(path.parent, 0o755)
-        replace_file(path, version.text.encode(), 0o644)
+        mode = path.stat().st_mode & 0o777 if path.exists() else _MODE
+        replace_file(path, version.text.encode(), mode)
     except OSError as error:
         raise Problems(
             Problem(str(path), f"cannot be written: {error.strerror}", "run it as root, with sudo", Exit.MISSING)

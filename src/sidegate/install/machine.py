@@ -26,7 +26,7 @@ def look(*needed: str) -> Surroundings:
     """The machine as it is. Raises Problems: no privilege, or one of the needed programs is missing."""
     problems = programs.missing(*needed)
     if os.geteuid() != 0:
-        what = "only root may install on the machine itself"
+        what = "only root may change what is installed on the machine itself"
         problems.append(
             Problem("privileges", what, "run it with sudo, or give another place with --root", Exit.MISSING)
         )

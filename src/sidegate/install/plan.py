@@ -99,7 +99,7 @@ def _around(release: Release, command: click.Command) -> tuple[File | Link, ...]
         File(layout.UNIT, shipped("sidegate.service").encode()),
         File(layout.SYSUSERS, shipped("sysusers.conf").encode()),
         File(layout.TMPFILES, shipped("tmpfiles.conf").encode()),
-        File(layout.CONFIG, example.encode(), is_config=True),
+        File(layout.CONFIG, example.encode(), 0o600, is_config=True),
         File(f"{layout.DOC}/sidegate.toml", example.encode()),
         *(File(path, completion(command, shell).encode()) for shell, path in layout.COMPLETIONS.items()),
         *(File(_manual_path(name), gzip.compress(text.encode(), mtime=0)) for name, text in sorted(pages.items())),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import select
 import socket
 import subprocess
 import traceback
@@ -20,7 +21,22 @@ from typing import ParamSpec
 import pytest
 
 from sidegate.gateway.ruleset.nft import Client, Shape, prove, ruleset, withdraw
-from sidegate.packet import BROADCAST, NO_MAC, TCP, UDP, Arp, Body, Ipv4, Tcp, TcpFlags, Udp, build, frame_of, parse
+from sidegate.packet import (
+    BROADCAST,
+    NO_MAC,
+    TCP,
+    UDP,
+    Arp,
+    Body,
+    Ipv4,
+    Ipv6,
+    Tcp,
+    TcpFlags,
+    Udp,
+    build,
+    frame_of,
+    parse,
+)
 
 P = ParamSpec("P")
 
@@ -131,6 +147,7 @@ class Rig:
         shell(f"ip link set wire address {ROUTER_MAC}; ip address add {ROUTER}/24 dev wire; ip link set wire up")
         self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self.wire.bind(("wire", 3))
+        self.wire.settimeout(15)
         self._sent: deque[Ipv4] = deque()
         setns(inside)
         shell(
@@ -180,18 +197,29 @@ class Rig:
         return self._sent.popleft() if self._sent else None
 
     def _collect(self) -> None:
+        self._sent += [it for it in self.heard_so_far() if isinstance(it, Ipv4) and it.protocol != IGMP]
+
+    def heard_so_far(self) -> list[Body | Ipv4 | Ipv6 | Arp]:
         """All that the gateway has made of what was sent: a question is answered after what came in before it."""
+        heard: list[Body | Ipv4 | Ipv6 | Arp] = []
+        while select.select([self.wire], [], [], 0)[0]:
+            heard += self._hear()  # so that there is room for the answer
         self.wire.send(build(frame_of(BROADCAST, ROUTER_MAC, IS_IT_THERE)))
-        self.wire.settimeout(10)
         while True:
-            data, address = self.wire.recvfrom(4096)
-            body = parse(data).body
-            if address[2] == socket.PACKET_OUTGOING:
-                continue
-            if isinstance(body, Arp) and body.reply and body.target_ip == NOBODY:
-                return
-            if isinstance(body, Ipv4) and body.protocol != IGMP:
-                self._sent.append(body)
+            for body in self._hear():
+                if isinstance(body, Arp) and body.reply and body.target_ip == NOBODY:
+                    return heard
+                heard.append(body)
+
+    def _hear(self) -> list[Body | Ipv4 | Ipv6 | Arp]:
+        """The next frame, without those that we sent ourselves."""
+        data, address = self.wire.recvfrom(4096)
+        return [] if address[2] == socket.PACKET_OUTGOING else [parse(data).body]
+
+    def put(self, packet: Ipv4 | Ipv6, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> None:
+        """Sends, and waits until the gateway has dealt with it."""
+        self.wire.send(build(frame_of(dst, src, packet)))
+        self.heard_so_far()
 
     def source(self, packet: Ipv4, src: str = CLIENT_MAC) -> IPv4Address | None:
         """The address under which the router sees the packet."""

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from typing import ClassVar
 
 from msgspec import structs
 
@@ -21,7 +22,7 @@ from sidegate.gateway.ruleset.nftchange import transactions
 from sidegate.gateway.ruleset.steer import Steering
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, Ports, ports
-from sidegate.packet import TCP, UDP, IcmpError, Ipv4, Ipv6, Tcp, Udp, build, frame_of, parse
+from sidegate.packet import TCP, UDP, IcmpError, Ipv4, Ipv6, Tcp, Udp, build, frame_of
 from tests.kernel.gateway_rig import (
     ACK,
     CLIENT,
@@ -46,32 +47,40 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2): it ends with the test."""
 
 Packet = Ipv4 | Ipv6
-SILENCE_S = 0.5
-"""The engine is a process, and may come late; few packets stay without an answer."""
 
 
 class Engine:
     """A process that listens at these ports as the real one does: kill -9 is what it is for."""
 
+    running: ClassVar[list[Engine]] = []
+    """Of this process, which is that of one test."""
+
     def __init__(self, *places: Ports, wildcard: bool = False) -> None:
         """wildcard: at every address of the box, for TCP with one socket for both families, as the real one does."""
-        reading, writing = os.pipe()
+        self._questions, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            self._questions.close()
             with contextlib.suppress(BaseException):
-                _serve({p for place in places for p in (place.decided, place.named)}, writing, wildcard)
+                _serve({p for place in places for p in (place.decided, place.named)}, theirs, wildcard)
             os._exit(1)
-        os.close(writing)
-        assert os.read(reading, 1) == b"1", "the engine does not listen"
-        os.close(reading)
+        theirs.close()
+        self.settle()
+        self.running.append(self)
+
+    def settle(self) -> None:
+        """Returns when it has answered all that it was asked so far."""
+        self._questions.send(b"?")
+        assert self._questions.recv(1), "the engine does not listen"
 
     def kill(self) -> None:
+        self.running.remove(self)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
 
-def _serve(listening: Iterable[int], ready: int, wildcard: bool) -> None:
+def _serve(listening: Iterable[int], questions: socket.socket, wildcard: bool) -> None:
     with selectors.DefaultSelector() as selector:
         for port in sorted(listening):
             for family, here in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
@@ -87,10 +96,13 @@ def _serve(listening: Iterable[int], ready: int, wildcard: bool) -> None:
                     if kind == socket.SOCK_STREAM:
                         heard.listen(64)
                     selector.register(heard, selectors.EVENT_READ, port)
-        os.write(ready, b"1")
+        selector.register(questions, selectors.EVENT_READ)
         kept = []
         while True:
-            for key, _ in selector.select():
+            asked = [key for key, _ in selector.select() if key.fileobj is not questions]
+            if not asked:
+                questions.send(questions.recv(1))
+            for key in asked:
                 assert isinstance(key.fileobj, socket.socket)
                 if key.fileobj.type == socket.SOCK_STREAM:
                     kept.append(key.fileobj.accept()[0])
@@ -126,21 +138,14 @@ def _answer(heard: socket.socket, port: int) -> None:
 
 def ask(rig: Rig, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC) -> Packet | None:
     """What the gateway sends for this packet: itself, or an answer. Other flows are not looked at."""
-    rig.wire.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            rig.wire.recv(4096)
+    rig.heard_so_far()
     rig.wire.send(build(frame_of(dst, src, packet)))
-    rig.wire.settimeout(SILENCE_S)
-    while True:
-        try:
-            data, address = rig.wire.recvfrom(4096)
-        except TimeoutError:
-            return None
-        body = parse(data).body
-        is_ip = address[2] != socket.PACKET_OUTGOING and isinstance(body, Ipv4 | Ipv6)
-        if is_ip and isinstance(body, Ipv4 | Ipv6) and _is_about(body, packet):
-            return body
+    heard = rig.heard_so_far()
+    if Engine.running:
+        for engine in Engine.running:
+            engine.settle()
+        heard += rig.heard_so_far()
+    return next((it for it in heard if isinstance(it, Ipv4 | Ipv6) and _is_about(it, packet)), None)
 
 
 def went(rig: Rig, packet: Packet) -> str:

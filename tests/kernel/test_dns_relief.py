@@ -15,13 +15,12 @@ from sidegate.gateway.ruleset.nftchange import transactions
 from sidegate.gateway.ruleset.services import Services
 from sidegate.gateway.split.ports import RELIEF_PORT
 from sidegate.lab.resolving import labels, resolve
-from sidegate.packet import TCP, UDP, IpAddress, Ipv4, Ipv6, Tcp, Udp, build, frame_of, parse
+from sidegate.packet import TCP, UDP, IpAddress, Ipv4, Ipv6, Tcp, Udp
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
 from tests.kernel.gateway_rig import (
     CLIENT,
     CLIENT_MAC,
     GATEWAY,
-    GATEWAY_MAC,
     ROUTER_MAC,
     SERVER,
     SHAPE,
@@ -31,7 +30,7 @@ from tests.kernel.gateway_rig import (
 from tests.kernel.split_home import CONF, HOME, OURS, conf
 from tests.kernel.steer_rig import CLIENT6, GATEWAY6, SERVER6, Packet, SplitRig
 from tests.kernel.test_steer import ALL
-from tests.kernel.test_steer_services import OUTSIDE, answered, is_heard, listening
+from tests.kernel.test_steer_services import OUTSIDE, answered, has_something, is_heard, listening
 
 pytestmark = pytest.mark.kernel
 
@@ -57,17 +56,12 @@ def _from_client(to: IpAddress, protocol: int, body: Tcp | Udp) -> Packet:
     return Ipv4(CLIENT, to, protocol, body) if to.version == 4 else Ipv6(CLIENT6, to, protocol, body)
 
 
-def put(rig: SplitRig, asked: Packet) -> None:
-    rig.wire.send(build(frame_of(GATEWAY_MAC, CLIENT_MAC, asked)))
-
-
 def answers(rig: SplitRig, resolver: socket.socket, asked: Packet) -> bool:
     """Whether this resolver hears the question, and its answer comes from where it was asked."""
-    put(rig, asked)
-    try:
-        _, asker = resolver.recvfrom(100)
-    except TimeoutError:
+    rig.put(asked)
+    if not has_something(resolver):
         return False
+    _, asker = resolver.recvfrom(100)
     resolver.sendto(b"!", asker)
     seen = next_datagram(rig)
     assert isinstance(asked.body, Udp)
@@ -79,16 +73,8 @@ def answers(rig: SplitRig, resolver: socket.socket, asked: Packet) -> bool:
 
 
 def next_datagram(rig: SplitRig) -> Packet | None:
-    """That the gateway sends; None if there is none at once."""
-    rig.wire.settimeout(0.3)
-    while True:
-        try:
-            data, address = rig.wire.recvfrom(4096)
-        except TimeoutError:
-            return None
-        body = parse(data).body
-        if address[2] != socket.PACKET_OUTGOING and isinstance(body, Ipv4 | Ipv6) and isinstance(body.body, Udp):
-            return body
+    """That the gateway has sent."""
+    return next((it for it in rig.heard_so_far() if isinstance(it, Ipv4 | Ipv6) and isinstance(it.body, Udp)), None)
 
 
 @pytest.mark.parametrize("to", [GATEWAY, SERVER, GATEWAY6, SERVER6])
@@ -107,7 +93,7 @@ def test_what_the_relief_was_asked_it_answers_after_its_time() -> None:
     rig = SplitRig(ALL, shape=ALONE)
     relief = listening(RELIEF_PORT, socket.SOCK_DGRAM)
     lead(rig, relief=True)
-    put(rig, question(SERVER))
+    rig.put(question(SERVER))
     _, asker = relief.recvfrom(100)
     lead(rig, relief=False)
     relief.sendto(b"!", asker)
@@ -148,9 +134,9 @@ def test_who_asks_for_names_is_known(to: IpAddress) -> None:
     for is_relieved, port in ((False, 40001), (True, 40002)):
         lead(rig, relief=is_relieved)
         rig.nft("flush set inet sidegate askers4\n")
-        put(rig, _from_client(to, UDP, Udp(port, 54, b"?")))
+        rig.put(_from_client(to, UDP, Udp(port, 54, b"?")))
         assert not rig.holds("askers4")
-        put(rig, question(to, port))
+        rig.put(question(to, port))
         assert rig.holds("askers4", f"{CLIENT_MAC} . {CLIENT}")
 
 

@@ -13,14 +13,16 @@ from msgspec import Struct
 
 from sidegate.demo.result import Split, SplitScene, Visit
 from sidegate.home import Client, Gateway, Isp, Server
-from sidegate.lab.asking import http_get
+from sidegate.lab.asking import ANSWERED_WITHIN_S, http_get
 from sidegate.lab.check import sidegate
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import resolve
 from sidegate.problems import Exit, Problem, Problems
 
 _CONF = "/run/demo.toml"
-_WITHIN_S, _AGAIN_S = 8.0, 0.02
+_WITHIN_S, _AGAIN_S = 20.0, 0.02
+_BLOCKED_AFTER_S = 1.5
+"""For a page that is to stay away. One that is to come has longer: a machine with other things to do is slow."""
 _KILL = """
 import os, select, signal, sys
 engine = os.pidfd_open(int(sys.argv[1]))
@@ -79,7 +81,7 @@ def _is_lied_about(isp: Isp, server: Server) -> bool:
 
 def play(lab: Lab, who: Cast, listener: Listener) -> Split:
     """On a gateway that is up without a configuration. Raises Problems."""
-    before = SplitScene("Without a proxy", tuple(_visit(lab, who, s, str(who.isp.resolver)) for s in who.sites))
+    before = SplitScene("Without a proxy", tuple(_visit_before(lab, who, s) for s in who.sites))
     listener.step(f"The provider lies about {who.lied.domain} and blocks {who.blocked.domain}. So, on the gateway:")
     _configure(lab, who, listener)
     _until_proxied(lambda: _visit(lab, who, who.lied, str(who.gateway.v4)))
@@ -114,19 +116,23 @@ def _until_proxied(look: Callable[[], Visit]) -> None:
         time.sleep(_AGAIN_S)
 
 
-def _visit(lab: Lab, who: Cast, site: Server, resolver: str) -> Visit:
+def _visit_before(lab: Lab, who: Cast, site: Server) -> Visit:
+    return _visit(lab, who, site, str(who.isp.resolver), _BLOCKED_AFTER_S if site == who.blocked else ANSWERED_WITHIN_S)
+
+
+def _visit(lab: Lab, who: Cast, site: Server, resolver: str, within_s: float = ANSWERED_WITHIN_S) -> Visit:
     """As a browser: the name is looked up there, and the page got."""
     name = site.domain or ""
     found = lab.call(who.client.name, resolve, name, resolver)
     if not found.ok:
         return Visit(name, "dead", f"no address: {found.detail}")
-    return _get(lab, who, site, found.detail.partition(" ")[0])
+    return _get(lab, who, site, found.detail.partition(" ")[0], within_s)
 
 
-def _get(lab: Lab, who: Cast, site: Server, address: str) -> Visit:
+def _get(lab: Lab, who: Cast, site: Server, address: str, within_s: float = ANSWERED_WITHIN_S) -> Visit:
     """`/who` tells by whom the server was asked: by the proxy, or by the home."""
     name = site.domain or ""
-    answer = lab.call(who.client.name, http_get, address, 80, "/who", 1.5, "", name)
+    answer = lab.call(who.client.name, http_get, address, 80, "/who", within_s, "", name)
     if not answer.ok:
         return Visit(name, "dead", answer.detail, answer.ms)
     if address != str(site.v4):

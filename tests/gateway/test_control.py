@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidegate.gateway.daemon import control
-from sidegate.gateway.daemon.control import ControlSocket, Conversation, NotListening, Reply, Request, ask
+from sidegate.gateway.daemon.control import ControlSocket, Conversation, Later, NotListening, Reply, Request, ask
 from sidegate.problems import Problem, Problems
 
 GET = b"GET /v1/status?a=1&b=x%20y HTTP/1.1\r\nHost: sidegate\r\n\r\n"
@@ -195,6 +195,41 @@ def test_many_silent_askers_keep_nobody_from_an_answer(server: ControlSocket) ->
     for _ in range(3):
         server.turn(102.0)
     assert server.next_deadline() is None
+
+
+def test_what_takes_longer_is_answered_when_it_is_done_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    later = Later()
+    server = ControlSocket(tmp_path / "s", lambda asked: later if asked.method == "POST" else echo(asked))
+    with connect(server) as patient, connect(server) as other:
+        server.turn(100.0)
+        patient.sendall(GET.replace(b"GET", b"POST"))
+        server.turn(100.0)
+        assert answer_to(other, server, 120.0).startswith(b"HTTP/1.1 200 ")
+        for number in range(3 * control._MOST_CONVERSATIONS):
+            connect(server).close()
+            server.turn(120.0 + number / 1000)
+        for _ in range(3):
+            server.turn(121.0)
+        assert server.next_deadline() == 100.0 + control._DONE_WITHIN_S
+        later.reply = Reply(200, "done")
+        assert server.next_deadline() == 0.0
+        server.turn(121.0)
+        assert patient.recv(4096).endswith(b'"done"')
+        server.turn(121.0)
+        assert server.next_deadline() is None
+    server.close()
+
+
+def test_who_asked_for_what_takes_longer_and_went_is_forgotten(tmp_path: Path) -> None:
+    later = Later()
+    server = ControlSocket(tmp_path / "s", lambda _: later)
+    with connect(server) as asker:
+        server.turn(100.0)
+        asker.sendall(GET)
+        server.turn(100.0)
+    server.turn(101.0)
+    assert server.next_deadline() is None
+    server.close()
 
 
 def test_many_at_once_are_all_answered(server: ControlSocket) -> None:

@@ -11,7 +11,7 @@ from sidegate.gateway import view
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.config import Config
-from sidegate.gateway.daemon.control import Request
+from sidegate.gateway.daemon.control import Reply, Request
 from sidegate.gateway.daemon.loop import Daemon
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import ClientsView, StatusView
@@ -30,6 +30,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 def ask(daemon: Daemon, method: str, path: str, uid: int = ROOT, **query: str) -> tuple[int, object]:
     reply = daemon._answers(Request(method, path, query, uid))
+    assert isinstance(reply, Reply)
     return reply.status, reply.data
 
 

@@ -133,3 +133,43 @@ def test_the_clock_turns_a_rule(planner: Planner, monkeypatch: pytest.MonkeyPatc
     turned = planner.turn(fresh, 2000.0 + CLOCK_S, None)
     assert turned is not None
     assert [rule.send for rule in turned.policy.rules] == ["block"]
+
+
+def test_rules_whose_time_has_come_are_made_again_where_they_were_not_taken(planner: Planner) -> None:
+    """But not at once, and again, and again."""
+    text = f'[proxy]\nupstream = "{LINK}"\n[[rule]]\ntime = ["08:00-09:00"]\ncidr = ["192.0.2.0/24"]\nsend = "block"'
+    late = msgspec.structs.replace(planner.plan(config(text)), until=datetime.now(UTC) - timedelta(seconds=1))
+    assert planner.turn(late, 1000.0, None) is not None
+    assert planner.next_deadline(late, 1000.0) == 1000.0 + CLOCK_S
+    assert planner.turn(late, 1001.0, None) is None
+    assert planner.turn(late, 1000.0 + CLOCK_S, None) is not None
+
+
+def test_what_a_subscription_brought_is_told_until_it_is_taken(planner: Planner) -> None:
+    class Fetched:
+        def __init__(self) -> None:
+            self.has_news = True
+
+        def turn(self, now: float, proxy_port: int | None) -> bool:
+            before, self.has_news = self.has_news, False
+            return before
+
+        def next_deadline(self) -> float | None:
+            return None
+
+        def copies(self) -> tuple[()]:
+            return ()
+
+        faults = copies
+
+        def close(self) -> None: ...
+
+    planner._subscriptions = Fetched()  # type: ignore[assignment]
+    plan = planner.plan(config(f'[proxy]\nupstream = "{LINK}"'))
+    assert planner.turn(plan, 1000.0, None) is not None
+    assert planner.turn(plan, 1001.0, None) is None
+    assert planner.next_deadline(plan, 1001.0) == 1000.0 + CLOCK_S
+    again = planner.turn(plan, 1000.0 + CLOCK_S, None)
+    assert again is not None
+    planner.take(again)
+    assert planner.turn(again, 1000.0 + 2 * CLOCK_S, None) is None

@@ -10,12 +10,13 @@ from sidegate.gateway.box.apply import Changes
 from sidegate.gateway.change import history
 from sidegate.gateway.change.diff import on_this_box
 from sidegate.gateway.daemon import telling
-from sidegate.gateway.daemon.control import Reply, Request
+from sidegate.gateway.daemon.control import Later, Reply, Request
 from sidegate.gateway.decide import forwarded
 from sidegate.gateway.split import lookup
 from sidegate.problems import Problems
 
 Query = Mapping[str, str]
+Reload = Callable[[Path | None, bool, Callable[[Changes | Problems], None]], None]
 _CHANGES = "only root may change something"
 _READS = "only root may have a file read"
 
@@ -24,27 +25,25 @@ class Answers:
     """The handler of a `ControlSocket`.
 
     state: where the journal is. told: the daemon's parts as they stand. reload: takes the configuration of this file
-    (None: the one in force), or the last good one; raises Problems.
+    (None: the one in force), or the last good one, and tells how that went, which may be later; raises Problems.
     """
 
-    def __init__(
-        self, state: Path, told: Callable[[], telling.Parts], reload: Callable[[Path | None, bool], Changes]
-    ) -> None:
+    def __init__(self, state: Path, told: Callable[[], telling.Parts], reload: Reload) -> None:
         self._state, self._told, self._reload = state, told, reload
         self._began_s = time.monotonic()
-        self._open = {
+        self._open: dict[tuple[str, str], Callable[[Query], Reply]] = {
             ("GET", "/v1/status"): self._status,
             ("GET", "/v1/clients"): self._clients,
             ("GET", "/v1/explain"): self._explain,
         }
-        self._for_root = {
+        self._for_root: dict[tuple[str, str], tuple[str, Callable[[Query], Reply | Later]]] = {
             ("GET", "/v1/diff"): (_READS, self._diff),
             ("POST", "/v1/probe"): (_CHANGES, self._probe_again),
             ("POST", "/v1/take-back"): (_CHANGES, self._take_back),
             ("POST", "/v1/reload"): (_CHANGES, self._take),
         }
 
-    def __call__(self, request: Request) -> Reply:
+    def __call__(self, request: Request) -> Reply | Later:
         asked = request.method, request.path
         if asked in self._open:
             return self._open[asked](request.query)
@@ -89,11 +88,18 @@ class Answers:
         parts.checkup.ask_all(time.monotonic())
         return Reply(200, {"stands_in_for": parts.aside.cause})
 
-    def _take(self, query: Query) -> Reply:
+    def _take(self, query: Query) -> Later:
+        """Answered once it is in force: what it needs may have to start first."""
+        later = Later()
+
+        def hear(outcome: Changes | Problems) -> None:
+            later.reply = Reply(200, outcome) if isinstance(outcome, Changes) else _refused(outcome)
+
         try:
-            return Reply(200, self._reload(_path(query), query.get("use") == "last-good"))
+            self._reload(_path(query), query.get("use") == "last-good", hear)
         except Problems as error:
-            return _refused(error)
+            hear(error)
+        return later
 
 
 def _path(query: Query) -> Path | None:

@@ -1,4 +1,4 @@
-"""A running box, brought to a plan: names first, then the kernel's rules in one transaction, then the engine."""
+"""A running box, brought to a plan that is prepared: the kernel's rules in one transaction, then the engine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class CarryingBox(LiveBox):
 
 def bring(config: Config, facts: Facts, plan: Plan, splitter: Splitter, state_dir: Path, now: float) -> Brought:
     """Raises Problems; what was begun by then, the next one goes on with. state_dir: where the journal is."""
-    first = _answer_first(config, facts, plan, splitter, now)
     situation = splitter.situation(plan)
     desired = decide(config, facts, situation)
     is_lost = _is_table_lost(facts, state_dir)
@@ -47,19 +46,12 @@ def bring(config: Config, facts: Facts, plan: Plan, splitter: Splitter, state_di
     splitter.applied(situation)
     if is_lost:
         splitter.forget()
-    return Brought(desired, changes, (*first, *splitter.want(plan, facts, now)))
+    return Brought(desired, changes, splitter.want(plan, facts, now))
 
 
 def is_table_new(changes: Changes) -> bool:
     """Whether our table's sets are empty now."""
     return any(c.what.startswith("nft table") for c in changes.changes)
-
-
-def _answer_first(config: Config, facts: Facts, plan: Plan, splitter: Splitter, now: float) -> tuple[Change, ...]:
-    """Where other rules are to be in force: see `Splitter.answer_first`. Raises Problems."""
-    if plan == splitter.plan_in_force:
-        return ()
-    return splitter.answer_first(plan, facts, decide(config, facts, splitter.situation(plan)).ruleset, now)
 
 
 def _is_table_lost(facts: Facts, state_dir: Path) -> bool:

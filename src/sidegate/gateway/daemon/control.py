@@ -1,7 +1,8 @@
 """The daemon's control socket: HTTP with JSON on a Unix socket. Everybody in its group may read, only root may change.
 
 Requests are small and come one to a connection. A handler gets method, path and query and returns a status and data,
-or raises Problems; it is called in the daemon's loop, between two events, and must not wait.
+or raises Problems; it is called in the daemon's loop, between two events, and must not wait: what takes longer is
+answered `Later`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _MOST_CONVERSATIONS = 32
 _CONVERSATION_S = 5.0
 _ANSWER_WITHIN_S = 5.0
 """Longer than the daemon's longest wait, for a router that does not answer ARP."""
+_DONE_WITHIN_S = 30.0
+"""What is answered later: longer than another configuration waits for engine and resolver."""
+_CHANGED_WITHIN_S = _DONE_WITHIN_S + _ANSWER_WITHIN_S
 _STUCK = "everybody stays online meanwhile; start it anew: sidegate down, then sidegate up"
 
 
@@ -46,7 +50,13 @@ class Reply(msgspec.Struct, frozen=True):
     data: Any
 
 
-Handler = Callable[[Request], Reply]
+class Later(msgspec.Struct):
+    """The reply to something that takes a while. reply: None until it is done."""
+
+    reply: Reply | None = None
+
+
+Handler = Callable[[Request], Reply | Later]
 
 
 class ControlSocket:
@@ -68,7 +78,9 @@ class ControlSocket:
         return self._selector.fileno()
 
     def next_deadline(self) -> float | None:
-        """When a conversation has lasted long enough; None: there is none."""
+        """When a conversation has lasted long enough, or can be answered; None: there is none."""
+        if any(c.can_answer for c in self._ends_s):
+            return 0.0
         return min(self._ends_s.values(), default=None)
 
     def turn(self, now: float) -> None:
@@ -77,7 +89,9 @@ class ControlSocket:
             if key.fileobj is self._listener:
                 self._accept(now)
             elif key.data in self._ends_s:
-                self._go_on(key.data)
+                self._go_on(key.data, now)
+        for conversation in [c for c in self._ends_s if c.can_answer]:
+            self._go_on(conversation, now)
         for conversation in [c for c, ends_s in self._ends_s.items() if ends_s <= now]:
             self._end(conversation)
 
@@ -95,15 +109,18 @@ class ControlSocket:
             # Whoever asked has gone already.
             return
         if len(self._ends_s) >= _MOST_CONVERSATIONS:
-            self._end(next(iter(self._ends_s)))
+            self._end(min(self._ends_s, key=lambda it: it.waits))
         conversation = Conversation(connection, self._handler)
         self._ends_s[conversation] = now + _CONVERSATION_S
         self._selector.register(conversation, selectors.EVENT_READ, conversation)
 
-    def _go_on(self, conversation: Conversation) -> None:
+    def _go_on(self, conversation: Conversation, now: float) -> None:
+        has_waited = conversation.waits
         conversation.turn()
         if conversation.is_over:
             self._end(conversation)
+        elif conversation.waits and not has_waited:
+            self._ends_s[conversation] = now + _DONE_WITHIN_S
         elif conversation.wants_to_write:
             self._selector.modify(conversation, selectors.EVENT_WRITE, conversation)
 
@@ -148,6 +165,7 @@ class Conversation:
         self._socket, self._handler = connection, handler
         self._socket.setblocking(False)
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_REQUEST)
+        self._later: Later | None = None
         self._out = b""
         self.is_over = False
 
@@ -158,10 +176,23 @@ class Conversation:
     def wants_to_write(self) -> bool:
         return bool(self._out)
 
+    @property
+    def waits(self) -> bool:
+        """Whether what was asked for is still being done."""
+        return self._later is not None
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether it waited, and what was asked for is done."""
+        return self._later is not None and self._later.reply is not None
+
     def turn(self) -> None:
         """Reads, answers, writes: as far as it goes without waiting."""
         try:
-            if not self._out:
+            if self._later is not None and self._later.reply is not None:
+                self._answer(self._later.reply)
+                self._later = None
+            elif not self._out:
                 self._read()
             if self._out:
                 self._out = self._out[self._socket.send(self._out) :]
@@ -183,11 +214,15 @@ class Conversation:
             self._answer(Reply(error.error_status_hint, {"error": "not an HTTP request"}))
             return
         if isinstance(event, h11.Request):
-            self._answer(self._reply_to(event), is_head=event.method == b"HEAD")
+            reply = self._reply_to(event)
+            self._later = reply if isinstance(reply, Later) else None
+            if (done := reply.reply if isinstance(reply, Later) else reply) is not None:
+                self._answer(done, is_head=event.method == b"HEAD")
+                self._later = None
         elif not data:
             self.is_over = True
 
-    def _reply_to(self, event: h11.Request) -> Reply:
+    def _reply_to(self, event: h11.Request) -> Reply | Later:
         if event.method not in (b"GET", b"HEAD", b"POST"):
             return Reply(405, {"error": "no such method"})
         try:
@@ -237,7 +272,7 @@ def ask(socket_path: Path, method: str, target: str) -> Any:
     where = str(socket_path)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_ANSWER_WITHIN_S)
+            connection.settimeout(_ANSWER_WITHIN_S if method == "GET" else _CHANGED_WITHIN_S)
             connection.connect(where)
             status, body = _exchange(connection, method, target)
     except PermissionError:

@@ -10,6 +10,7 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,9 @@ TIMER_S = 5.0
 """Between looks at the timer of a change that waits to be confirmed."""
 
 
+_OVERTAKEN = Problem("sidegate", "another change came before this one was in force", "sidegate config history")
+
+
 class Part(Protocol):
     """What the loop waits for, until it is time."""
 
@@ -63,6 +67,14 @@ class Part(Protocol):
     def next_deadline(self) -> float | None: ...
 
     def close(self) -> None: ...
+
+
+class Taking(msgspec.Struct, frozen=True):
+    """A configuration that is to be in force. path: where it is read again. hear: is told how that went."""
+
+    chosen: Chosen
+    path: Path | None
+    hear: Callable[[Changes | Problems], None]
 
 
 class Daemon:
@@ -89,6 +101,7 @@ class Daemon:
         self._desired: Desired | None = None
         self._splitter = Splitter(at, self._log.tell, self._handout.own_leases)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
+        self._taking: Taking | None = None
         self._stopping = self._is_reload_asked = False
 
     @property
@@ -206,9 +219,11 @@ class Daemon:
         self._advertising.turn(now)
         self._own_address.turn(now)
         plan = self._turn_splitter(now)
-        if plan is not None:
+        if plan is not None and self._taking is not None:
+            self._take(self._taking, plan)
+        elif plan is not None:
             self._reconcile(now, plan, "the split")
-        elif now >= self._observe_at_s:
+        elif now >= self._observe_at_s and not self._splitter.is_preparing:
             self._reconcile(now, self._splitter.plan_in_force, "put right")
 
     def _turn_splitter(self, now: float) -> Plan | None:
@@ -217,6 +232,8 @@ class Daemon:
             plan = self._splitter.turn(now)
         except Problems as error:
             self._log.note_faults(error.problems, "the split")
+            self._splitter.give_up()
+            self._drop_taking(error)
             self._observe_soon()
             return None
         self._log.note_faults((), "the split")
@@ -224,7 +241,8 @@ class Daemon:
 
     def _next_time(self) -> float:
         times = (part.next_deadline() for part in self._parts)
-        return min([self._observe_at_s, self._timer_at_s, *(t for t in times if t is not None)])
+        observe_at_s = None if self._splitter.is_preparing else self._observe_at_s
+        return min(t for t in (observe_at_s, self._timer_at_s, *times) if t is not None)
 
     # The box
 
@@ -236,6 +254,7 @@ class Daemon:
             brought = bring(self._config, facts, plan, self._splitter, self._places.state, now)
         except Problems as error:
             self._log.note_faults(error.problems)
+            self._splitter.give_up()
             self._observe_at_s = now + RETRY_S
             return
         self._log.note_faults(())
@@ -285,20 +304,42 @@ class Daemon:
 
     # Another configuration
 
-    def _reload(self, chosen: Chosen) -> Changes:
-        """Takes it, and touches only what it changes. Raises Problems; what was in force stays so then."""
-        now = time.monotonic()
+    def _reload(self, taking: Taking) -> None:
+        """Begins to take it. Raises Problems; what was in force stays so then, as it does until what it needs is there.
+
+        It touches only what it changes.
+        """
+        now, config = time.monotonic(), taking.chosen.config
+        plan = self._splitter.plan(config)
+        facts = observe(config, self._places.state)
+        self._handout.ask_first(decide(config, facts).dhcp)
+        self._splitter.ask_first(plan, facts)
+        self._drop_taking(Problems(_OVERTAKEN))
         try:
-            plan = self._splitter.plan(chosen.config)
-            facts = observe(chosen.config, self._places.state)
-            self._handout.ask_first(decide(chosen.config, facts).dhcp)
-            self._splitter.ask_first(plan, facts)
-            brought = bring(chosen.config, facts, plan, self._splitter, self._places.state, now)
+            is_ready = self._splitter.prepare(plan, facts, now)
         except Problems:
             # What was begun is put right at once.
             self._observe_at_s = now
             raise
-        self._chosen = chosen
+        if is_ready:
+            self._take(taking, plan)
+        else:
+            self._taking = taking
+            self._log.tell("another configuration waits until engine and resolver are ready for it")
+
+    def _take(self, taking: Taking, plan: Plan) -> None:
+        """What it needs is there."""
+        self._taking, now = None, time.monotonic()
+        chosen = taking.chosen
+        try:
+            facts = observe(chosen.config, self._places.state)
+            brought = bring(chosen.config, facts, plan, self._splitter, self._places.state, now)
+        except Problems as error:
+            self._splitter.give_up()
+            self._observe_at_s = now
+            taking.hear(error)
+            return
+        self._chosen, self._path = chosen, taking.path
         handed = self._hand_out(brought.desired)
         changes = Changes((*brought.changes.changes, *brought.begun, *handed))
         for change in changes.changes:
@@ -308,14 +349,18 @@ class Daemon:
         self._stand_at(facts)
         if is_table_new(changes):
             self._clientele.prove_again()
-        return changes
+        taking.hear(changes)
 
-    def _reload_from(self, path: Path | None, is_back: bool) -> Changes:
+    def _drop_taking(self, why: Problems) -> None:
+        taking, self._taking = self._taking, None
+        if taking is not None:
+            taking.hear(why)
+
+    def _reload_from(self, path: Path | None, is_back: bool, hear: Callable[[Changes | Problems], None]) -> None:
         """path: None: the file in force. is_back: to the last good one instead. Raises Problems."""
         path = path or self._path
-        changes = self._reload(history.last_good(self._places.state) if is_back else history.read(path))
-        self._path = path
-        return changes
+        chosen = history.last_good(self._places.state) if is_back else history.read(path)
+        self._reload(Taking(chosen, path, hear))
 
     def _keep_version(self) -> None:
         """Told first: a configuration that is not the file's is nothing to be found out by chance."""
@@ -330,11 +375,16 @@ class Daemon:
 
     def _reload_for_signal(self) -> None:
         try:
-            self._reload(history.read(self._path))
-            self._log.tell("configuration read again")
+            self._reload(Taking(history.read(self._path), self._path, self._hear_of_signal))
         except Problems as error:
-            self._chosen = msgspec.structs.replace(self._chosen, faults=error.problems)
-            self._log.tell(f"fault: the configuration was not taken: {error}")
+            self._hear_of_signal(error)
+
+    def _hear_of_signal(self, outcome: Changes | Problems) -> None:
+        if isinstance(outcome, Changes):
+            self._log.tell("configuration read again")
+        else:
+            self._chosen = msgspec.structs.replace(self._chosen, faults=outcome.problems)
+            self._log.tell(f"fault: the configuration was not taken: {outcome}")
 
     def _stand_at(self, facts: Facts) -> None:
         """Our place in the LAN."""

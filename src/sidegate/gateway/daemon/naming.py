@@ -13,13 +13,16 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import msgspec
 
 from sidegate.gateway import view
+from sidegate.gateway.box import journal as journals
 from sidegate.gateway.box import programs
 from sidegate.gateway.box.apply import Change
-from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.facts import Facts, list_table
+from sidegate.gateway.box.journal import TableStep
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.dhcp.leases import Lease
@@ -41,10 +44,6 @@ HOSTS_S = 5.0
 """Between looks at who has which lease."""
 READY_LOOK_S = 0.05
 """Between looks whether one that starts serves already."""
-FOLLOWS_WITHIN_S = 5.0
-"""How long rules wait for a resolver that answers as they have it: right after another change that is its GRACE_S, and
-what dnsmasq takes to start, with 100,000 names 0.4 s. One that does not start keeps no rule from its place."""
-_LOOK_AGAIN_S = 0.005
 
 
 class Naming:
@@ -54,7 +53,7 @@ class Naming:
     """
 
     def __init__(self, at: Places, tell: Callable[[str], None], leases: Callable[[], Iterable[Lease]]) -> None:
-        self._tell, self._leases = tell, leases
+        self._state, self._tell, self._leases = at.state, tell, leases
         self._resolving = Resolving(at, tell)
         self._plan = Plan()
         self._made_of: tuple[object, ...] = ()
@@ -64,6 +63,7 @@ class Naming:
         self._is_former_over = False
         self._answers = False
         self._said = (False, self.lead, False)
+        self._is_awaited = False
         self._mute_since_s: float | None = None
         self._answers_since_s: float | None = None
         self._age_at_s = time.monotonic() + learned.LOOK_EVERY_S
@@ -106,18 +106,23 @@ class Naming:
     def want_first(
         self, plan: Plan, facts: Facts, proxied: Proxied, engine_port: int | None, ruleset: str
     ) -> tuple[Change, ...]:
-        """As `want`, and waits, FOLLOWS_WITHIN_S at the most, for whoever answers names in another way than before.
+        """As `want`, before the kernel goes by the plan; `has_followed` says when it may.
 
         ruleset: that is to be in force next. Raises Problems.
         """
         before = self._resolver
         filled = learned_sets(self._plan.policy, self._plan.families)
         if text := learned.opened(ruleset, set(learned_sets(plan.policy, plan.families)).difference(filled)):
-            programs.run("nft", "--file", "-", text=text)
+            open_sets(text, self._state)
         changes = self.want(plan, facts, proxied, engine_port)
-        if self._answers and _is_other(before, self._resolver):
-            self._follow()
+        self._is_awaited = _is_first(before, self._resolver) or (self._answers and _is_other(before, self._resolver))
         return changes
+
+    def has_followed(self) -> bool:
+        """Whether there is whoever answers names in another way since `want_first`, or there is none and it fails."""
+        if not self._is_awaited:
+            return True
+        return self._resolving.is_ready() if self._answers else bool(self.faults())
 
     @property
     def lead(self) -> Name:
@@ -242,14 +247,6 @@ class Naming:
         names = learned_sets(self._plan.policy, self._plan.families)
         return {name: view.elements(name) for name in names}
 
-    def _follow(self) -> None:
-        """Raises Problems."""
-        end_s = time.monotonic() + FOLLOWS_WITHIN_S
-        self.turn(time.monotonic())
-        while not self._resolving.is_ready() and time.monotonic() < end_s:
-            time.sleep(_LOOK_AGAIN_S)
-            self.turn(time.monotonic())
-
     def _hear(self, now: float) -> None:
         if self._resolver is None:
             self._answers, self._mute_since_s = False, None
@@ -258,6 +255,23 @@ class Naming:
         elif self._answers:
             self._mute_since_s = self._mute_since_s or now
             self._answers = now < self._mute_since_s + MUTE_S
+
+
+def open_sets(text: str, state: Path) -> None:
+    """Makes sets of our table that its ruleset does not have yet: from now on that knows them. Raises Problems.
+
+    Otherwise a look at the box would find a table that is not as we left it. state: where the journal is.
+    """
+    journal, listing = journals.load(state), list_table()
+    programs.run("nft", "--file", "-", text=text)
+    table = journal.table if journal else None
+    if journal is not None and table is not None and table.listing == listing:
+        opened = TableStep(table.ruleset + text, list_table())
+        journals.save(msgspec.structs.replace(journal, table=opened), state)
+
+
+def _is_first(before: Resolver | None, now: Resolver | None) -> bool:
+    return before is None and now is not None
 
 
 def _is_other(before: Resolver | None, now: Resolver | None) -> bool:

@@ -19,7 +19,7 @@ from sidegate.gateway.split.times import local_now
 from sidegate.problems import Exit, Problem, Problems
 
 CLOCK_S = 15.0
-"""Between looks whether the clock was set."""
+"""Between looks whether the clock was set, and before a plan that was not taken is made again."""
 _NO_UPSTREAM = Problem(
     "proxy",
     "there is no upstream: no subscription has given one, so proxy.on_failure holds",
@@ -94,6 +94,8 @@ class Planner:
         self._sources: tuple[str, ...] = ()
         self._unusable: tuple[Problem, ...] = ()
         self._clock_at_s = 0.0
+        self._turned_at: datetime | None = None
+        self._owed_at_s: float | None = None
         self._subscriptions = Subscriptions((), state, tell)
 
     def fileno(self) -> int:
@@ -127,7 +129,8 @@ class Planner:
         return _at_this_moment(Plan(config, material, found, check=check, problems=told))
 
     def take(self, plan: Plan) -> bool:
-        """This one is in force; whether what `fileno` stands for is another one now."""
+        """This one is in force now; whether what `fileno` stands for is another one."""
+        self._owed_at_s = None
         self._tell_files(plan.material.unusable)
         sources = plan.config.proxy.subscriptions
         if sources == self._sources:
@@ -137,14 +140,17 @@ class Planner:
         return True
 
     def turn(self, plan: Plan, now: float, proxy_port: int | None) -> Plan | None:
-        """Another plan, if the clock or a subscription asks for it. proxy_port: of an upstream that works.
+        """Another plan, if the clock or a subscription asks for it: again and again, until one is taken.
 
-        Raises Problems.
+        proxy_port: of an upstream that works. Raises Problems.
         """
-        if self._subscriptions.turn(now, proxy_port):
+        if self._subscriptions.turn(now, proxy_port) or (self._owed_at_s is not None and now >= self._owed_at_s):
+            self._owed_at_s = now + CLOCK_S
             return self.plan(plan.config, is_tolerant=True)
-        if plan.until is not None and (now >= self._clock_at_s or datetime.now(UTC) >= plan.until):
+        is_turn = self._is_turn(plan)
+        if plan.until is not None and (now >= self._clock_at_s or is_turn):
             self._clock_at_s = now + CLOCK_S
+            self._turned_at = plan.until if is_turn else self._turned_at
             if rules.next_turn(plan.config, local_now()) != plan.until:
                 self._tell("a rule turns on or off by the clock")
                 return _at_this_moment(plan)
@@ -152,9 +158,10 @@ class Planner:
 
     def next_deadline(self, plan: Plan, now: float) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
-        until_s = None if plan.until is None else now + max(0.0, (plan.until - datetime.now(UTC)).total_seconds())
-        clock_s = None if until_s is None else max(now, self._clock_at_s)
-        times = (self._subscriptions.next_deadline(), until_s, clock_s)
+        is_new = plan.until is not None and plan.until != self._turned_at
+        until_s = now + max(0.0, (plan.until - datetime.now(UTC)).total_seconds()) if plan.until and is_new else None
+        clock_s = None if plan.until is None else max(now, self._clock_at_s)
+        times = (self._subscriptions.next_deadline(), until_s, clock_s, self._owed_at_s)
         return min((t for t in times if t is not None), default=None)
 
     def try_again(self, now: float) -> None:
@@ -167,6 +174,10 @@ class Planner:
 
     def close(self) -> None:
         self._subscriptions.close()
+
+    def _is_turn(self, plan: Plan) -> bool:
+        """Whether it is time for other rules, and they were not made yet."""
+        return plan.until is not None and plan.until != self._turned_at and datetime.now(UTC) >= plan.until
 
     def _tell_files(self, unusable: tuple[Problem, ...]) -> None:
         """Those that count as empty, and those that do so no longer."""

@@ -1,8 +1,8 @@
 """The split, for the daemon's loop: a configuration and its files -> what engine, resolver and kernel are to do now.
 
-`plan` reads and judges, and changes nothing. `want` has engine and resolver do what a plan says; `situation` is what
-the kernel's rules are decided for, with the places that engine and resolver serve at this moment. So the kernel never
-leads anybody to a place where nobody is yet, and what is slow to start delays nothing that is decided without it.
+`plan` reads and judges, and changes nothing. `prepare` begins what a plan needs before the kernel goes by it.
+`situation` is what the kernel's rules are decided for, with the places that engine and resolver serve at this moment.
+`want` has engine and resolver do all that a plan says. So the kernel never leads anybody where nobody is yet.
 """
 
 from __future__ import annotations
@@ -19,40 +19,37 @@ from sidegate.gateway.box.apply import Change
 from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import Config
+from sidegate.gateway.daemon.coming import SETTLE_S, SURE_S, Coming
 from sidegate.gateway.daemon.naming import Naming
 from sidegate.gateway.daemon.splitplan import Plan, Planner
-from sidegate.gateway.decide import NO_SPLIT, Situation
+from sidegate.gateway.daemon.splitview import split_view
+from sidegate.gateway.decide import NO_SPLIT, Situation, decide
 from sidegate.gateway.dhcp.leases import Lease
 from sidegate.gateway.dns import here, terms
 from sidegate.gateway.dns.places import NAME as RESOLVER
 from sidegate.gateway.dns.places import RELIEF
 from sidegate.gateway.dns.resolver import Proxied
-from sidegate.gateway.engine.choice import Standing
 from sidegate.gateway.engine.foreign import Foreign
 from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.supervision import Supervision, Wanted
 from sidegate.gateway.engine.taken import taken
 from sidegate.gateway.engine.trial import question
-from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, asks_names, has_ipv6
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.explaining import FOREIGN
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
-from sidegate.gateway.view import ProxyView, SplitView, UpstreamView
+from sidegate.gateway.view import SplitView
 from sidegate.problems import Problem, Problems
 
-SETTLE_S = 5.0
-"""How long a start waits for engine and resolver, if they do not fail, before it goes on without."""
-SURE_S = 3.0
-"""How long of that for the upstream's first answer: names that were led to one that is dead would have none. Xray tries
-a server that refuses five times in a second (common/retry), and two trials must say so."""
 FALL_BACK_S = 3.0
 """After the engine's end, before proxied names are resolved without it: by then it is back, as a rule, and an answer of
 a lying resolver would be believed for a minute."""
 _LOOK_AGAIN_S = 0.01
+_OFTEN_S = 0.02
+"""Between looks whether a plan is prepared."""
 _FIRST = "what is proxied goes through it"
 _WAITS = (
     "another engine waits for its place: those before still end their connections. Until then the kernel decides "
@@ -76,6 +73,8 @@ class Splitter:
         self._facts: Facts | None = None
         self._lost_s: float | None = None
         self._has_fallen_back = False
+        self._coming: Coming | None = None
+        self._begun: tuple[Change, ...] = ()
         self._poll = select.epoll()
         for part in (self._planner, self._engine, self._naming):
             self._poll.register(part, select.EPOLLIN)
@@ -121,17 +120,43 @@ class Splitter:
 
     def want(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
         """From the next `turn` on this holds; what it changes. Raises Problems where a file cannot be written."""
+        begun = self._begun
+        self.give_up()
         started = self._want_engine(plan, facts, now)
-        return (*started, *self._want_names(now))
+        return (*begun, *started, *self._want_names(now))
 
-    def answer_first(self, plan: Plan, facts: Facts, ruleset: str, now: float) -> tuple[Change, ...]:
-        """Names are answered as this plan has it before the kernel goes by it; see `Naming.want_first`.
+    @property
+    def is_preparing(self) -> bool:
+        """Whether a plan waits for what it needs: until then nothing else is to be brought about."""
+        return self._coming is not None
 
-        ruleset: of the plan. What that changes. Raises Problems.
+    def prepare(self, plan: Plan, facts: Facts, now: float) -> bool:
+        """What the plan needs is begun, in place of what was being prepared; whether it is there already.
+
+        Where it is not, `turn` gives the plan once it is. Raises Problems.
         """
-        self._foreign.want(plan.config.proxy.tproxy_port if plan.is_foreign else None, now)
-        self._foreign.turn(now)
-        return self._naming.want_first(plan, facts, self._proxied(plan, now), self._engine.dns_port(), ruleset)
+        self.give_up()
+        if plan.is_foreign:
+            self._foreign.want(plan.config.proxy.tproxy_port, now)
+            self._foreign.turn(now)
+        awaits_engine = self._lacks_engine(plan)
+        begun = self._start_engine(plan, facts, now) if awaits_engine else ()
+        self._coming = Coming(plan, facts, now, awaits_engine, not self._engine.state.serves, begun)
+        try:
+            if self._is_prepared(self._coming, now):
+                return True
+        except Problems:
+            self.give_up()
+            raise
+        # Or the loop would be woken for what is not looked at.
+        self._poll.modify(self._planner, 0)
+        return False
+
+    def give_up(self) -> None:
+        """What is being prepared is not wanted any more. The next `want` has engine and resolver go back."""
+        if self._coming is not None:
+            self._coming, self._begun = None, ()
+            self._poll.modify(self._planner, select.EPOLLIN)
 
     def situation(self, plan: Plan, *, as_settled: bool = False) -> Situation:
         """What the kernel's rules are decided for: this plan, with whoever serves now.
@@ -177,18 +202,26 @@ class Splitter:
         """
         is_other = any([self._engine.turn(now), self._foreign.turn(now)])
         self._mind_loss(now)
+        if self._coming is not None:
+            self._naming.turn(now)
+            return self._coming.plan if self._is_prepared(self._coming, now) else None
         for change in self._want_names(now):
             self._tell(f"{change.what}: {change.why}")
         is_other = self._naming.turn(now) or is_other
         place = self._engine.place(self._engine.state.chosen)
         plan = self._planner.turn(self._plan, now, place.socks if place else None)
-        return plan or (self._plan if is_other else None)
+        if plan is not None and self._facts is not None:
+            return plan if self.prepare(plan, self._facts, now) else None
+        return self._plan if is_other else None
 
     def next_deadline(self) -> float | None:
         """When `turn` has something to do although nothing came in; None: never."""
-        falls_back_s = self._lost_s + FALL_BACK_S if self._lost_s is not None and not self._has_fallen_back else None
+        now = time.monotonic()
         parts = (self._engine.next_deadline(), self._foreign.next_deadline(), self._naming.next_deadline())
-        times = (*parts, falls_back_s, self._planner.next_deadline(self._plan, time.monotonic()))
+        if self._coming is not None:
+            return min(now + _OFTEN_S, *(t for t in parts if t is not None))
+        falls_back_s = self._lost_s + FALL_BACK_S if self._lost_s is not None and not self._has_fallen_back else None
+        times = (*parts, falls_back_s, self._planner.next_deadline(self._plan, now))
         return min((t for t in times if t is not None), default=None)
 
     def close(self) -> None:
@@ -226,49 +259,48 @@ class Splitter:
 
     def view(self, now: float) -> SplitView | None:
         """For `status`; None where nothing is split and no name is answered."""
-        plan = self._plan
-        if plan.is_empty:
-            return None
-        return SplitView(
-            rules=len(plan.policy.rules),
-            default=plan.policy.default,
-            next_turn=plan.until.astimezone().isoformat(timespec="seconds") if plan.until else "",
-            proxy=self._proxy_view(now) if plan.aims else None,
-            resolves=self._naming.serves() if plan.config.resolves else None,
-            resolver_pid=self._naming.pid(),
-            proxied_names=self._naming.proxied or "",
-            notes=self.hints(),
-        )
-
-    def _proxy_view(self, now: float) -> ProxyView:
-        proxy, state = self._plan.config.proxy, self._engine.state
-        known = {it.name: it for it in self._plan.upstreams.found}
-        standings = [s for s in self._engine.standings() if s.name in known]
-        return ProxyView(
-            engine=proxy.engine,
-            serves=self._foreign.listens if self._plan.is_foreign else state.serves,
-            mode=proxy.mode,
-            on_failure=proxy.on_failure,
-            chosen=state.chosen or "",
-            why=self._engine.why,
-            pid=self._engine.pid(),
-            ending=len(state.leaving),
-            upstreams=tuple(_upstream_view(s, known[s.name], state.chosen, now) for s in standings),
-        )
+        return split_view(self._plan, self._engine, self._foreign, self._naming, self.hints(), now)
 
     # How it is done
 
     def _want_engine(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
-        self._plan, self._facts = plan, facts
-        if self._planner.take(plan):
+        if plan is not self._plan and self._planner.take(plan):
             # What it stood for before is closed, and with that no longer waited for (epoll(7)).
             self._poll.register(self._planner, select.EPOLLIN)
-        self._engine.want(self._wanted(plan, facts) if plan.is_ours else None, now)
+        self._plan, self._facts = plan, facts
         self._foreign.want(plan.config.proxy.tproxy_port if plan.is_foreign else None, now)
+        return self._start_engine(plan, facts, now)
+
+    def _start_engine(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
+        self._engine.want(self._wanted(plan, facts) if plan.is_ours else None, now)
         why = "rules or upstreams are others; connections that are open stay with the one before"
         why = _WAITS if self._engine.waits else why
         is_first = self._engine.state.generation is None
         return (Change("engine starts", _FIRST if is_first else why),) if self._engine.starts else ()
+
+    def _lacks_engine(self, plan: Plan) -> bool:
+        """Whether there is no engine that could do what it asks, if not by its rules."""
+        if not plan.is_ours:
+            return False
+        known = {it.name for it in self._engine.standings()}
+        return not self._engine.state.serves or not known.issuperset(name for name in plan.aims if name != PROXY)
+
+    def _is_prepared(self, it: Coming, now: float) -> bool:
+        """Goes on as far as it can be. Raises Problems."""
+        engine = self._engine
+        serves = engine.state.serves and engine.judges(it.plan.policy)
+        if not it.has_engine(now, serves=serves, is_sure=engine.is_sure, fails=bool(engine.faults())):
+            return False
+        if it.names_s is None:
+            it.names_s = now
+            self._begun = (*it.begun, *self._begin_names(it, now))
+        return it.has_names(now, have_followed=self._naming.has_followed())
+
+    def _begin_names(self, it: Coming, now: float) -> tuple[Change, ...]:
+        """Names are answered as the plan has it before the kernel goes by it. Raises Problems."""
+        ruleset = decide(it.plan.config, it.facts, self.situation(it.plan)).ruleset
+        proxied, engine_port = self._proxied(it.plan, now), self._engine.dns_port()
+        return self._naming.want_first(it.plan, it.facts, proxied, engine_port, ruleset)
 
     def _wanted(self, plan: Plan, facts: Facts) -> Wanted:
         config, proxy = plan.config, plan.config.proxy
@@ -342,21 +374,6 @@ def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: flo
     while not condition() and not part.faults() and time.monotonic() < end_s:
         time.sleep(_LOOK_AGAIN_S)
         part.turn(time.monotonic())
-
-
-def _upstream_view(standing: Standing, it: Upstream, chosen: str | None, now: float) -> UpstreamView:
-    latency_ms = standing.latency_ms
-    return UpstreamView(
-        name=it.name,
-        kind=it.kind,
-        server=it.where,
-        state=standing.state,
-        since_s=round(now - standing.since_s, 1),
-        why=standing.why,
-        latency_ms=None if latency_ms is None else round(latency_ms, 1),
-        is_chosen=it.name == chosen,
-        carries_udp=it.udp,
-    )
 
 
 def _on_lan(plan: Plan, facts: Facts | None) -> tuple[IPv4Address | IPv6Address, ...]:

@@ -97,6 +97,14 @@ class TestCommandLine:
         assert {"do": "link", "what": f"{layout.COMMAND} -> {layout.CURRENT}/bin/sidegate"} in steps
         assert picture(disk.root) == before
 
+    def test_another_program_is_no_python(self, tmp_path: Path) -> None:
+        disk = bare_tree(tmp_path)
+        before = picture(tmp_path)
+        done = from_here("install", "--root", str(tmp_path), "--python", "/bin/true")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "true: is no Python 3." in done.stderr
+        assert picture(disk.root) == before
+
     def test_it_uninstalls_itself_without_a_trace(self, tmp_path: Path) -> None:
         disk = bare_tree(tmp_path)
         before = picture(tmp_path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 import sidegate
+from sidegate.gateway.box import programs
 from sidegate.install import layout
 from sidegate.problems import Exit, Problem, Problems
 
@@ -21,6 +22,9 @@ _PACKAGE = "sidegate"
 _NOT_NEEDED = {"INSTALLER", "REQUESTED", "direct_url.json"}
 """Notes of pip about how and whence a package came; they would be wrong in a copy."""
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+_TELL_VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
 class Python(Struct, frozen=True):
@@ -53,9 +57,18 @@ def gather(executable: Path | None = None) -> Release:
 
     executable: absolute; of the running version. None: found by `find_python`.
     """
-    python = Python(str(executable), _version()) if executable else find_python()
+    python = _given(executable) if executable else find_python()
     modules = {**_own_modules(), **_required_modules()}
     return Release(_identify(modules, python), sidegate.__version__, python, modules)
+
+
+def _given(executable: Path) -> Python:
+    """Raises Problems if that is no Python of the running version."""
+    status, said, _ = programs.attempt(str(executable), "-I", "-c", _TELL_VERSION)
+    if status or said.strip() != _version():
+        what = f"is no Python {_version()}, and compiled packages fit no other version"
+        raise Problems(Problem(str(executable), what, f"leave --python out, or name a Python {_version()}"))
+    return Python(str(executable), _version())
 
 
 def find_python() -> Python:

@@ -15,6 +15,7 @@ from sidegate.gateway.daemon.control import Reply, Request
 from sidegate.gateway.daemon.loop import Daemon
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import ClientsView, StatusView
+from tests.gateway.test_formeraddress import facts
 
 ROOT, SOMEBODY = 0, 1000
 TV = Client("02:00:00:00:00:10", IPv4Address("192.168.1.16"))
@@ -34,10 +35,22 @@ def ask(daemon: Daemon, method: str, path: str, uid: int = ROOT, **query: str) -
     return reply.status, reply.data
 
 
-@pytest.mark.parametrize("path", ["/v1/probe", "/v1/reload", "/v1/take-back"])
+@pytest.mark.parametrize("path", ["/v1/probe", "/v1/reload", "/v1/take-back", "/v1/accept-address"])
 def test_only_root_may_change_something(daemon: Daemon, path: str) -> None:
     status, data = ask(daemon, "POST", path, SOMEBODY)
     assert (status, data) == (403, {"error": "only root may change something", "remedy": "use sudo"})
+
+
+def test_a_person_accepts_the_address_that_the_box_has_now(daemon: Daemon) -> None:
+    for last in (2, 77):
+        daemon._former_address.stand_at(facts(f"192.168.1.{last}"))
+    _, before = ask(daemon, "GET", "/v1/status")
+    assert ask(daemon, "POST", "/v1/accept-address")[0] == 200
+    _, after = ask(daemon, "GET", "/v1/status")
+    assert isinstance(before, StatusView)
+    assert isinstance(after, StatusView)
+    assert "once they have it: sidegate up" in before.faults[-1]
+    assert after.faults == ()
 
 
 def test_only_root_may_have_a_file_read(daemon: Daemon) -> None:

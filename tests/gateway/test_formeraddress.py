@@ -74,6 +74,20 @@ def test_it_is_told_by_the_next_daemon_too_and_not_in_another_lan(tmp_path: Path
     assert (next_one.faults(), len(told)) == ((), 1)
 
 
+def test_once_a_person_accepted_it_no_daemon_tells_it_again(tmp_path: Path) -> None:
+    first = FormerAddress(tmp_path, lambda _: None)
+    for address in ("192.168.1.2", "192.168.1.77"):
+        first.stand_at(facts(address))
+    assert first.faults()
+    first.accept()
+    next_one = FormerAddress(tmp_path, lambda _: None)
+    for it in (first, next_one):
+        it.stand_at(facts("192.168.1.77"))
+        assert it.faults() == ()
+    next_one.stand_at(facts("192.168.1.78"))
+    assert "was 192.168.1.77" in next_one.faults()[0].what
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"address": "x"}', '{"address": "192.168.1.2", "former": "192.168.1.3", "until": "soon"}']
 )

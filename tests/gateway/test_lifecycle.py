@@ -6,6 +6,7 @@ import errno
 import io
 import threading
 import time
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -18,12 +19,13 @@ from sidegate.gateway.clients.clientele import transaction
 from sidegate.gateway.clients.returnpath import Prove, Withdraw
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.daemon import refusal, service
-from sidegate.gateway.daemon.control import ControlSocket, Reply
+from sidegate.gateway.daemon.control import ControlSocket, Reply, Request
 from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.daemon.service import NotStarted, Started, Use
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.install.plan import shipped
 from sidegate.problems import Exit, Problem, Problems
+from tests.gateway.split.mmdb_writer import mmdb
 
 
 @pytest.fixture
@@ -176,3 +178,24 @@ def test_log_file_stays_small(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 300_000)
     EventLog(path).tell("met somebody")
     assert path.stat().st_size == 0
+
+
+def test_countries_are_read_before_the_daemon_is_asked_to(at: Places, tmp_path: Path) -> None:
+    (tmp_path / "db").write_bytes(mmdb({IPv4Network("192.0.2.0/24"): {"country": {"iso_code": "CN"}}}))
+    config = tmp_path / "sidegate.toml"
+    config.write_text(f'[[rule]]\ncountry = ["cn"]\nsend = "block"\n[lists]\ncountry_db = "{tmp_path}/db"\n')
+    at.runtime.mkdir()
+    found = []
+
+    def daemon(request: Request) -> Reply:
+        found.append((at.state / "countries" / "CN.txt").is_file())
+        return Reply(200, Changes())
+
+    server = ControlSocket(at.control, daemon)
+    changing = threading.Thread(target=lifecycle._change, args=(None, {"pid": 1, "config": str(config)}, at))
+    changing.start()
+    while changing.is_alive():
+        server.turn(time.monotonic())
+        changing.join(0.01)
+    server.close()
+    assert found == [True]

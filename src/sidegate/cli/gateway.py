@@ -123,6 +123,7 @@ def down(step_aside_s: float | None, now: bool, as_json: bool) -> None:
                 "left_alone": ended.report.left_alone,
                 "aside_s": ended.aside_s,
                 "not_handed_over": ended.why_not,
+                "notes": _ended_notes(ended),
             }
         )
         return
@@ -135,10 +136,7 @@ def _ended_lines(ended: lifecycle.Ended) -> list[str]:
     lines += [f"left alone, somebody else changed it meanwhile: {what}" for what in report.left_alone]
     if ended.aside_s is not None:
         lines.append(f"Clients were handed to the router, which stands in for {duration(ended.aside_s)} at most.")
-    if ended.unblocks:
-        lines.append('What was proxied goes straight from now on: proxy.on_failure = "block" holds here, not there.')
-    if ended.serves_alone:
-        lines.append(f"But {lifecycle.SERVES_ALONE}.")
+    lines += [f"{note[0].upper()}{note[1:]}." for note in _ended_notes(ended)]
     if ended.why_not:
         what = (
             "Not all of it was handed over"
@@ -147,6 +145,12 @@ def _ended_lines(ended: lifecycle.Ended) -> list[str]:
         )
         lines.append(f"{what}: {ended.why_not}")
     return [*lines, "Down." if report.restored or report.left_alone else "Nothing to put back."]
+
+
+def _ended_notes(ended: lifecycle.Ended) -> list[str]:
+    """What somebody should know of how it is from now on."""
+    straight = 'what was proxied goes straight from now on: proxy.on_failure = "block" holds here, not there'
+    return [*([straight] if ended.unblocks else ()), *([lifecycle.SERVES_ALONE] if ended.serves_alone else ())]
 
 
 @click.command(cls=OnTheBox)

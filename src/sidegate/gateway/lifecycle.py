@@ -28,6 +28,7 @@ from sidegate.gateway.config import digest, load_config
 from sidegate.gateway.daemon import control, refusal
 from sidegate.gateway.daemon.service import NotStarted, Report, Started, Use
 from sidegate.gateway.dhcp.advert import end_advertiser
+from sidegate.gateway.split import shelf
 from sidegate.gateway.split.explaining import ExplainView
 from sidegate.gateway.split.review import foreseen
 from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
@@ -103,6 +104,10 @@ def start_daemon(config: Path | None, at: Places, confirm_s: float | None = None
         running = _ask_daemon(at, "/v1/status")
         is_same = running is not None and running["config_digest"] == digest(chosen.config)
         _check_nothing_waits(at, is_allowed=is_same and confirm_s is None)
+        if running is not None:
+            # Of an older version.
+            with contextlib.suppress(control.Unknown):
+                control.ask(at.control, "POST", "/v1/accept-address")
         if running is not None and is_same:
             _take_back(at)
             return Went(running["pid"], True, None)
@@ -135,12 +140,19 @@ def _change(config: Path | None, running: Any | None, at: Places) -> Went:
     if running is None:
         started = _started(_start(config, at), at)
         return Went(started.pid, False, started.changes)
+    _read_ahead(config or Path(running["config"]), at)
     changes = control.ask(
         at.control,
         "POST",
         f"/v1/reload?{urlencode({'config': str(config.absolute())})}" if config is not None else "/v1/reload",
     )
     return Went(running["pid"], True, msgspec.convert(changes, Changes))
+
+
+def _read_ahead(config: Path, at: Places) -> None:
+    """The daemon reads it, too, and tells what is wrong with it."""
+    with contextlib.suppress(Problems):
+        shelf.read_ahead(load_config(config), at.state)
 
 
 def _change_for_a_while(config: Path | None, running: Any | None, at: Places, confirm_s: float) -> Went:

@@ -12,10 +12,12 @@ from typing import Any
 import maxminddb
 import pytest
 
-from sidegate.gateway.config import Lists
+from sidegate.gateway.config import Lists, parse_config
+from sidegate.gateway.split import countries
 from sidegate.gateway.split.countries import Countries
 from sidegate.gateway.split.lists import ListFile, ListReader
 from sidegate.gateway.split.mmdb import country_of, networks_of, node_reader
+from sidegate.gateway.split.shelf import Shelf, read_ahead
 from sidegate.problems import Problem, Problems
 from tests.gateway.split.mmdb_writer import Network, mmdb
 
@@ -179,3 +181,14 @@ def test_what_is_wrong_is_told(tmp_path: Path, database: Path) -> None:
     assert "DB-IP" in errors[0].remedy
     _, errors = read(Countries(ListReader(), None), ["CN"], Lists())
     assert errors[0].what == "no file and no database holds the networks of CN"
+
+
+def test_what_the_command_line_read_ahead_is_text_for_the_daemon(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database is a second's work, and the daemon's loop is not to stand still for it."""
+    config = parse_config(f'[[rule]]\ncountry = ["cn"]\nsend = "block"\n[lists]\ncountry_db = "{database}"\n', "test")
+    read_ahead(config, tmp_path / "state")
+    monkeypatch.setattr(countries, "_networks_of", lambda *_: pytest.fail("the database was read again"))
+    found = Shelf(tmp_path / "state").read(config).countries["CN"]
+    assert [str(it) for it in found.networks4] == ["192.0.2.0/24"]

@@ -40,6 +40,7 @@ class Answers:
             ("GET", "/v1/diff"): (_READS, self._diff),
             ("POST", "/v1/probe"): (_CHANGES, self._probe_again),
             ("POST", "/v1/take-back"): (_CHANGES, self._take_back),
+            ("POST", "/v1/accept-address"): (_CHANGES, self._accept_address),
             ("POST", "/v1/reload"): (_CHANGES, self._take),
         }
 
@@ -87,6 +88,10 @@ class Answers:
         parts.aside.take_back()
         parts.checkup.ask_all(time.monotonic())
         return Reply(200, {"stands_in_for": parts.aside.cause})
+
+    def _accept_address(self, _: Query) -> Reply:
+        self._told().former_address.accept()
+        return Reply(200, {})
 
     def _take(self, query: Query) -> Later:
         """Answered once it is in force: what it needs may have to start first."""

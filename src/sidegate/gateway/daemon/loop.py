@@ -418,7 +418,8 @@ class Daemon:
             self._aside,
             self._splitter,
             self._log,
-            (*self._kept_badly, *self._own_address.faults(), *self._former_address.faults()),
+            self._former_address,
+            (*self._kept_badly, *self._own_address.faults()),
             self._own_address.callers(),
         )
 

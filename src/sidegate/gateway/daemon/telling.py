@@ -23,6 +23,7 @@ from sidegate.gateway.dhcp.advertising import Advertising
 from sidegate.gateway.dhcp.handout import NOT_OURS, Handout
 from sidegate.gateway.dns.unasked import unasked
 from sidegate.gateway.health.checkup import Checkup
+from sidegate.gateway.health.formeraddress import FormerAddress
 from sidegate.gateway.health.othergateways import Caller, others
 from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView
 from sidegate.probe.bridge import BridgeResult
@@ -45,6 +46,7 @@ class Parts(msgspec.Struct, frozen=True):
     aside: StandingAside
     splitter: Splitter
     log: EventLog
+    former_address: FormerAddress
     faults: tuple[Problem, ...]
     callers: frozenset[Caller]
 
@@ -91,7 +93,7 @@ def _confirm(state: Path) -> ConfirmView | None:
 
 
 def _faults(of: Parts) -> tuple[Problem, ...]:
-    parts = (of.checkup, of.handout, of.advertising, of.splitter)
+    parts = (of.checkup, of.handout, of.advertising, of.splitter, of.former_address)
     return (*of.chosen.faults, *of.faults, *of.log.faults, *(fault for part in parts for fault in part.faults()))
 
 

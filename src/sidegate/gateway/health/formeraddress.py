@@ -43,13 +43,15 @@ class FormerAddress:
         fresh = after(self._known, [str(it.ip) for it in facts.interface.addresses], now)
         if fresh is None or fresh == self._known:
             return
-        self._known = fresh
-        try:
-            replace_file(self._path, msgspec.json.encode(fresh))
-        except OSError as error:
-            self._tell(f"fault: {self._path}: cannot be written: {error.strerror}")
+        self._keep(fresh)
         for fault in self.faults():
             self._tell(f"fault: {fault.where}: {fault.what}")
+
+    def accept(self) -> None:
+        """A person says that devices have the new one."""
+        if self._known is not None and self._known.former:
+            self._tell(f"over: address: devices have {self._known.address} instead of {self._known.former}")
+            self._keep(Known(self._known.address))
 
     def faults(self) -> tuple[Problem, ...]:
         """That it is another one now, where the former was one of this LAN."""
@@ -59,6 +61,13 @@ class FormerAddress:
         is_near = any(IPv4Address(known.former) in network for network in facts.lan)
         is_late = datetime.now().astimezone() - datetime.fromisoformat(known.until) > _TOLD_FOR
         return (_fault(known, facts),) if is_near and not is_late else ()
+
+    def _keep(self, known: Known) -> None:
+        self._known = known
+        try:
+            replace_file(self._path, msgspec.json.encode(known))
+        except OSError as error:
+            self._tell(f"fault: {self._path}: cannot be written: {error.strerror}")
 
 
 def after(known: Known | None, addresses: Sequence[str], now: datetime) -> Known | None:
@@ -84,7 +93,7 @@ def _fault(known: Known, facts: Facts) -> Problem:
     what = (
         f"this box was {known.former} until {known.until}, and is {known.address} now: devices that have {known.former}"
         f" as their gateway or DNS server are offline; give the box that address for good ({where}), or the devices"
-        f" {known.address}"
+        f" {known.address} (once they have it: sidegate up)"
     )
     return Problem("address", what, "give the box a fixed address", Exit.FAULT)
 

@@ -105,6 +105,16 @@ class Shelf:
             return None
 
 
+def read_ahead(config: Config, state: Path) -> None:
+    """Has the countries of a database read by this process, so that the daemon, whose loop must not stand still for as
+    long as that takes (1 s), finds them as text. What is wrong with it is told by whoever reads the rest.
+
+    state: the state directory.
+    """
+    if config.lists.country_db is not None:
+        Countries(ListReader(), state).read(country_codes(config), config.lists, [])
+
+
 def list_paths(config: Config) -> tuple[str, ...]:
     """Of every list that the configuration names, each once."""
     return tuple(dict.fromkeys((*config.proxy.list, *(path for rule in config.rule for path in rule.list))))

@@ -246,6 +246,31 @@ def test_without_root_a_home_is_built_and_shows_its_fault() -> None:
     as_nobody(work)
 
 
+_ON_A_GATEWAY = """
+import os, subprocess, sys
+from pathlib import Path
+from sidegate.home import load_home
+from sidegate.lab.lab import Lab
+
+def run(*command):
+    subprocess.run(command, check=True)
+
+run("mount", "-t", "tmpfs", "tmpfs", "/mnt")
+os.makedirs("/mnt/upper/sidegate"), os.makedirs("/mnt/work")
+Path("/mnt/upper/sidegate/sidegate.toml").write_text("its own")
+run("mount", "-t", "overlay", "overlay", "-o", "lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work", "/etc")
+with Lab.up(load_home("simple")) as lab:
+    print(lab.run("computer", "sh", "-c", "ls -A /etc/sidegate; touch /etc/sidegate/new").stdout, end="")
+print(os.listdir("/etc/sidegate"))
+"""
+
+
+def test_a_box_that_is_a_gateway_lends_no_lab_its_configuration() -> None:
+    command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-c", _ON_A_GATEWAY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("['sidegate.toml']\n", 0), done.stderr
+
+
 def test_without_a_user_namespace_root_builds_and_others_are_told(simple: Home) -> None:
     if not ROOT:
         with pytest.raises(Problems, match="no namespaces: Operation not permitted") as caught:

@@ -27,6 +27,10 @@ TRUSTED = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.c
 """Where programs look for the authorities they trust (Go, src/crypto/x509/root_linux.go, certFiles)."""
 
 
+OF_THE_BOX = "/etc/sidegate"
+"""The configuration of a gateway that this very machine may be: it is no machine's of a lab."""
+
+
 def set_up(path: str, value: str) -> None:
     """Sets a sysctl. Without br_netfilter in the kernel there is no net/bridge, and then nothing to turn off either."""
     file = Path("/proc/sys", path)
@@ -43,6 +47,8 @@ def furnish(machine: Machine, papers: Papers | None) -> None:
     ns.mount("tmpfs", "/run", "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     os.makedirs("/run/lock")
     os.makedirs("/run/lab")
+    if os.path.isdir(OF_THE_BOX):
+        ns.mount("tmpfs", OF_THE_BOX, "tmpfs", ns.MS_NOSUID | ns.MS_NODEV, "mode=755")
     if machine.resolver is not None:
         text = Path("/run/lab/resolv.conf")
         text.write_text(f"nameserver {machine.resolver}\n", "ascii")

@@ -162,6 +162,13 @@ def test_reverse_path_is_loosened_only_where_it_is_strict(everywhere: str, own: 
     assert next((s.value for s in desired.sysctls if s.path.endswith("rp_filter")), None) == wanted
 
 
+@pytest.mark.parametrize(("now", "wanted"), [("0", "1"), ("1", "1"), ("2", None), ("8", None)])
+def test_another_interface_in_the_lan_answers_for_itself_alone(now: str, wanted: str | None) -> None:
+    path = f"{CONF}/wlan0/arp_ignore"
+    box = structs.replace(facts(), sysctls=facts().sysctls | {path: now})
+    assert next((s.value for s in decide(Config(), box).sysctls if s.path == path), None) == wanted
+
+
 @pytest.mark.parametrize("now", ["0", "1"])
 def test_a_bridge_keeps_its_frames_from_netfilter_before_anything_is_forwarded(now: str) -> None:
     """Also where it does already: else a second `up` would put back what the first one did."""

@@ -17,6 +17,7 @@ from sidegate.gateway.box.facts import (
     parse_links,
     parse_neighbours,
     parse_routes,
+    twins,
 )
 from sidegate.gateway.box.firewalls import parse_drops
 from sidegate.gateway.desired import Hook
@@ -49,6 +50,21 @@ def test_links() -> None:
     assert (lo.interface.borrowed, a0.interface.borrowed) == ((), (IPv4Address("10.0.0.1"),))
     assert (a0.kind, a0.is_up, a0.has_carrier) == ("ether", True, False)
     assert (tun0.kind, tun0.interface.mac, tun0.interface.addresses) == ("none", "", ())
+
+
+def test_twins_have_an_address_in_the_same_lan() -> None:
+    places = (
+        ("eth0", "10.0.0.2", 24),
+        ("wlan0", "10.0.0.3", 24),
+        ("shim", "10.0.0.9", 32),
+        ("docker0", "172.17.0.1", 16),
+    )
+    said = [
+        {"ifname": name, "link_type": "ether", "addr_info": [{"family": "inet", "local": ip, "prefixlen": length}]}
+        for name, ip, length in places
+    ]
+    links = parse_links(json.dumps(said))
+    assert [twins(link, links) for link in links] == [["shim", "wlan0"], ["eth0", "shim"], [], []]
 
 
 def test_routes_come_by_metric() -> None:

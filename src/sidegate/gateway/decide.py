@@ -59,6 +59,7 @@ def decide(config: Config, facts: Facts, situation: Situation = NO_SPLIT) -> Des
             *_no_redirects(facts),
             *_loose_reverse_path(facts),
             *_plain_bridge(facts),
+            *_found_here_alone(facts),
             *_forwarding6(config, facts),
             _forwarding(facts),
         ),
@@ -156,6 +157,15 @@ def _plain_bridge(facts: Facts) -> tuple[Sysctl, ...]:
     """
     reason = "frames that netfilter sees on a bridge reach neither the proxy nor a masqueraded client"
     return tuple(Sysctl(path, "0", reason) for path in facts.sysctls if path.startswith("net/bridge/"))
+
+
+def _found_here_alone(facts: Facts) -> tuple[Sysctl, ...]:
+    """Any interface answers ARP for any address of the box (`arp.c` arp_process, arp_ignore): where two of them are in
+    the LAN, clients would send to the one that does not forward. 1 may be our own earlier writing and stays desired.
+    """
+    reason = "clients that ask for this box's address must not be led to another of its interfaces"
+    found = {path: value for path, value in facts.sysctls.items() if path.endswith("/arp_ignore")}
+    return tuple(Sysctl(path, "1", reason) for path, value in found.items() if value in ("0", "1"))
 
 
 def _forwarding(facts: Facts) -> Sysctl:

@@ -126,7 +126,7 @@ def observe(config: Config, state_dir: Path = STATE_DIR) -> Facts:
         router=Router(router, mac),
         lan=_lan(link, routes),
         neighbours=neighbours(link.interface.name),
-        sysctls=_sysctls(link),
+        sysctls=_sysctls(link, twins(link, links)),
         forward_drops=drops(rulesets, "forward"),
         input_drops=drops(rulesets, "input"),
         table=table,
@@ -378,16 +378,24 @@ def _lan(link: Link, routes: Iterable[Route]) -> tuple[IPv4Network, ...]:
     return tuple(collapse_addresses([a.network for a in link.interface.addresses] + routed))
 
 
-def _sysctls(link: Link) -> dict[str, str]:
+def twins(link: Link, links: Iterable[Link]) -> list[str]:
+    """Other interfaces of this box with an address in the same LAN, as Wi-Fi beside the cable."""
+    networks, others = [a.network for a in link.interface.addresses], [x.interface for x in links if x.kind == "ether"]
+    found = (x.name for x in others if any(a.ip in network for a in x.addresses for network in networks))
+    return sorted({*found} - {link.interface.name})
+
+
+def _sysctls(link: Link, beside: Iterable[str]) -> dict[str, str]:
     """Those of IPv6 where the kernel has them; every interface's forwarding where it has one switch for all of them.
 
-    Those of bridges where this is one, and br_netfilter is there.
+    Those of bridges where this is one, and br_netfilter is there. Those of its twins beside it.
     """
     interface = link.interface.name
     paths = [f"net/ipv4/conf/{p.format(interface)}" for p in _SYSCTLS]
     paths6 = [f"net/ipv6/conf/{p.format(interface)}" for p in _SYSCTLS6]
     if not Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists():
         paths6 += sorted(f"net/ipv6/conf/{p.parent.name}/forwarding" for p in _SETTINGS6.glob("*/forwarding"))
-    optional = (*paths6, *(_OF_BRIDGES if link.is_bridge else ()))
+    of_twins = (f"net/ipv4/conf/{name}/arp_ignore" for name in beside)
+    optional = (*paths6, *(_OF_BRIDGES if link.is_bridge else ()), *of_twins)
     found = [*paths, *(p for p in dict.fromkeys(optional) if Path("/proc/sys", p).exists())]
     return {p: Path("/proc/sys", p).read_text().strip() for p in found}

@@ -3,7 +3,8 @@
 Xray runs inside of it (`xray.startFromJSON` returns when the process is asked to end). What Xray does not like it does
 not say: it ends the process with exit code 23, or 255 if a port is taken (Xray-core-python, xray-go/main/run.go). So
 each upstream is tried first, in a process of its own; one that Xray refuses is named in REFUSED and left out, and the
-others work.
+others work. Beside it two threads of ours lead what Xray would do worse: questions for names (`questions`), and TCP for
+plain proxies (`relay`).
 
 It imports as little as it can: all of Sidegate is to fit into a small box. msgspec alone would take 4 MB, pathlib 1.
 """
@@ -18,10 +19,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Never
 
-from sidegate.gateway.engine import geodata, questions
+from sidegate.gateway.engine import geodata, questions, relay
 from sidegate.gateway.engine.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, keep_only
 
 USER = "nobody"
@@ -55,13 +56,17 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
     _load_sets(sets_path)
     _allow_many_files()
     keep_only(_CAPABILITIES, USER)
+    if not _has_ipv6():
+        on_ipv4_alone(config)
     taken = _first_taken(config["inbounds"])
     if taken is not None:
         print(f"port {taken} is taken by another program", flush=True)
         return 1
     asked = [_port(i, config["outbounds"]) for i in config["inbounds"] if _is_asked(i)]
     _leave_out_bad_upstreams(config, refused)
-    threading.Thread(target=_lead_questions, args=(asked,), daemon=True).start()
+    relayed = [relay.port_of(entry) for entry in config.pop("relayed")]
+    for lead in (lambda: questions.lead(asked), lambda: relay.lead(relayed)):
+        threading.Thread(target=_lead, args=(lead,), daemon=True).start()
     threading.Thread(target=_tell_when_ready, args=(config["inbounds"], ready), daemon=True).start()
     print(f"starts Xray; exit code {_REFUSED} means that it refuses its configuration", flush=True)
     _run(config)
@@ -97,6 +102,22 @@ def most_files(meminfo: str) -> int:
     return min(_MOST_FILES, _FILES_PER_MIB * total_kib // 1024)
 
 
+def _has_ipv6() -> bool:
+    """Not on a kernel that was started with `ipv6.disable=1` (net/ipv6/af_inet6.c, inet6_init)."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def on_ipv4_alone(config: Json) -> None:
+    """Listeners on all addresses of both families become some on all of IPv4."""
+    for it in (*config["inbounds"], *config["relayed"]):
+        if it["listen"] == "::":
+            it["listen"] = "0.0.0.0"  # noqa: S104 (who may come in is the kernel's, as before)
+
+
 def _first_taken(inbounds: Sequence[Json]) -> int | None:
     for inbound in inbounds:
         family = socket.AF_INET6 if ":" in inbound["listen"] else socket.AF_INET
@@ -121,10 +142,10 @@ def _port(inbound: Json, outbounds: Sequence[Json]) -> questions.Port:
     return questions.Port((inbound["listen"], inbound["port"]), is_alone=is_https)
 
 
-def _lead_questions(ports: Sequence[questions.Port]) -> None:
-    """Without it no proxied name would be answered: better a new process."""
+def _lead(lead: Callable[[], Never]) -> None:
+    """Without it no proxied name would be answered, or nobody led to an upstream: better a new process."""
     try:
-        questions.lead(ports)
+        lead()
     finally:
         traceback.print_exc()
         os._exit(1)
@@ -143,6 +164,14 @@ def _leave_out_bad_upstreams(config: Json, refused: int) -> None:
         tag = bad["tag"]
         bad.clear()
         bad.update({"tag": tag, "protocol": "blackhole"})
+        leave_to_xray(config, number)
+
+
+def leave_to_xray(config: Json, number: int) -> None:
+    """All of what comes in for this upstream."""
+    inbound = next(it for it in config["inbounds"] if it["tag"] == f"decided-{number}")
+    inbound["settings"]["network"] = "tcp,udp"
+    config["relayed"] = [it for it in config["relayed"] if it["port"] != inbound["port"]]
 
 
 def _outbound(config: Json, number: int) -> Json:

@@ -20,13 +20,13 @@ from msgspec import Struct
 from sidegate.gateway.config.fields import Ipv6Mode
 from sidegate.gateway.engine import geodata, lanport
 from sidegate.gateway.engine.lanport import LanPort
+from sidegate.gateway.engine.plain import plain_proxy
 from sidegate.gateway.engine.sets import domains_of, networks_of
+from sidegate.gateway.engine.sniffing import SHARED_ECH_NAMES
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
 from sidegate.gateway.split.ports import dns_port, engine_mark, ports
 
-_SHARED_ECH_NAMES = ("full:cloudflare-ech.com",)
-"""The outer name of whatever hides its own (draft-ietf-tls-esni) says nothing of where it goes: it is no name here."""
 _IDLE_S = 7440
 """RFC 5382 REQ-5. UDP ends after 2 minutes, as RFC 4787 REQ-5 has it (app/proxyman/inbound/worker.go)."""
 _HALF_CLOSED_S = 10
@@ -78,6 +78,7 @@ def xray_config(it: Engine) -> Json:
     numbers = range(len(it.upstreams))
     return {
         "upstreams": [u.name for u in it.upstreams],
+        "relayed": list(_relayed(it)),
         "log": {"loglevel": "warning", "access": "none"},
         "policy": {"levels": {"0": _TIMES}},
         "inbounds": [
@@ -96,27 +97,41 @@ def xray_config(it: Engine) -> Json:
 
 def _inbounds(it: Engine, i: int) -> Iterator[Json]:
     own = ports(it.generation, i)
-    yield _steered(it, f"decided-{i}", own.decided, _sniffing())
+    network = "tcp,udp" if plain_proxy(it.upstreams[i]) is None else "udp"
+    yield _steered(it, f"decided-{i}", own.decided, _sniffing(), network)
     yield _steered(it, f"named-{i}", own.named, {**_sniffing(), "routeOnly": True})
     settings = {"auth": "noauth", "udp": it.upstreams[i].udp}
     yield {"tag": f"socks-{i}", "listen": "127.0.0.1", "port": own.socks, "protocol": "mixed", "settings": settings}
 
 
-def _steered(it: Engine, tag: str, port: int, sniffing: Json) -> Json:
+def _relayed(it: Engine) -> Iterator[Json]:
+    """What the engine's process does itself with TCP, in the place of `decided` (`relay`)."""
+    for i, upstream in enumerate(it.upstreams):
+        proxy = plain_proxy(upstream)
+        if proxy is not None:
+            port, mark = ports(it.generation, i).decided, engine_mark(it.generation)
+            yield {"name": upstream.name, "listen": "::", "port": port, "mark": mark, "proxy": proxy}
+
+
+def _steered(it: Engine, tag: str, port: int, sniffing: Json, network: str = "tcp,udp") -> Json:
     """TPROXY, both families: it listens on all addresses, and takes the address a packet was for as its destination."""
     return {
         "tag": tag,
         "listen": "::",
         "port": port,
         "protocol": "dokodemo-door",
-        "settings": {"network": "tcp,udp", "followRedirect": True},
+        "settings": {"network": network, "followRedirect": True},
         "streamSettings": {"sockopt": {"tproxy": "tproxy", "mark": engine_mark(it.generation)}},
         "sniffing": sniffing,
     }
 
 
 def _sniffing() -> Json:
-    return {"enabled": True, "destOverride": ["http", "tls", "quic"], "domainsExcluded": list(_SHARED_ECH_NAMES)}
+    return {
+        "enabled": True,
+        "destOverride": ["http", "tls", "quic"],
+        "domainsExcluded": [f"full:{name}" for name in sorted(SHARED_ECH_NAMES)],
+    }
 
 
 def _dns_inbounds(it: Engine, i: int) -> Iterator[Json]:

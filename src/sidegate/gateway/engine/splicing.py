@@ -1,0 +1,136 @@
+"""Two connections made one: the kernel moves what comes, page by page, and no octet is copied here (splice(2)).
+
+Each end that is told by one side is told to the other at once: the end of its words as the end of its words, a break as
+a break. Who does not take what is his is not sent more, and the other is not read any further.
+
+A pipe is lent for the moment in which octets are in it: so an idle connection has none, and most of them share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+PIPE_OCTETS = 1 << 18
+"""Of a pipe, where that may be had; a sixteenth of it in pages holds a piece each, however small (fs/splice.c)."""
+CHUNKS = 8
+"""At most so many in a turn, or one who is fast would keep the others waiting."""
+_MOST_SPARE = 16
+_HOW = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+_BREAK = struct.pack("ii", 1, 0)
+"""SO_LINGER: what is not sent yet is dropped, and the other end gets a reset (socket(7))."""
+
+Pipe = tuple[int, int]
+
+
+class Pipes:
+    """Those that nobody has anything in."""
+
+    def __init__(self) -> None:
+        self._spare: list[Pipe] = []
+
+    def take(self) -> Pipe:
+        """Raises OSError, as where no more files may be open."""
+        return self._spare.pop() if self._spare else _made()
+
+    def give(self, pipe: Pipe) -> None:
+        """It must be empty."""
+        if len(self._spare) < _MOST_SPARE:
+            self._spare.append(pipe)
+        else:
+            close(pipe)
+
+
+def _made() -> Pipe:
+    pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    # Refused beyond a user's share (pipe(7), pipe-user-pages-soft): a smaller one does it too.
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_OCTETS)
+    return pipe
+
+
+def close(pipe: Pipe) -> None:
+    for end in pipe:
+        os.close(end)
+
+
+class Way:
+    """One direction. held: octets in `pipe`, on their way. is_over: whether the end was passed on."""
+
+    __slots__ = ("held", "is_over", "pipe", "source", "to", "to_fd")
+
+    def __init__(self, source: int, to: socket.socket) -> None:
+        self.source, self.to, self.to_fd = source, to, to.fileno()
+        self.pipe: Pipe | None = None
+        self.held = 0
+        self.is_over = False
+
+    def turn(self, pipes: Pipes) -> bool:
+        """Goes on as far as it goes without waiting; whether it stopped only because others have their turn.
+
+        Raises OSError when either end is broken.
+        """
+        for _ in range(CHUNKS):
+            pipe = self.pipe or self._take(pipes)
+            if pipe is None or not self._pass_on(pipe, pipes):
+                return False
+        return True
+
+    def _take(self, pipes: Pipes) -> Pipe | None:
+        """With what came; None: nothing did."""
+        if self.is_over:
+            return None
+        pipe = pipes.take()
+        try:
+            self.held = os.splice(self.source, pipe[1], PIPE_OCTETS, flags=_HOW)
+        except BlockingIOError:
+            pipes.give(pipe)
+            return None
+        except OSError:
+            close(pipe)
+            raise
+        if self.held:
+            self.pipe = pipe
+            return pipe
+        pipes.give(pipe)
+        self.is_over = True
+        _end(self.to)
+        return None
+
+    def _pass_on(self, pipe: Pipe, pipes: Pipes) -> bool:
+        """Whether all of it went."""
+        try:
+            self.held -= os.splice(pipe[0], self.to_fd, self.held, flags=_HOW)
+        except BlockingIOError:
+            return False
+        if self.held:
+            return True
+        pipes.give(pipe)
+        self.pipe = None
+        return True
+
+    def drop(self) -> None:
+        """What is still on its way."""
+        if self.pipe is not None:
+            close(self.pipe)
+            self.pipe = None
+
+
+def _end(it: socket.socket) -> None:
+    """Raises OSError, unless the other end is gone: its own words then tell how."""
+    try:
+        it.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+
+
+def break_off(it: socket.socket) -> None:
+    """Closes it by a reset."""
+    with contextlib.suppress(OSError):
+        it.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _BREAK)
+    it.close()

@@ -1,0 +1,357 @@
+"""What is played on the relay: `unshare -Urn python -m tests.kernel.relay_plays PLAY`; its result is JSON.
+
+The proxy is one of ours, which is the target as well. The relay runs in this process, but where Xray is beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from sidegate.gateway.engine import relay
+from sidegate.gateway.engine.handshakes import Proxy
+from sidegate.gateway.engine.splicing import break_off
+from sidegate.gateway.engine.xray import Engine
+from sidegate.gateway.split.policy import Policy
+from sidegate.gateway.split.ports import engine_mark, ports
+from tests.kernel.engine_plays import datagram, lan, page, steer_to
+from tests.kernel.engine_stage.addresses import TARGET6
+from tests.kernel.engine_stage.programs import engine, sh, wait_until
+from tests.kernel.engine_stage.stage import stage, upstreams_of
+
+Json = Any
+
+PORT, WITHIN_S = 15000, 30.0
+HERE, HERE6 = ("127.0.0.1", PORT), ("::1", PORT)
+_SIZE, _STREAMS = 4_000_000, 16
+
+
+class Target:
+    """A plain proxy, and whoever is wanted by way of it."""
+
+    def __init__(self, kind: str = "socks") -> None:
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._server.settimeout(WITHIN_S)
+        self.proxy = Proxy(kind, "127.0.0.1", self._server.getsockname()[1])
+
+    def accept(self, first: bytes = b"") -> tuple[str, socket.socket]:
+        """Who is wanted, and the connection. first: what the target says at once."""
+        it = self._server.accept()[0]
+        it.settimeout(WITHIN_S)
+        return (self._accept_http if self.proxy.kind == "http" else self._accept_socks)(it, first), it
+
+    def _accept_http(self, it: socket.socket, first: bytes) -> str:
+        request = b""
+        while not request.endswith(b"\r\n\r\n"):
+            request += it.recv(1)
+        it.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + first)
+        return request.split()[1].decode()
+
+    def _accept_socks(self, it: socket.socket, first: bytes) -> str:
+        it.recv(3, socket.MSG_WAITALL)
+        it.sendall(b"\5\0")
+        kind = it.recv(4, socket.MSG_WAITALL)[3]
+        length = it.recv(1)[0] if kind == 3 else {1: 4, 4: 16}[kind]
+        host = it.recv(length, socket.MSG_WAITALL)
+        port = int.from_bytes(it.recv(2, socket.MSG_WAITALL), "big")
+        it.sendall(b"\5\0\0\1" + bytes(6) + first)
+        family = socket.AF_INET6 if kind == 4 else socket.AF_INET
+        return f"{host.decode() if kind == 3 else socket.inet_ntop(family, host)}:{port}"
+
+
+def begin(proxy: Proxy) -> None:
+    """The relay, for the rest of this process."""
+    sh("ip link set lo up")
+    port = relay.Port("play", "::", PORT, engine_mark(0), proxy)
+    threading.Thread(target=relay.lead, args=([port],), daemon=True).start()
+
+
+def client(at: tuple[str, int] = HERE, words: bytes = b"") -> socket.socket:
+    it = socket.create_connection(at, WITHIN_S)
+    it.sendall(words)
+    return it
+
+
+def all_of(it: socket.socket) -> str:
+    """Up to the end of its words, or how they were broken off."""
+    heard = b""
+    try:
+        while more := it.recv(1 << 16):
+            heard += more
+    except OSError as error:
+        return f"{heard.decode()}{type(error).__name__}"
+    return heard.decode()
+
+
+def hello(name: str) -> bytes:
+    comes, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    it = ssl.create_default_context().wrap_bio(comes, goes, server_hostname=name)
+    try:
+        it.do_handshake()
+    except ssl.SSLWantReadError:
+        return goes.read()
+    raise AssertionError
+
+
+# Plays
+
+
+def wanted() -> Json:
+    """Whom the proxy is asked for: by the name that is shown, in pieces too, or else by the address."""
+    target = Target()
+    begin(target.proxy)
+    data = hello("a.example")
+    return {
+        "hello": _wanted(target, HERE, data),
+        "hello in pieces": _wanted(target, HERE, data[:60], data[60:]),
+        "request": _wanted(target, HERE6, b"GET / HTTP/1.1\r\nHost: b.example:80\r\n\r\n"),
+        "others": _wanted(target, HERE, b"SSH-2.0-x\r\n"),
+        "others, IPv6": _wanted(target, HERE6, b"SSH-2.0-x\r\n"),
+        "others, half a hello": _wanted(target, HERE, data[:60]),
+        "others, nothing": _wanted(target, HERE),
+        "others, an end": _wanted(target, HERE, None),
+    }
+
+
+def _wanted(target: Target, at: tuple[str, int], *pieces: bytes | None) -> str:
+    """pieces: None: the end. The target hears all of it."""
+    with client(at) as it:
+        for piece in pieces:
+            time.sleep(0.02)
+            if piece is None:
+                it.shutdown(socket.SHUT_WR)
+            else:
+                it.sendall(piece)
+        found, other = target.accept()
+        it.shutdown(socket.SHUT_WR)
+        with other, other.makefile("rb") as heard:
+            assert heard.read() == b"".join(piece or b"" for piece in pieces)
+    return found
+
+
+def ends() -> Json:
+    """Of words, each way, and of connections."""
+    target = Target("http")
+    begin(target.proxy)
+    told: Json = {}
+    with client(words=b"question") as it:
+        it.shutdown(socket.SHUT_WR)
+        _, other = target.accept()
+        told["question"] = all_of(other)
+        other.sendall(b"late answer")
+        other.close()
+        told["answer after the client's end"] = all_of(it)
+    with client() as it:
+        _, other = target.accept(b"banner\r\n\r\n")
+        told["server speaks first"] = it.recv(100).decode()
+        other.shutdown(socket.SHUT_WR)
+        told["server's end"] = all_of(it)
+        it.sendall(b"upload goes on")
+        it.close()
+        told["upload after the server's end"] = all_of(other)
+        other.close()
+    told["the client breaks off"] = _broken(target, by_client=True)
+    told["the server breaks off"] = _broken(target, by_client=False)
+    wait_until(lambda: not _sockets())
+    return told
+
+
+def _broken(target: Target, *, by_client: bool) -> str:
+    it = client(words=b"words")
+    _, other = target.accept()
+    assert other.recv(100) == b"words"
+    breaks, hears = (it, other) if by_client else (other, it)
+    break_off(breaks)
+    with hears:
+        return all_of(hears)
+
+
+def _sockets() -> list[str]:
+    """Of the relay's, that are connected to anybody."""
+    with open("/proc/net/tcp6", encoding="ascii") as lines:
+        return [line for line in lines if line.split()[1].endswith(f":{PORT:04X}") and line.split()[3] in ("01", "08")]
+
+
+def refusals() -> Json:
+    """What a client is told where its upstream does not serve."""
+    sh("ip link set lo up")
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        nobody = Proxy("socks", *gone.getsockname())
+    listed = {
+        "nobody there": nobody,
+        "no way there": Proxy("socks", "192.0.2.1", 1),
+        "another login": _answering("socks", b"\5\xff"),
+        "refuses": _answering("socks", b"\5\2\1\0\5\5"),
+        "closes": _answering("http", b""),
+        "wrong password": _answering("http", b"HTTP/1.1 407 no\r\n\r\n"),
+    }
+    at = [relay.Port(name, "::", PORT + i, engine_mark(0), it) for i, (name, it) in enumerate(listed.items())]
+    threading.Thread(target=relay.lead, args=(at,), daemon=True).start()
+    with ThreadPoolExecutor(len(listed)) as pool:
+        return dict(zip(listed, pool.map(_told_at, range(PORT, PORT + len(listed))), strict=True))
+
+
+def _told_at(port: int) -> str:
+    """It may be told while it still connects."""
+    try:
+        with client(("127.0.0.1", port)) as it:
+            return all_of(it)
+    except OSError as error:
+        return type(error).__name__
+
+
+def _answering(kind: str, answer: bytes) -> Proxy:
+    """Says this to whoever asks, and ends."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        it = server.accept()[0]
+        it.recv(1000)
+        it.sendall(answer)
+        it.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return Proxy(kind, "127.0.0.1", server.getsockname()[1], "name", "hunter2")
+
+
+def many() -> Json:
+    """A lot of octets over many connections, both ways at once; one of the clients is slow."""
+    target = Target()
+    begin(target.proxy)
+    told: Json = {}
+    made = [(client(words=bytes([number])), *target.accept()) for number in range(_STREAMS)]
+    threads = []
+    for number, (it, _, other) in enumerate(made):
+        up, down = _words(number), _words(number + 100)
+        assert other.recv(1) == bytes([number])
+        for one, words, what in ((it, up, f"up {number}"), (other, down, f"down {number}")):
+            threads.append(threading.Thread(target=_say, args=(one, words)))
+            reader = other if one is it else it
+            threads.append(threading.Thread(target=_hear, args=(reader, words, what, told, number == 3)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return told
+
+
+def _words(number: int) -> bytes:
+    return b"".join(sha256(f"{number} {at}".encode()).digest() for at in range(1000)) * (_SIZE // 32_000)
+
+
+def _say(it: socket.socket, words: bytes) -> None:
+    it.sendall(words)
+    it.shutdown(socket.SHUT_WR)
+
+
+def _hear(it: socket.socket, words: bytes, what: str, told: Json, is_slow: bool) -> None:
+    heard = sha256()
+    while more := it.recv(20_000 if is_slow else 1 << 20):
+        heard.update(more)
+        time.sleep(0.001 if is_slow else 0)
+    told[what] = heard.digest() == sha256(words).digest()
+
+
+def no_files_left() -> Json:
+    """Who comes then waits, and costs nothing, until there are some; and so does what is to be passed on."""
+    target = Target()
+    sh("ip link set lo up")
+    sh("for it in rmem wmem; do echo 4096 16384 16384 > /proc/sys/net/ipv4/tcp_$it; done")
+    port = relay.Port("play", "::", PORT, engine_mark(0), target.proxy)
+    it = relay.Relay([port])
+    first = client(words=b"SSH-2.0")
+    _, other = _meanwhile(it, target.accept)
+    others = [client(words=b"SSH-2.0") for _ in range(6)]
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = os.dup(0)
+    os.close(used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, hard))
+    while not port.is_paused:
+        it.turn()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    told: Json = {"events that are waited for": _waited_for(port.socket.fileno())}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
+    _fill(it, first)
+    other.sendall(b"answer")
+    for _ in range(5):
+        it.turn()
+    told["heard"] = len(select.select([first], [], [], 0)[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    told["heard then"] = _meanwhile(it, partial(first.recv, 100)).decode()
+    told["came in then"] = len([_meanwhile(it, target.accept) for _ in others])
+    return told
+
+
+def _meanwhile(it: relay.Relay, action: Callable[[], Any]) -> Any:
+    """What comes of it while the relay has its turns, short ones."""
+    relay.LOOK_S = 0.02
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(action()))
+    thread.start()
+    while thread.is_alive():
+        it.turn()
+    return found[0]
+
+
+def _waited_for(fd: int) -> list[int]:
+    """By epoll, with this file (proc_pid_fdinfo(5))."""
+    lines: list[list[str]] = []
+    for name in os.listdir("/proc/self/fd"):
+        if os.path.islink(f"/proc/self/fd/{name}") and "eventpoll" in os.readlink(f"/proc/self/fd/{name}"):
+            with open(f"/proc/self/fdinfo/{name}", encoding="ascii") as file:
+                lines += [line.split() for line in file if line.startswith("tfd:")]
+    # Errors are always told (epoll_ctl(2)).
+    return [int(line[3], 16) & ~(select.EPOLLERR | select.EPOLLHUP) for line in lines if int(line[1]) == fd]
+
+
+def _fill(it: relay.Relay, speaker: socket.socket) -> None:
+    """Until nobody on the way takes any more."""
+    speaker.setblocking(False)
+    refused = 0
+    while refused < 5:
+        try:
+            speaker.send(bytes(1 << 14))
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+        it.turn()
+    speaker.settimeout(WITHIN_S)
+
+
+def beside_xray() -> Json:
+    """A client's traffic as the kernel hands it over, by both kinds of proxies; UDP is Xray's."""
+    with stage() as it, lan() as inside:
+        links = {name: it.links[name] for name in ("socks", "http")}
+        links["wrong"] = links["socks"].replace("pass%3Aword", "other")
+        told: Json = {}
+        with engine(Engine(Policy(), upstreams_of(links)), it.directory):
+            for number, name in enumerate(links):
+                steer_to(ports(0, number).decided)
+                told[name] = {
+                    "by name": inside(partial(page, "listed.example")),
+                    "by address": inside(partial(page, "")),
+                    "IPv6": inside(partial(page, "six.example", TARGET6)),
+                }
+            steer_to(ports(0, 0).decided)
+            told["udp"] = inside(partial(datagram, b"hello"))
+        return told
+
+
+PLAYS: dict[str, Callable[[], Json]] = {
+    it.__name__: it for it in (wanted, ends, refusals, many, no_files_left, beside_xray)
+}
+
+if __name__ == "__main__":
+    print(json.dumps(PLAYS[sys.argv[1]]()))

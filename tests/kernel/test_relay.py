@@ -1,0 +1,77 @@
+"""The engine's relay to plain proxies: whom it asks for, both kinds of ends, and what it does when it cannot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+ROOT = Path(__file__).parents[2]
+PROXIED, PROXIED6 = "192.0.2.1", "2001:db8:1::1"
+TARGET, OTHER, TARGET6 = "198.51.100.1", "198.51.100.2", "2001:db8:2::1"
+
+
+def play(name: str) -> Any:
+    command = ("unshare", "-Urn", sys.executable, "-m", "tests.kernel.relay_plays", name)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_whom_the_proxy_is_asked_for() -> None:
+    told = play("wanted")
+    assert told.pop("hello") == told.pop("hello in pieces") == "a.example:15000"
+    assert told.pop("request") == "b.example:15000"
+    assert told.pop("others, IPv6") == "::1:15000"
+    assert set(told.values()) == {"127.0.0.1:15000"}
+
+
+def test_both_kinds_of_ends_are_told_each_way() -> None:
+    assert play("ends") == {
+        "question": "question",
+        "answer after the client's end": "late answer",
+        "server speaks first": "banner\r\n\r\n",
+        "server's end": "",
+        "upload after the server's end": "upload goes on",
+        "the client breaks off": "ConnectionResetError",
+        "the server breaks off": "ConnectionResetError",
+    }
+
+
+def test_where_the_upstream_does_not_serve_the_client_is_told_at_once() -> None:
+    told = play("refusals")
+    assert told == dict.fromkeys(told, "ConnectionResetError")
+    assert len(told) == 6
+
+
+def test_many_octets_over_many_connections_both_ways() -> None:
+    told = play("many")
+    assert len(told) == 32
+    assert all(told.values()), told
+
+
+def test_with_no_files_left_nothing_spins_and_nothing_is_lost() -> None:
+    assert play("no_files_left") == {
+        "events that are waited for": [0],
+        "heard": 0,
+        "heard then": "answer",
+        "came in then": 6,
+    }
+
+
+def test_beside_xray() -> None:
+    told = play("beside_xray")
+    assert set(told.pop("wrong").values()) == {"closed"}
+    assert told.pop("udp") == f"hello from {PROXIED} by {TARGET}:7"
+    serving = {
+        "by name": f"{PROXIED} at {OTHER}",
+        "by address": f"{PROXIED} at {TARGET}",
+        "IPv6": f"{PROXIED6} at {TARGET6}",
+    }
+    assert told == {"socks": serving, "http": serving}

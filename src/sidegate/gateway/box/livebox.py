@@ -15,6 +15,10 @@ from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK
 from sidegate.problems import Exit, Problem, Problems
 
 _SYS = Path("/proc/sys")
+_LACKS = "Could not process rule: No such file or directory"
+"""What nft says where the kernel does not know an expression and has no module for it (net/netfilter/nf_tables_api.c,
+nft_expr_type_get)."""
+_MODULES = "this kernel may lack a module: modprobe -a nft_masq nft_tproxy nft_socket; for a container, on its host"
 
 
 class LiveBox:
@@ -39,7 +43,10 @@ class LiveBox:
         return facts.list_table()
 
     def check(self, text: str) -> None:
-        programs.run("nft", "--check", "--file", "-", text=text)
+        status, _, err = programs.attempt("nft", "--check", "--file", "-", text=text)
+        if status:
+            what = err.strip() or f"failed with exit code {status}"
+            raise Problems(Problem("nft --check --file -", what, _MODULES if _LACKS in err else ""))
 
     def nft(self, text: str) -> None:
         programs.run("nft", "--file", "-", text=text)

@@ -116,7 +116,7 @@ def test_an_address_of_our_own_is_no_client(monkeypatch: pytest.MonkeyPatch) -> 
     at = Vantage("eth0", "02:00:00:00:00:02", IPv4Address("192.168.1.2"), IPv4Address("192.168.1.1"), "")
     monkeypatch.setattr(programs, "attempt", ip)
     assert would_forward(at, IPv4Address("1.1.1.1")) == Answer(
-        True, "the kernel would forward a client's packet to its target by eth0"
+        True, "the kernel would forward a client's packet to its target by eth0", "eth0"
     )
     monkeypatch.setattr(programs, "attempt", lambda *_: (2, "", "RTNETLINK answers: No route to host\n"))
     assert would_forward(at, IPv4Address("1.1.1.1")).why.endswith("it does not forward what comes in there")

@@ -49,3 +49,17 @@ def test_clients_find_this_box_at_the_interface_that_forwards(box: Box) -> None:
     assert box.status()["faults"] == []
     box.sidegate("down", "--now")
     assert box.state() == before
+
+
+def test_another_way_to_the_internet_is_told(box: Box) -> None:
+    """As of a VPN on this box, or of a phone that is plugged into it."""
+    box.up()
+
+    def told() -> bool:
+        box.probe_again()
+        return any("leaves by wlan0, not by eth0" in hint for hint in box.status()["hints"])
+
+    box.shell("ip route add 0.0.0.0/1 via 192.168.1.1 dev wlan0; ip route add 128.0.0.0/1 via 192.168.1.1 dev wlan0")
+    wait_for(told)
+    box.shell("ip route del 0.0.0.0/1; ip route del 128.0.0.0/1")
+    wait_for(lambda: not told())

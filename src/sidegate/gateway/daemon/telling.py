@@ -106,7 +106,7 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
     told = of.handout.hints(ours, () if up_s < EARLY_S else silent, [s.client for s in of.clientele])
     known = (*ours, of.facts.router.address)
     gateways = others(of.clientele.gateways(), of.callers, of.handout.view().others or (), known)
-    parts = (of.clientele, of.advertising, of.splitter)
+    parts = (of.checkup, of.clientele, of.advertising, of.splitter)
     return (
         *told,
         *(it.hint() for it in gateways),

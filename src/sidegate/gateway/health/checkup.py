@@ -63,6 +63,7 @@ class Checkup:
         self._asked: dict[int, Name] = {}
         self._wanted_s = now_s
         self._trouble = "no router is known to ask by"
+        self._leaves_by = ""
         self._rng = random.SystemRandom()
 
     def fileno(self) -> int:
@@ -124,6 +125,14 @@ class Checkup:
         down = [s for s in self._health.standings() if s.state == "down"]
         return tuple(Problem(s.check.name, f"down: {s.why}", s.check.on_failure, Exit.FAULT) for s in down)
 
+    def hints(self) -> tuple[str, ...]:
+        """Where clients' packets leave by another interface, as into a tunnel, or to a router that came later."""
+        here = self._at.vantage.interface if self._at else ""
+        if self.states()["forwarding"] != "up" or self._leaves_by in ("", here):
+            return ()
+        what = f"what clients send straight to the internet leaves by {self._leaves_by}, not by {here}"
+        return (f"{what}, as this box's own routes have it: nothing is masqueraded there but by whoever made them",)
+
     def close(self) -> None:
         self._hang_up()
         self._selector.close()
@@ -164,8 +173,10 @@ class Checkup:
             answer = _asked(name, at)
         except Problems as error:
             answer = Answer(False, str(error))
-        if name == "forwarding" and (not answer.is_good or sends_redirects(at.vantage.interface)):
-            self._repair()
+        if name == "forwarding":
+            self._leaves_by = answer.by
+            if not answer.is_good or sends_redirects(at.vantage.interface):
+                self._repair()
         self._note(self._health.result(name, answer.is_good, answer.why, now))
 
     def _hear_resolver(self, now: float) -> None:

@@ -32,8 +32,11 @@ _SETTINGS = Path("/proc/sys/net/ipv4/conf")
 
 
 class Answer(Struct, frozen=True):
+    """by: the interface by which a client's packet would leave; empty: not asked, or not told."""
+
     is_good: bool
     why: str
+    by: str = ""
 
 
 def would_forward(at: Vantage, target: IPv4Address) -> Answer:
@@ -53,7 +56,8 @@ def _asked(interface: str, client: IPv4Address, target: IPv4Address) -> Answer:
     if status:
         said = err.strip().rpartition("answers: ")[2]
         return Answer(False, f"a client's packet would not be forwarded: {_REFUSALS.get(said, said)}")
-    return Answer(True, f"the kernel would forward a client's packet {_way(out)}")
+    way, by = _way(out)
+    return Answer(True, f"the kernel would forward a client's packet {way}", by)
 
 
 def _clients(at: Vantage) -> list[IPv4Address]:
@@ -111,12 +115,13 @@ def _is_ours(at: Vantage, route: PolicyRoute, client: _Address, target: _Address
     return any(it.get("type") == "local" for it in found)
 
 
-def _way(out: str) -> str:
+def _way(out: str) -> tuple[str, str]:
+    """In words, and the interface."""
     try:
         route = json.loads(out)[0]
-        return f"to {route.get('gateway') or 'its target'} by {route['dev']}"
+        return f"to {route.get('gateway') or 'its target'} by {route['dev']}", str(route["dev"])
     except (ValueError, LookupError, TypeError):
-        return "by a way that `ip` does not tell"
+        return "by a way that `ip` does not tell", ""
 
 
 def takes_questions(table: str | None = None) -> Answer:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+import json
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from msgspec import structs
 
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.config.fields import Quic
+from sidegate.gateway.ruleset.steer import DATAGRAMS_S
 from sidegate.gateway.split.policy import Destination, Policy, Rule, Source
 from sidegate.packet import ICMP, Echo, Ipv4, Udp
 from tests.kernel.gateway_rig import CLIENT, CLIENT_MAC, OTHER_SERVER, ROUTER_MAC, SERVER, SHAPE, in_namespaces, shell
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.kernel
 TO_SERVER = Destination(networks4=(IPv4Network(f"{SERVER}/32"),), networks6=(IPv6Network(f"{SERVER6}/128"),))
 LISTED = Policy((Rule("rule[0]", "proxy", TO_SERVER),))
 ALL = Policy((), "proxy")
+ELSEWHERE6 = IPv6Address("2606:4700::2222")
 NOTHING = Policy((Rule("rule[0]", "proxy", Destination(networks4=(IPv4Network("9.0.0.0/8"),))),))
 
 
@@ -137,6 +140,38 @@ def test_datagrams_of_a_flow_stay_where_it_began(to: IPv4Address) -> None:
     assert rig.went(datagram(40001, to)) == "direct"
     rig.steer(LISTED)
     assert [rig.went(datagram(40001, to)), rig.went(datagram(40002, to))] == ["direct", "engine"]
+
+
+@BOTH
+@in_namespaces
+def test_flow_that_goes_on_is_remembered_for_longer(to: IPv4Address) -> None:
+    """Wherever it went: what is sent goes the same way however long it lasts."""
+    rig = SplitRig(LISTED)
+    Engine(CHOSEN)
+    client, elsewhere = (CLIENT, OTHER_SERVER) if to.version == 4 else (CLIENT6, ELSEWHERE6)
+    for name, it in ((f"steered{CHOSEN.decided}_{to.version}", to), (f"straight{to.version}", elsewhere)):
+        flow = f"{client} . udp . 40000 . {it} . 51820"
+        rig.nft(f"add element inet sidegate {name} {{ {flow} timeout {DATAGRAMS_S}s expires 20s }}\n")
+        rig.went(datagram(40000, it))
+        assert left_s(name) == {40000: pytest.approx(DATAGRAMS_S, abs=60)}, name
+
+
+def left_s(name: str) -> dict[int, int]:
+    """Of each flow that the set holds, by the client's port."""
+    found = json.loads(shell(f"nft -j list set inet sidegate {name}"))["nftables"]
+    elements = next(it["set"] for it in found if "set" in it)["elem"]
+    return {it["elem"]["val"]["concat"][2]: it["elem"]["expires"] for it in elements}
+
+
+@BOTH
+@in_namespaces
+def test_upstream_without_udp_refuses_it_at_once(to: IPv4Address) -> None:
+    """So that QUIC goes on over TCP; it neither waits nor goes straight."""
+    rig = SplitRig(LISTED, proved=True, targets=(("proxy", structs.replace(CHOSEN, udp=False)),))
+    Engine(OTHER)
+    assert rig.went(datagram(40000, to)) == "refused"
+    Engine(CHOSEN)
+    assert [rig.went(datagram(40001, to)), rig.went(syn(40001, to))] == ["refused", "engine"]
 
 
 @BOTH

@@ -129,6 +129,9 @@ def test_the_next_daemon_asks_only_when_a_day_is_over(life: Life, server: _Serve
     assert again.it.copies()[0].text == GOOD.decode()
     os.utime(path, (0, 0))
     assert Life(url(server), tmp_path).rest_s() <= 0
+    years_ahead_s = time.time() + 1e8
+    os.utime(path, (years_ahead_s, years_ahead_s))
+    assert Life(url(server), tmp_path).rest_s() <= 0, "the clock was wrong when it was fetched"
 
 
 BAD_ANSWERS = {

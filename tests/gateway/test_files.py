@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.box.files import make_directory, remove_file, replace_file
+from sidegate.gateway.box.files import discard_file, make_directory, remove_file, replace_file
+from sidegate.problems import Problems
 from tests.powercut.disk import Op, Tree, cuts
 from tests.powercut.recording import install, restore
 
@@ -90,3 +91,10 @@ def test_a_disk_that_syncs_everything_loses_nothing(contents: list[bytes]) -> No
         ops += [{"do": "sync directory", "path": "/r"}]
     wanted: Tree = {f"/r/{i}": content for i, content in enumerate(contents)}
     assert [tree for _, _, tree in cuts(ops, "/r")][-1:] == ([wanted] if contents else [])
+
+
+def test_what_cannot_be_removed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    with pytest.raises(Problems, match=r"/it: cannot be removed: "):
+        discard_file(tmp_path / "it")
+    discard_file(tmp_path / "other")

@@ -50,7 +50,7 @@ from sidegate.gateway.aside.standin_talk import announcement, packet_socket
 from sidegate.gateway.box import journal as journals
 from sidegate.gateway.box import programs
 from sidegate.gateway.box.children import end_child
-from sidegate.gateway.box.files import remove_file, replace_file
+from sidegate.gateway.box.files import discard_file, replace_file
 from sidegate.gateway.box.journal import ChildStep
 from sidegate.gateway.box.places import Places, running_pid
 from sidegate.gateway.ruleset.nft import Client
@@ -200,10 +200,7 @@ def clear(at: Places, *, ends_children: bool = True) -> None:
     aside = load(at.state)
     for step in aside.kept if aside is not None and ends_children else ():
         end_child(step)
-    try:
-        remove_file(at.state / _NAME)
-    except OSError as error:
-        raise Problems(Problem(str(at.state / _NAME), f"cannot be removed: {error.strerror}")) from None
+    discard_file(at.state / _NAME)
 
 
 def left_s(at: Places) -> float | None:

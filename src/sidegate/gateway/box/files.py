@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from sidegate.problems import Problem, Problems
+
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """After a crash there is the old content or the new one; its directory is made where it lacks. Raises OSError.
@@ -41,6 +43,14 @@ def remove_file(path: Path) -> None:
     if path.exists():
         path.unlink()
         _sync_directory(path.parent)
+
+
+def discard_file(path: Path) -> None:
+    """`remove_file` for a file of ours. Raises Problems."""
+    try:
+        remove_file(path)
+    except OSError as error:
+        raise Problems(Problem(str(path), f"cannot be removed: {error.strerror}")) from None
 
 
 def set_aside(path: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sidegate.gateway.box.files import remove_file, replace_file, set_aside
+from sidegate.gateway.box.files import discard_file, replace_file, set_aside
 from sidegate.gateway.desired import Accept, PolicyRoute
 from sidegate.problems import Problem, Problems
 
@@ -127,8 +127,4 @@ def save(journal: Journal, state_dir: Path) -> None:
 
 def discard(state_dir: Path) -> None:
     """Removes the journal, if there is one. Raises Problems."""
-    path = state_dir / _NAME
-    try:
-        remove_file(path)
-    except OSError as error:
-        raise Problems(Problem(str(path), f"cannot be removed: {error.strerror}")) from None
+    discard_file(state_dir / _NAME)

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from sidegate.gateway.box import journal as journals
-from sidegate.gateway.box.files import remove_file, replace_file, set_aside
+from sidegate.gateway.box.files import discard_file, replace_file, set_aside
 from sidegate.gateway.view import ConfirmView
 from sidegate.problems import Problem, Problems
 
@@ -107,11 +107,7 @@ def save(pending: Pending, state_dir: Path) -> None:
 
 def discard(state_dir: Path) -> None:
     """Raises Problems."""
-    path = state_dir / _NAME
-    try:
-        remove_file(path)
-    except OSError as error:
-        raise Problems(Problem(str(path), f"cannot be removed: {error.strerror}")) from None
+    discard_file(state_dir / _NAME)
 
 
 def fresh(allowed_s: float, back_to: int | None, connection: str) -> Pending:

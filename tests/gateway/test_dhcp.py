@@ -17,7 +17,7 @@ from sidegate.gateway.config import ClientConfig, Config, Dhcp, parse_config
 from sidegate.gateway.desired import DhcpServer
 from sidegate.gateway.dhcp.dnsmasq import LeasePlaces, dnsmasq_child, dnsmasq_conf
 from sidegate.gateway.dhcp.lookout import QUICK, WHOLE, look_every_s
-from sidegate.gateway.dhcp.terms import Surroundings, default_range, dhcp_server, hints, refusal
+from sidegate.gateway.dhcp.terms import Surroundings, default_range, dhcp_server, hints, refusal, used_up
 from sidegate.probe.dhcp import Offer
 from sidegate.problems import Exit, Problems
 from tests.conftest import Golden
@@ -188,6 +188,21 @@ def test_hints() -> None:
     assert said("coexist", offer(ROUTER)) == ""
     assert "client-4 and 2 more: they may use the router" in said("off", offer(WE), silent=7)
     assert "without a lease of ours: 192.168.1.230" in said("coexist", offer(ROUTER), unleased=("192.168.1.230",))
+
+
+def test_a_range_that_is_used_up_is_a_fault() -> None:
+    server = served("""
+[dhcp]
+mode = "server"
+range = "192.168.1.20-192.168.1.23"
+[[client]]
+mac = "aa:bb:cc:dd:ee:02"
+ip = "192.168.1.21"
+""")
+    lent = [IPv4Address(f"192.168.1.{n}") for n in (20, 22, 50, 22)]
+    assert used_up(server, lent) == ()
+    (fault,) = used_up(server, [*lent, IPv4Address("192.168.1.23")])
+    assert fault.what == "every address of 192.168.1.20-192.168.1.23 is given: a new device gets none"
 
 
 def test_a_new_server_is_noticed_within_ten_seconds() -> None:

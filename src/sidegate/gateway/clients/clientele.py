@@ -121,7 +121,7 @@ class Clientele:
         if old != new or self._prober is None:
             self._open_prober(new)
         if old is not None and old != new:
-            self._log.tell(f"the router or our place changed: {old} -> {new}; all proofs are void")
+            self._log.tell(f"the router or our place changed: {_place(old)} -> {_place(new)}; all proofs are void")
             self._perform(self._paths.doubt_all("the router or our place changed", now))
         for neighbour in facts.neighbours:
             if neighbour.mac is not None and neighbour.state != "FAILED":
@@ -311,3 +311,9 @@ def _index_of(interface: str) -> int | None:
         return socket.if_nametoindex(interface)
     except OSError:
         return None
+
+
+def _place(at: Vantage | None) -> str:
+    if at is None:
+        return "no router that answers"
+    return f"{at.ip} ({at.mac}) on {at.interface}, router {at.router_ip} ({at.router_mac})"

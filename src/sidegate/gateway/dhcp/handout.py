@@ -150,7 +150,8 @@ class Handout:
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
         others = dhcp.refusal(self._server, self._offers()) if self._server else ()
-        return (*self._nursery.faults(), *others, *self._trouble(), *self._blind)
+        used_up = dhcp.used_up(self._server, (it.ip for it in self._leases())) if self._server else ()
+        return (*self._nursery.faults(), *others, *used_up, *self._trouble(), *self._blind)
 
     def hints(self, ours: Iterable[IPv4Address], silent: Iterable[str], met: Iterable[Client]) -> tuple[str, ...]:
         """What a person should know; see `dhcp.hints`. met: clients that were seen."""

@@ -134,6 +134,19 @@ def _overlap(server: DhcpServer, offer: Offer) -> Problem:
     return Problem("dhcp", what, remedy, Exit.FAULT)
 
 
+def used_up(server: DhcpServer, lent: Iterable[IPv4Address]) -> tuple[Problem, ...]:
+    """That nothing is left for a new device; empty where something is. An address kept for one device is nobody else's
+    (dnsmasq's src/dhcp.c, address_allocate).
+    """
+    size = int(server.last) - int(server.first) + 1
+    kept = (host.ip for host in server.hosts if host.ip is not None)
+    if len({ip for ip in (*lent, *kept) if server.first <= ip <= server.last}) < size:
+        return ()
+    what = f"every address of {server.first}-{server.last} is given: a new device gets none"
+    remedy = "make dhcp.range larger, or dhcp.lease_s shorter: devices that make up MAC addresses take one for each"
+    return (Problem("dhcp.range", what, remedy, Exit.FAULT),)
+
+
 class Surroundings(Struct, frozen=True):
     """What is known about DHCP on the LAN. offers: of other servers. ours: this box's addresses.
 

@@ -18,16 +18,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
+from ipaddress import IPv4Network
 from typing import Any
 
-from sidegate.gateway.engine import relay
+from sidegate.gateway.engine import opening, relay
 from sidegate.gateway.engine.handshakes import Proxy
-from sidegate.gateway.engine.splicing import break_off
+from sidegate.gateway.engine.lasting import lasting
+from sidegate.gateway.engine.splicing import Pipes, break_off
 from sidegate.gateway.engine.xray import Engine
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import engine_mark, ports
-from tests.kernel.engine_plays import datagram, lan, page, steer_to
-from tests.kernel.engine_stage.addresses import TARGET6
+from tests.kernel.engine_plays import datagram, lan, page, steer_to, unmarked_packets, watch_marks
+from tests.kernel.engine_stage.addresses import TARGET, TARGET6
 from tests.kernel.engine_stage.programs import engine, sh, wait_until
 from tests.kernel.engine_stage.stage import stage, upstreams_of
 
@@ -187,6 +189,8 @@ def _sockets() -> list[str]:
 def refusals() -> Json:
     """What a client is told where its upstream does not serve."""
     sh("ip link set lo up")
+    opening.ANSWERS_WITHIN_S = 0.5
+    silent = socket.create_server(("127.0.0.1", 0))
     with socket.create_server(("127.0.0.1", 0)) as gone:
         nobody = Proxy("socks", *gone.getsockname())
     listed = {
@@ -195,6 +199,7 @@ def refusals() -> Json:
         "another login": _answering("socks", b"\5\xff"),
         "refuses": _answering("socks", b"\5\2\1\0\5\5"),
         "closes": _answering("http", b""),
+        "is silent": Proxy("socks", *silent.getsockname()),
         "wrong password": _answering("http", b"HTTP/1.1 407 no\r\n\r\n"),
     }
     at = [relay.Port(name, "::", PORT + i, engine_mark(0), it) for i, (name, it) in enumerate(listed.items())]
@@ -270,7 +275,7 @@ def no_files_left() -> Json:
     sh("ip link set lo up")
     sh("for it in rmem wmem; do echo 4096 16384 16384 > /proc/sys/net/ipv4/tcp_$it; done")
     port = relay.Port("play", "::", PORT, engine_mark(0), target.proxy)
-    it = relay.Relay([port])
+    it = relay.Relay([port], Pipes(0))
     first = client(words=b"SSH-2.0")
     _, other = _meanwhile(it, target.accept)
     others = [client(words=b"SSH-2.0") for _ in range(6)]
@@ -333,6 +338,7 @@ def _fill(it: relay.Relay, speaker: socket.socket) -> None:
 def beside_xray() -> Json:
     """A client's traffic as the kernel hands it over, by both kinds of proxies; UDP is Xray's."""
     with stage() as it, lan() as inside:
+        watch_marks()
         links = {name: it.links[name] for name in ("socks", "http")}
         links["wrong"] = links["socks"].replace("pass%3Aword", "other")
         told: Json = {}
@@ -346,7 +352,11 @@ def beside_xray() -> Json:
                 }
             steer_to(ports(0, 0).decided)
             told["udp"] = inside(partial(datagram, b"hello"))
-        return told
+            with inside(partial(client, (TARGET, 80), b"GET / HTTP/1.1\r\nHost: other.example\r\n\r\n")) as open_one:
+                open_one.recv(100)
+                told["lasting"] = lasting(0, (), (IPv4Network("10.0.0.0/24"),))
+            wait_until(lambda: lasting(0, (), (IPv4Network("10.0.0.0/24"),)) == 0)
+        return {**told, "unmarked": unmarked_packets()}
 
 
 PLAYS: dict[str, Callable[[], Json]] = {

@@ -47,7 +47,7 @@ def test_both_kinds_of_ends_are_told_each_way() -> None:
 def test_where_the_upstream_does_not_serve_the_client_is_told_at_once() -> None:
     told = play("refusals")
     assert told == dict.fromkeys(told, "ConnectionResetError")
-    assert len(told) == 6
+    assert len(told) == 7
 
 
 def test_many_octets_over_many_connections_both_ways() -> None:
@@ -68,6 +68,8 @@ def test_with_no_files_left_nothing_spins_and_nothing_is_lost() -> None:
 def test_beside_xray() -> None:
     told = play("beside_xray")
     assert set(told.pop("wrong").values()) == {"closed"}
+    assert told.pop("lasting") == 1, "a generation that leaves waits for its connections' ends"
+    assert told.pop("unmarked") == 0, "packets without the engine's mark would be steered again"
     assert told.pop("udp") == f"hello from {PROXIED} by {TARGET}:7"
     serving = {
         "by name": f"{PROXIED} at {OTHER}",

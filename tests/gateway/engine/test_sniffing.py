@@ -55,6 +55,14 @@ WITH_NAME = [
 ]
 
 
+@pytest.mark.parametrize(
+    "line", [b"host:www.foreign.example", b"HOST: \tWWW.foreign.EXAMPLE.:8080 ", b"Host: www.foreign.example:"]
+)
+def test_ways_to_write_a_host(line: bytes) -> None:
+    for end in (b"\n", b"\r\n"):
+        assert shown_name(b"POST http://x/ HTTP/1.1" + end + b"A: Host: b.example" + end + line + end) == NAME
+
+
 @pytest.mark.parametrize("data", WITH_NAME)
 def test_every_beginning_shows_the_name_or_waits_for_it(data: bytes) -> None:
     told = [shown_name(data[:length]) for length in range(len(data) + 1)]
@@ -77,6 +85,7 @@ def test_every_beginning_shows_the_name_or_waits_for_it(data: bytes) -> None:
         b"GET / HTTP/1.1\r\nHost: cloudflare-ech.com\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a.example\0.b.example\r\n\r\n",
         b"GET /" + b"a" * MOST,
+        b"GET / HTTP/1.1\r\nHost:" + b" :" * (MOST // 2),
         hello(""),
         hello("cloudflare-ech.com"),
         b"\x16\3\1\0\0",

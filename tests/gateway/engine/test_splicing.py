@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidegate.gateway.engine.splicing import PIPE_OCTETS, Pipes, Way, break_off
+from sidegate.gateway.engine.splicing import PIPE_OCTETS, Pipe, Pipes, Way, break_off
 
 WORDS = b"".join(number.to_bytes(4, "big") for number in range(2 * PIPE_OCTETS))
 
@@ -64,12 +64,11 @@ def test_an_idle_connection_holds_no_pipe(ends: Ends) -> None:
     before = ends.open_pipes()
     assert not ends.way.turn(ends.pipes)
     assert ends.way.pipe is None
-    assert ends.open_pipes() == before + 2
     for _ in range(3):
         ends.speaker.sendall(b"words")
         ends.turn()
         assert ends.way.pipe is None
-    assert ends.open_pipes() == before + 2, "the one that is lent"
+    assert ends.open_pipes() == before, "one is lent, and given back"
 
 
 def test_who_does_not_take_what_is_his_is_not_sent_more(ends: Ends) -> None:
@@ -106,6 +105,15 @@ def test_a_break_is_told_after_the_words_before_it(ends: Ends) -> None:
     break_off(ends.to)
     with pytest.raises(ConnectionResetError):
         ends.hearer.recv(100)
+
+
+def test_a_small_pipe_is_not_kept(ends: Ends) -> None:
+    """While a user's share is used up, as long as it is (pipe(7)), all that are made are small."""
+    pipe = Pipe()
+    before = ends.open_pipes()
+    pipe.is_large = False
+    ends.pipes.give(pipe)
+    assert ends.open_pipes() == before - 2
 
 
 def test_who_is_gone_is_sent_nothing(ends: Ends) -> None:

@@ -26,6 +26,10 @@ _ASKS_EVERY_S = 45
 _BROKEN = select.EPOLLERR | select.EPOLLHUP
 
 
+class Gone(Exception):
+    """The client is."""
+
+
 class Opening:
     """client: as accepted, and not blocking. mark: of the socket to the proxy. Raises OSError, and closes nothing."""
 
@@ -39,9 +43,10 @@ class Opening:
         self._shows_until_s, self._ends_s = now + SHOWS_WITHIN_S, now + CONNECTS_WITHIN_S
 
     def turn(self, fd: int, event: int, now: float) -> bool:
-        """Goes on as far as it goes without waiting; whether both are one now. Raises OSError, Refused."""
+        """Goes on as far as it goes without waiting; whether both are one now. Raises Gone; OSError and Refused, by the
+        proxy."""
         if fd == self.client.fileno() and event & _BROKEN:
-            raise ConnectionResetError
+            raise Gone
         if fd == self.server.fileno() and not self._is_connected:
             self._see_whether_connected(event, now)
         if self._name is None:
@@ -70,6 +75,8 @@ class Opening:
             data = self.client.recv(MOST_SHOWN, socket.MSG_PEEK)
         except BlockingIOError:
             return
+        except OSError:
+            raise Gone from None
         self._name = shown_name(data) if data else ""
 
     def _go_on(self) -> bool:

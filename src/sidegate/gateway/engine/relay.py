@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Never
 
 from sidegate.gateway.engine.handshakes import Proxy, Refused
-from sidegate.gateway.engine.opening import Opening
+from sidegate.gateway.engine.opening import Gone, Opening
 from sidegate.gateway.engine.splicing import Pipes, Way, break_off
 
 IDLE_S = 7440.0
@@ -61,7 +61,7 @@ class Port:
     def tell(self, error: Exception, now: float) -> None:
         if now >= self._tells_s:
             self._tells_s = now + TELLS_EVERY_S
-            print(f"upstream {self._name}: {error or type(error).__name__}", flush=True)
+            print(f"upstream {self._name}: {error}", flush=True)
 
 
 def port_of(entry: dict[str, Any]) -> Port:
@@ -126,10 +126,10 @@ class Flow:
 class Relay:
     """All of them, in one loop."""
 
-    def __init__(self, ports: Iterable[Port]) -> None:
+    def __init__(self, ports: Iterable[Port], pipes: Pipes) -> None:
         self._ports = {port.socket.fileno(): port for port in ports}
         self._poll = select.epoll()
-        self._pipes = Pipes()
+        self._pipes = pipes
         self._openings: dict[int, tuple[Port, Opening]] = {}
         self._flows: dict[int, Flow] = {}
         self._again: set[Flow] = set()
@@ -214,7 +214,10 @@ class Relay:
             if it.turn(fd, event, now):
                 self._join(it, now)
         except (OSError, Refused) as error:
-            self._fail(port, it, error, now)
+            port.tell(error, now)
+            self._fail(it)
+        except Gone:
+            self._fail(it)
 
     def _join(self, it: Opening, now: float) -> None:
         """What came meanwhile is not told again."""
@@ -224,8 +227,7 @@ class Relay:
             self._flows[fd] = flow
         self._go_on(flow, -1, 0, now)
 
-    def _fail(self, port: Port, it: Opening, error: Exception, now: float) -> None:
-        port.tell(error, now)
+    def _fail(self, it: Opening) -> None:
         for one in (it.client, it.server):
             del self._openings[one.fileno()]
             break_off(one)
@@ -269,7 +271,8 @@ class Relay:
                 if opening.mind(now):
                     self._join(opening, now)
             except (OSError, Refused) as error:
-                self._fail(port, opening, error, now)
+                port.tell(error, now)
+                self._fail(opening)
         starved, self._starved = self._starved, set()
         for flow in filter(self._lives, starved):
             self._go_on(flow, -1, 0, now)
@@ -287,6 +290,6 @@ class Relay:
 
 def lead(ports: Sequence[Port]) -> Never:
     """For ever."""
-    relay = Relay(ports)
+    relay = Relay(ports, Pipes())
     while True:
         relay.turn()

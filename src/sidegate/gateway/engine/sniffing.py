@@ -17,7 +17,7 @@ _NAME = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 """As the last label: what some take for an address of IPv4 (the URL standard's "ends in a number")."""
 _METHODS = (b"get ", b"post ", b"head ", b"put ", b"delete ", b"options ", b"connect ", b"patch ")
-_HOST = re.compile(rb"\nhost:[ \t]*([^\r\n]*?)(?::[0-9]*)?[ \t]*\r?\n", re.IGNORECASE)
+_HOST = re.compile(rb"\nhost:([^\r\n]*)\r?\n", re.IGNORECASE)
 _END_OF_HEADER = re.compile(rb"\n\r?\n")
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST_NAME = 22, 1, 0, 0
 _LONGEST_RECORD = 1 << 14
@@ -55,8 +55,13 @@ def _of_request(data: bytes) -> bytes | None:
     end = _END_OF_HEADER.search(data)
     found = _HOST.search(data, 0, end.end() if end else len(data))
     if found:
-        return found[1]
+        return _without_port(found[1].strip(b" \t"))
     return b"" if end else None
+
+
+def _without_port(host: bytes) -> bytes:
+    name, colon, port = host.rpartition(b":")
+    return name if colon and (port.isdigit() or not port) else host
 
 
 # TLS

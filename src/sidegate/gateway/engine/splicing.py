@@ -16,46 +16,53 @@ import socket
 import struct
 
 PIPE_OCTETS = 1 << 18
-"""Of a pipe, where that may be had; a sixteenth of it in pages holds a piece each, however small (fs/splice.c)."""
+"""Of a pipe: 64 pages, each of which holds one piece, however small (fs/splice.c, splice_to_pipe)."""
 CHUNKS = 8
 """At most so many in a turn, or one who is fast would keep the others waiting."""
-_MOST_SPARE = 16
+_FIRST, _MOST_SPARE = 4, 16
 _HOW = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _BREAK = struct.pack("ii", 1, 0)
 """SO_LINGER: what is not sent yet is dropped, and the other end gets a reset (socket(7))."""
 
-Pipe = tuple[int, int]
+
+class Pipe:
+    """Raises OSError, as where no more files may be open.
+
+    Beyond a user's share of pages, of which Xray takes some as well, it has 2 instead of 64, and moves little
+    (fs/pipe.c, alloc_pipe_info; pipe(7), pipe-user-pages-soft).
+    """
+
+    __slots__ = ("into", "is_large", "out")
+
+    def __init__(self) -> None:
+        self.out, self.into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, PIPE_OCTETS)
+            self.is_large = True
+        except OSError:
+            self.is_large = False
+
+    def close(self) -> None:
+        os.close(self.into)
+        os.close(self.out)
 
 
 class Pipes:
-    """Those that nobody has anything in."""
+    """Those that nobody has anything in. first: so many from the beginning on, before the share is used up."""
 
-    def __init__(self) -> None:
-        self._spare: list[Pipe] = []
+    def __init__(self, first: int = _FIRST) -> None:
+        self._spare = [Pipe() for _ in range(first)]
 
     def take(self) -> Pipe:
-        """Raises OSError, as where no more files may be open."""
-        return self._spare.pop() if self._spare else _made()
+        """Raises OSError."""
+        return self._spare.pop() if self._spare else Pipe()
 
     def give(self, pipe: Pipe) -> None:
         """It must be empty."""
-        if len(self._spare) < _MOST_SPARE:
+        if pipe.is_large and len(self._spare) < _MOST_SPARE:
             self._spare.append(pipe)
         else:
-            close(pipe)
-
-
-def _made() -> Pipe:
-    pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    # Refused beyond a user's share (pipe(7), pipe-user-pages-soft): a smaller one does it too.
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_OCTETS)
-    return pipe
-
-
-def close(pipe: Pipe) -> None:
-    for end in pipe:
-        os.close(end)
+            pipe.close()
 
 
 class Way:
@@ -86,12 +93,12 @@ class Way:
             return None
         pipe = pipes.take()
         try:
-            self.held = os.splice(self.source, pipe[1], PIPE_OCTETS, flags=_HOW)
+            self.held = os.splice(self.source, pipe.into, PIPE_OCTETS, flags=_HOW)
         except BlockingIOError:
             pipes.give(pipe)
             return None
         except OSError:
-            close(pipe)
+            pipe.close()
             raise
         if self.held:
             self.pipe = pipe
@@ -104,7 +111,7 @@ class Way:
     def _pass_on(self, pipe: Pipe, pipes: Pipes) -> bool:
         """Whether all of it went."""
         try:
-            self.held -= os.splice(pipe[0], self.to_fd, self.held, flags=_HOW)
+            self.held -= os.splice(pipe.out, self.to_fd, self.held, flags=_HOW)
         except BlockingIOError:
             return False
         if self.held:
@@ -116,7 +123,7 @@ class Way:
     def drop(self) -> None:
         """What is still on its way."""
         if self.pipe is not None:
-            close(self.pipe)
+            self.pipe.close()
             self.pipe = None
 
 

@@ -19,9 +19,11 @@ GET = b"GET /v1/status?a=1&b=x%20y HTTP/1.1\r\nHost: sidegate\r\n\r\n"
 
 
 def echo(request: Request) -> Reply:
-    """What was asked; `/broken` cannot be answered now, `/large` is more than a socket takes at once."""
+    """What was asked; `/broken` cannot be answered now, `/no-text` not at all, `/large` is more than a socket takes."""
     if request.path == "/broken":
         raise Problems(Problem("nft", "no end after 10 s"))
+    if request.path == "/no-text":
+        return Reply(200, "/etc/\udcff.toml")
     if request.path == "/large":
         return Reply(200, "x" * 2_000_000)
     return Reply(200, request)
@@ -90,6 +92,7 @@ def test_request_byte_by_byte(asker: Asker) -> None:
         (b"GET /" + b"a" * 40000, b"431"),
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 9000, b"431"),
         (b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n", b"503"),
+        (b"GET /no-text HTTP/1.1\r\nHost: x\r\n\r\n", b"500"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\nabc", b"200"),
         (b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
         (GET * 3, b"200"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from sidegate.gateway import view
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.config import Config
+from sidegate.gateway.daemon import loop
 from sidegate.gateway.daemon.control import Reply, Request
 from sidegate.gateway.daemon.loop import Daemon
 from sidegate.gateway.ruleset.nft import Client
@@ -80,3 +83,33 @@ def test_everybody_who_reaches_the_socket_may_read(daemon: Daemon) -> None:
         status, found = ask(daemon, "GET", "/v1/clients", SOMEBODY, ip=ip, evidence="1")
         assert isinstance(found, ClientsView)
         assert (status, len(found.clients)) == (200, count)
+
+
+def test_what_the_system_has_no_means_for_ends_no_daemon(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can be forked, no file opened: it is told while it is so, and tried again."""
+    told: list[tuple[str, ...]] = []
+
+    def turn() -> None:
+        told.append(tuple(f"{it.where}: {it.what}" for it in daemon._log.faults))
+        if len(told) < 3:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        daemon._stopping = len(told) > 3
+
+    monkeypatch.setattr(loop, "SHORTAGE_S", 0.0)
+    monkeypatch.setattr(daemon, "_turn", turn)
+    monkeypatch.setattr(daemon, "_next_time", lambda: 0.0)
+    monkeypatch.setattr(Daemon, "_parts", ())
+    daemon.run()
+    fault = "the daemon: Cannot allocate memory: what is due is tried again and again"
+    assert told == [(), (fault,), (fault,), ()]
+
+
+def test_what_does_not_pass_ends_the_daemon(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def turn() -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(loop, "SHORTAGE_S", 0.0)
+    monkeypatch.setattr(daemon, "_turn", turn)
+    monkeypatch.setattr(daemon, "_next_time", lambda: 0.0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        daemon.run()

@@ -6,6 +6,7 @@ import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,6 +144,15 @@ def test_circles_and_repetition_end(tmp_path: Path) -> None:
         (f"{tmp_path}/l40:1", "includes itself, by l7"),
         (f"{tmp_path}/list:2", "includes itself, by list"),
     ]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"\xed\xa0\x80", b"\x1b[31mred", b"a\xc3("])
+def test_what_is_told_of_a_list_is_text_whatever_it_includes(tmp_path: Path, name: bytes) -> None:
+    """It goes into JSON and onto a terminal."""
+    (tmp_path / "list").write_bytes(b"a.example\ninclude:" + name + b"\n")
+    found = ListReader().read(tmp_path / "list")
+    assert [p.what for p in found.bad] == ["includes a file whose name is no plain text"]
+    assert msgspec.json.encode(found.warnings)
 
 
 def test_a_file_to_include_that_lacks_is_a_bad_line(tmp_path: Path) -> None:

@@ -243,7 +243,12 @@ class Conversation:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.is_over = True
             return
-        body = msgspec.json.encode(reply.data, enc_hook=encode_address)
+        try:
+            body = msgspec.json.encode(reply.data, enc_hook=encode_address)
+        except UnicodeError:
+            # Of a path whose bytes are no text (PEP 383), for one.
+            reply = Reply(500, {"error": "the answer holds what is no text"})
+            body = msgspec.json.encode(reply.data)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
         head, content = h11.Response(status_code=reply.status, headers=headers), h11.Data(data=body)
         # The answer to HEAD has no content (RFC 9110, section 9.3.2).

@@ -43,7 +43,7 @@ from sidegate.gateway.health.checkup import Checkup, Place
 from sidegate.gateway.health.formeraddress import FormerAddress
 from sidegate.gateway.health.ownaddress import OwnAddress
 from sidegate.gateway.split import rules
-from sidegate.problems import Problem, Problems
+from sidegate.problems import Exit, Problem, Problems
 
 OBSERVE_S = 30.0
 """Between looks at the box and the router, if nothing announces a change."""
@@ -52,6 +52,10 @@ SETTLE_S = 0.5
 CALM_S = 2.0
 """Between looks at the box at least, however much is announced."""
 RETRY_S = 5.0
+SHORTAGE_S = 1.0
+"""After a turn that the system had no means for."""
+MOST_SHORTAGES = 60
+"""In a row."""
 TIMER_S = 5.0
 """Between looks at the timer of a change that waits to be confirmed."""
 
@@ -102,6 +106,7 @@ class Daemon:
         self._splitter = Splitter(at, self._log.tell, self._handout.own_leases)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
         self._taking: Taking | None = None
+        self._shortages = 0
         self._stopping = self._is_reload_asked = False
 
     @property
@@ -182,11 +187,29 @@ class Daemon:
     def run(self) -> None:
         """Until a signal says to stop."""
         while not self._stopping:
-            for key, _ in self._selector.select(max(0.0, self._next_time() - time.monotonic())):
-                key.data()
-            self._turn()
+            try:
+                for key, _ in self._selector.select(max(0.0, self._next_time() - time.monotonic())):
+                    key.data()
+                self._turn()
+                self._shortages = 0
+                self._log.note_faults((), "the daemon")
+            except OSError as error:
+                self._mind_shortage(error)
         for part in self._parts:
             part.close()
+
+    def _mind_shortage(self, error: OSError) -> None:
+        """No memory for a process, no file left, a full /run: what is due is done once there is some again.
+
+        What does not pass is for whoever starts this process anew. Raises OSError then.
+        """
+        self._shortages += 1
+        if self._shortages > MOST_SHORTAGES:
+            raise error
+        where = f"the daemon: {error.filename}" if error.filename else "the daemon"
+        what = f"{error.strerror or error}: what is due is tried again and again"
+        self._log.note_faults((Problem(where, what, "make room", Exit.FAULT),), "the daemon")
+        time.sleep(SHORTAGE_S)
 
     # What happens
 

@@ -145,10 +145,12 @@ class _Reading:
             raise BadLine(f"{name} {error.problems[0].what}") from None
 
     def _beside(self, name: str) -> Path:
-        """Raises BadLine for one that is not in the same directory."""
+        """Raises BadLine for one that is not in the same directory, or has a name that cannot be told to anybody."""
         path = self._directory / name
         if "/" in name or "\0" in name or name in ("", ".", "..") or path.resolve().parent != self._directory.resolve():
             raise BadLine("includes a file from elsewhere", "only files of the same directory are included")
+        if not name.isprintable():
+            raise BadLine("includes a file whose name is no plain text", "name it in UTF-8")
         return path
 
     def _text(self, path: Path) -> str:

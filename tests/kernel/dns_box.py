@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -132,12 +131,3 @@ class DnsBox:
 
     def nft(self, text: str) -> None:
         self.lab.run("gateway", "nft", "-f", "-", text=text)
-
-
-def within(look: Any, within_s: float = 30.0) -> Any:
-    """What `look` returns once it is true."""
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
-    return found

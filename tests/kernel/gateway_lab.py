@@ -154,7 +154,7 @@ def gateway_in(home: Home) -> Iterator[Box]:
         yield Box(lab)
 
 
-def wait_for(look: Callable[[], T], within_s: float = 30.0) -> T:
+def wait_for(look: Callable[[], T], within_s: float = 40.0) -> T:
     """What `look` returns once it is true."""
     end = time.monotonic() + within_s
     while not (found := look()):

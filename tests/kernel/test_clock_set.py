@@ -16,17 +16,8 @@ from pathlib import Path
 import pytest
 
 from sidegate.lab.lab import Lab
-from tests.kernel.test_dhcp import (
-    CLIENTS,
-    UDHCPC,
-    as_a_dhcp_client,
-    get_lease,
-    home,
-    leases,
-    mac,
-    status,
-    until,
-)
+from tests.kernel.gateway_lab import wait_for
+from tests.kernel.test_dhcp import CLIENTS, UDHCPC, as_a_dhcp_client, get_lease, home, leases, mac, status
 from tests.kernel.test_real_clients import UNPACKED
 
 pytestmark = pytest.mark.kernel
@@ -105,8 +96,8 @@ def test_everybody_keeps_the_address_and_nobody_gets_anothers(lab: Lab) -> None:
     for number, off_s in enumerate([None, 0, 2 * DAY_S, -2 * DAY_S]):
         if off_s is not None:
             set_clock(lab, off_s)
-            until(functools.partial(has_noticed, lab, number))
+            wait_for(functools.partial(has_noticed, lab, number))
         assert lines <= leases(lab), off_s
         assert stranger(lab, number, wants=held["phone"]) not in held.values(), off_s
         assert {client: get_lease(lab, client)[0] for client in HOLDERS} == held, off_s
-    until(lambda: lines <= leases(lab, "leases.copy"))
+    wait_for(lambda: lines <= leases(lab, "leases.copy"))

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
+from tests.kernel.gateway_lab import wait_for
 from tests.kernel.looking import look
 
 pytestmark = pytest.mark.kernel
@@ -51,13 +52,6 @@ def kill(lab: Lab, *names: str) -> None:
     lab.run("gateway", "kill", "-9", *(pid(lab, name) for name in names))
 
 
-def until(is_so: Callable[[], bool], within_s: float = 40.0) -> None:
-    end = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < end, "it does not come"
-        time.sleep(0.1)
-
-
 def pending(lab: Lab) -> dict[str, Any] | None:
     done = lab.run("gateway", "cat", f"{STATE}/pending.json", check=False)
     return json.loads(done.stdout) if done.returncode == 0 else None
@@ -85,13 +79,13 @@ def test_confirmed_in_time_over_a_new_connection(lab: Lab) -> None:
     assert box(lab, "confirm", over=ANEW).stdout == "Confirmed. It stays.\n"
     assert (pending(lab), status(lab)["up"], status(lab)["confirm"]) == (None, True, None)
     assert box(lab, "confirm", over=ANEW).returncode == 2
-    until(lambda: lab.run("gateway", "pgrep", "-f", "gateway.change.rollback", check=False).returncode == 1)
+    wait_for(lambda: lab.run("gateway", "pgrep", "-f", "gateway.change.rollback", check=False).returncode == 1)
 
 
 def test_rolled_back_without_a_word(lab: Lab) -> None:
     before = state(lab)
     assert box(lab, "up", "--confirm", "5").returncode == 0
-    until(lambda: is_rolled_back(lab))
+    wait_for(lambda: is_rolled_back(lab))
     assert (state(lab), status(lab)["up"]) == (before, False)
     assert "nobody confirmed it within 5 s" in status(lab)["confirm"]["told"]
     late = box(lab, "confirm", over=ANEW)
@@ -103,7 +97,7 @@ def test_rolled_back_whoever_dies(lab: Lab, killed: tuple[str, ...]) -> None:
     before = state(lab)
     box(lab, "up", "--confirm", "5")
     kill(lab, *killed)
-    until(lambda: is_rolled_back(lab))
+    wait_for(lambda: is_rolled_back(lab))
     assert state(lab) == before
 
 
@@ -201,7 +195,7 @@ def test_unconfirmed_configuration_goes_back_without_a_daemon(lab: Lab) -> None:
     foreground = lab.start(
         "gateway", sys.executable, "-m", "sidegate", "up", "-c", "/run/etc/sidegate.toml", "--foreground"
     )
-    until(lambda: status(lab)["daemon"])
+    wait_for(lambda: status(lab)["daemon"])
     found = status(lab)
     assert (found["masquerade"], len(found["faults"])) == ("auto", 2)
     box(lab, "down")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import pytest
 
 from sidegate.home import Home, load_home
 from sidegate.lab.lab import Lab
+from tests.kernel.gateway_lab import wait_for
 from tests.kernel.looking import look
 from tests.kernel.test_dhcp_probe import start_udhcpd
 
@@ -94,14 +95,6 @@ def get_lease(lab: Lab, client: str, program: str = "udhcpc") -> list[str]:
     return done.stdout.splitlines()[-1].split()
 
 
-def until(condition: Callable[[], Any], within_s: float = 40) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
-    return found
-
-
 def box(lab: Lab) -> str:
     """What `down` must restore, and whether a DHCP server listens in the gateway's network."""
     settings = "sysctl -a 2>/dev/null | grep -E '^net.ipv4.(conf|ip_forward)'"
@@ -141,7 +134,7 @@ def test_real_clients_get_us_as_their_gateway_and_one_keeps_the_router(lab: Lab)
     assert got["tablet"][0] == "192.168.1.50"
     expected = {f"{mac(lab, c)} {got[c][0]}" for c in CLIENTS}
     assert leases(lab) == expected
-    until(lambda: leases(lab, "leases.copy") == expected)
+    wait_for(lambda: leases(lab, "leases.copy") == expected)
     lab.run("computer", "ip", "address", "replace", f"{got['computer'][0]}/24", "dev", "eth0")
     lab.run("computer", "busybox", "ping", "-c", "1", "-W", "15", "192.168.1.2")
     _, text = sidegate(lab, "clients", "--json")
@@ -170,7 +163,7 @@ def test_refuses_to_start_beside_another_server_and_changes_nothing(served: Lab)
 def test_another_server_that_comes_later_is_a_fault_soon(lab: Lab) -> None:
     assert up(lab, '[dhcp]\nmode = "server"')[0] == 0
     start_udhcpd(lab, "router", "br-lan", "192.168.1.1")
-    (fault,) = until(lambda: status(lab)["faults"])
+    (fault,) = wait_for(lambda: status(lab)["faults"])
     assert fault.startswith("dhcp: another DHCP server, 192.168.1.1 (")
     assert "hands out gateway 192.168.1.1, DNS 192.168.1.1 and 1.1.1.1" in fault
     (other,) = status(lab)["dhcp"]["others"]
@@ -185,11 +178,11 @@ def test_leases_survive_whoever_is_killed(lab: Lab) -> None:
     held = leases(lab)
     first = dnsmasq(lab)
     kill(lab, first)
-    second = until(lambda: (pid := dnsmasq(lab)) != first and pid)
+    second = wait_for(lambda: (pid := dnsmasq(lab)) != first and pid)
     assert "ended: signal SIGKILL" in status(lab)["faults"][0]
     assert leases(lab) == held
     kill(lab, status(lab)["pid"])
-    until(lambda: not status(lab)["daemon"])
+    wait_for(lambda: not status(lab)["daemon"])
     assert get_lease(lab, "phone")[0] == got["phone"], "it hands out without the daemon"
     assert sidegate(lab, "up", "--config", "/run/sidegate.toml")[0] == 0
     assert dnsmasq(lab) == second, "adopted"
@@ -251,19 +244,19 @@ def test_another_configuration_is_taken_without_a_restart_of_the_daemon(lab: Lab
     assert up(lab, "")[0] == 0
     pid = status(lab)["pid"]
     assert "dnsmasq hands out" in up(lab, '[dhcp]\nmode = "server"')[1]
-    first = until(lambda: dnsmasq(lab))
+    first = wait_for(lambda: dnsmasq(lab))
     assert "Nothing was changed" in up(lab, '[dhcp]\nmode = "server"')[1]
     assert "for 900 s" in up(lab, '[dhcp]\nmode = "server"\nlease_s = 900')[1]
-    assert until(lambda: (child := dnsmasq(lab)) != first and child)
+    assert wait_for(lambda: (child := dnsmasq(lab)) != first and child)
     assert get_lease(lab, "phone")[3] == "900"
     assert "dnsmasq ends" in up(lab, "")[1]
-    until(lambda: ":0043" not in box(lab))
+    wait_for(lambda: ":0043" not in box(lab))
     assert status(lab)["pid"] == pid
 
 
 def test_off_tells_who_hands_out_what(served: Lab) -> None:
     assert up(served, "")[0] == 0
-    (hint,) = until(lambda: status(served)["hints"])
+    (hint,) = wait_for(lambda: status(served)["hints"])
     assert "the DHCP server 192.168.1.1 hands out gateway 192.168.1.1" in hint
     assert "set its gateway option to 192.168.1.2" in hint
     code, text = sidegate(served, "status")
@@ -276,13 +269,13 @@ def test_a_full_disk_is_a_fault_in_words(lab: Lab) -> None:
     get_lease(lab, "phone")
     lab.run("gateway", "sh", "-c", "cat /dev/zero >/run/state/full 2>/dev/null || true")
     get_lease(lab, "tablet")
-    (fault,) = until(lambda: status(lab)["faults"])
+    (fault,) = wait_for(lambda: status(lab)["faults"])
     assert "leases cannot be copied" in fault
     assert "No space left on device" in fault
     lab.run("gateway", "rm", "/run/state/full")
     get_lease(lab, "computer")
-    until(lambda: not status(lab)["faults"])
-    until(lambda: mac(lab, "computer") in " ".join(leases(lab, "leases.copy")))
+    wait_for(lambda: not status(lab)["faults"])
+    wait_for(lambda: mac(lab, "computer") in " ".join(leases(lab, "leases.copy")))
 
 
 def test_a_server_on_this_very_box_is_found_too(lab: Lab) -> None:
@@ -292,7 +285,7 @@ def test_a_server_on_this_very_box_is_found_too(lab: Lab) -> None:
     assert code == 1
     assert "another program on this box listens on the DHCP servers' port" in said
     lab.run("gateway", "sh", "-c", "kill $(cat /run/udhcpd.pid)")
-    until(lambda: box(lab) == before)
+    wait_for(lambda: box(lab) == before)
 
 
 def test_a_configuration_that_does_not_fit_this_lan(lab: Lab) -> None:

@@ -17,20 +17,8 @@ from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import TYPES, labels, read_reply, resolve
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.dns_box import (
-    ENGINE_PORT,
-    ISP,
-    KEPT4,
-    LIE,
-    NAMES4,
-    NAMES6,
-    TRUTH,
-    WE,
-    DnsBox,
-    proxied,
-    resolver,
-    within,
-)
+from tests.kernel.dns_box import ENGINE_PORT, ISP, KEPT4, LIE, NAMES4, NAMES6, TRUTH, WE, DnsBox, proxied, resolver
+from tests.kernel.gateway_lab import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -146,7 +134,7 @@ def test_of_a_proxied_name_the_provider_hears_nothing(box: DnsBox, lab: Lab) -> 
                 box.ask("www.foreign.example", kind)
             box.ask("www.foreign.example", over="tcp")
             box.ask("www.domestic.example", "TXT")
-            within(lambda: tap.leaks("domestic.example"))
+            wait_for(lambda: tap.leaks("domestic.example"))
             assert tap.leaks("foreign.example") == []
 
 
@@ -186,7 +174,7 @@ def test_the_lans_own_names_change_while_it_runs(box: DnsBox) -> None:
     assert box.ask("nas") == box.ask("nas.home.arpa") == "192.168.1.127"
     assert box.ask("127.1.168.192.in-addr.arpa", "PTR") == "nas"
     assert box.want(resolver(FOREIGN), "192.168.1.9 tv\n")[-1] == before, "no new process"
-    within(lambda: box.ask("tv") == "192.168.1.9")
+    wait_for(lambda: box.ask("tv") == "192.168.1.9")
     assert box.ask("nas") == "no such name"
 
 
@@ -214,7 +202,7 @@ def test_a_server_that_asks_us_is_asked_no_more(box: DnsBox, lab: Lab) -> None:
     lab.run("nas", "dnsmasq", "--conf-file=/dev/null", "--user=root", "--group=", "--pid-file=/run/loop.pid", *options)
     nas = next(c.v4 for c in lab.home.client if c.name == "nas")
     box.want(resolver(FOREIGN, direct=(nas,)))
-    within(lambda: box.ask("www.domestic.example") == "refused")
+    wait_for(lambda: box.ask("www.domestic.example") == "refused")
     assert box.ask("www.foreign.example") == TRUTH
     said = lab.run("gateway", "cat", "/run/own/resolver/resolver.log").stdout
     assert [str(nas) in p.what for p in loops(said)] == [True]

@@ -28,7 +28,8 @@ from sidegate.probe.dhcp_message import (
     parse_message,
 )
 from sidegate.probe.ra_message import advert_in
-from tests.kernel.test_confirm import status, until
+from tests.kernel.gateway_lab import wait_for
+from tests.kernel.test_confirm import status
 from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, mac, sidegate, up
 
 pytestmark = pytest.mark.kernel
@@ -83,7 +84,7 @@ class Watch:
     def begins_with(self, *, kind: str, says: str, after: int = 0) -> int:
         """Waits for such a sign; its place."""
         sign = Sign(kind, says)
-        until(lambda: sign in self.signs[after:])
+        wait_for(lambda: sign in self.signs[after:])
         return after + self.signs[after:].index(sign)
 
     def _run(self) -> None:
@@ -147,7 +148,7 @@ def by_a_person(lab: Lab) -> None:
 def by_itself(lab: Lab) -> None:
     """Something keeps forwarding off."""
     lab.run("gateway", "sh", "-ec", NO_FORWARDING)
-    until(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "forwarding", 40)
+    wait_for(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "forwarding", 40)
 
 
 def back_by_a_person(lab: Lab) -> None:
@@ -159,7 +160,7 @@ def back_by_itself(lab: Lab) -> None:
     """Once the check is up, though it was told so before."""
     back_by_a_person(lab)
     lab.run("gateway", "umount", "/proc/sys/net/ipv4/conf/eth0/forwarding")
-    until(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "", 40)
+    wait_for(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "", 40)
 
 
 def test_dhcp_and_advertisements_come_before_arp_both_ways(lab: Lab) -> None:

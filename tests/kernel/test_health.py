@@ -16,9 +16,10 @@ from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.parts import INTERNET
 from sidegate.probe.talk import Vantage
+from tests.kernel.gateway_lab import wait_for
 from tests.kernel.gateway_rig import GATEWAY, GATEWAY_MAC, ROUTER, ROUTER_MAC, SERVER, Rig, in_namespaces, shell
 from tests.kernel.looking import look
-from tests.kernel.test_confirm import box, set_config, status, until, up
+from tests.kernel.test_confirm import box, set_config, status, up
 
 pytestmark = pytest.mark.kernel
 
@@ -41,11 +42,13 @@ def asked_until(lab: Lab, **wanted: str) -> None:
         assert look(lab, "gateway", "probe", "again").returncode == 0
         return states(lab).items() >= wanted.items()
 
-    until(is_so, 90)
+    wait_for(is_so, 90)
 
 
 def asked_until_why(lab: Lab, why: str) -> None:
-    until(lambda: look(lab, "gateway", "probe", "again").returncode == 0 and health(lab)["internet"]["why"] == why, 90)
+    wait_for(
+        lambda: look(lab, "gateway", "probe", "again").returncode == 0 and health(lab)["internet"]["why"] == why, 90
+    )
 
 
 @contextmanager
@@ -72,10 +75,10 @@ def test_router_and_internet_go_and_come_back() -> None:
     with Lab.up(load_home("bypass")) as lab:
         set_config(lab, '[probe]\ntargets = ["1.1.1.1"]\n')
         up(lab)
-        until(lambda: states(lab) == ALL_UP)
+        wait_for(lambda: states(lab) == ALL_UP)
         assert re.search(r"internet: up since \d+ s: 1\.1\.1\.1 answered an echo", box(lab, "status").stdout)
         lab.run("phone", "busybox", "ping", "-c", "1", "-W", "15", "192.168.1.2")
-        until(lambda: path_of_phone(lab) == ("direct", True))
+        wait_for(lambda: path_of_phone(lab) == ("direct", True))
         with only_tcp_passes(lab):
             asked_until_why(lab, "1.1.1.1 took a TCP connection; no echo or DNS query was answered")
             assert states(lab)["internet"] == "up"
@@ -92,7 +95,7 @@ def test_router_and_internet_go_and_come_back() -> None:
         )
         asked_until(lab, **ALL_UP)
         assert any("the router is back" in event["what"] for event in status(lab)["events"])
-        until(lambda: path_of_phone(lab) == ("masqueraded", True))
+        wait_for(lambda: path_of_phone(lab) == ("masqueraded", True))
 
 
 @pytest.mark.parametrize("where", ["all", "eth0"])

@@ -14,7 +14,8 @@ import pytest
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.packet import BROADCAST, ETH_ARP, Arp, parse
-from tests.kernel.test_dhcp import mac, sidegate, status, until, up
+from tests.kernel.gateway_lab import wait_for
+from tests.kernel.test_dhcp import mac, sidegate, status, up
 
 pytestmark = pytest.mark.kernel
 
@@ -41,10 +42,10 @@ def test_another_device_takes_our_address(lab: Lab) -> None:
     with lab.socket("tablet", socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_ARP)) as wire:
         wire.setblocking(False)
         lab.run("computer", "busybox", "arping", "-q", "-U", "-c", "1", "-w", "1", "-I", "eth0", OURS, check=False)
-        (fault,) = until(lambda: conflicts(lab))
-        until(lambda: is_announced(wire, mac(lab, "gateway")))
+        (fault,) = wait_for(lambda: conflicts(lab))
+        wait_for(lambda: is_announced(wire, mac(lab, "gateway")))
     assert f"{thief} uses this box's own address {OURS} too" in fault
-    until(lambda: mac(lab, "gateway") in lab.run("tablet", "ip", "neighbour", "show", OURS).stdout)
+    wait_for(lambda: mac(lab, "gateway") in lab.run("tablet", "ip", "neighbour", "show", OURS).stdout)
     code, text = sidegate(lab, "status")
     assert (code, thief in text) == (1, True)
     assert [e["what"] for e in status(lab)["events"] if thief in e["what"] and "announced once" in e["what"]]
@@ -61,7 +62,7 @@ def test_two_devices_with_one_address_are_named(lab: Lab) -> None:
         assert sidegate(lab, "probe", "again")[0] == 0
         return [it for it in status(lab)["hints"] if it.startswith(f"{address} is used by 2 devices at once")]
 
-    (hint,) = until(hints)
+    (hint,) = wait_for(hints)
     assert f"{mac(lab, 'computer')} (nas)" in hint
     assert mac(lab, "tablet") in hint
 
@@ -71,12 +72,12 @@ def test_the_router_gives_the_box_another_address(lab: Lab) -> None:
     assert up(lab, "")[0] == 0
     moved = "ip address flush dev eth0; ip address add 192.168.1.77/24 dev eth0 valid_lft 600 preferred_lft 600"
     lab.run("gateway", "sh", "-ec", f"{moved}; ip route replace default via 192.168.1.1")
-    (fault,) = until(lambda: [it for it in status(lab)["faults"] if it.startswith("address: ")])
+    (fault,) = wait_for(lambda: [it for it in status(lab)["faults"] if it.startswith("address: ")])
     assert f"this box was {OURS} until " in fault
     assert f"a reservation for MAC {mac(lab, 'gateway')}" in fault
     lab.run("gateway", "sh", "-ec", f"ip address flush dev eth0; ip address add {OURS}/24 dev eth0")
     lab.run("gateway", "ip", "route", "replace", "default", "via", "192.168.1.1")
-    until(lambda: not [it for it in status(lab)["faults"] if it.startswith("address: ")])
+    wait_for(lambda: not [it for it in status(lab)["faults"] if it.startswith("address: ")])
 
 
 def is_announced(wire: socket.socket, by: str) -> bool:
@@ -97,9 +98,9 @@ def test_a_second_gateway_is_seen_by_the_first_and_the_other_way(lab: Lab) -> No
     assert up(lab, "")[0] == 0
     lab.run("computer", "ip", "route", "replace", "default", "via", "192.168.1.1")
     assert lab.run("computer", sys.executable, "-m", "sidegate", "up", check=False).returncode == 0
-    assert "another gateway on this LAN" in until(lambda: about(status(lab), other))[0]
+    assert "another gateway on this LAN" in wait_for(lambda: about(status(lab), other))[0]
     theirs = lambda: about(json.loads(lab.run("computer", *STATUS, check=False).stdout), OURS)  # noqa: E731
-    assert "another gateway on this LAN" in until(theirs)[0]
+    assert "another gateway on this LAN" in wait_for(theirs)[0]
 
 
 STATUS = (sys.executable, "-m", "sidegate", "status", "--json")
@@ -162,7 +163,7 @@ def test_whatever_is_broken_at_boot_the_last_good_one_is_used_and_that_is_said(l
         daemon = lab.start(
             "gateway", sys.executable, "-m", "sidegate", "up", "-c", "/run/sidegate.toml", "--foreground"
         )
-        now = until(lambda: (found := status(lab))["daemon"] and found)
+        now = wait_for(lambda: (found := status(lab))["daemon"] and found)
         told = " ".join(now["faults"])
         assert (what, now["masquerade"], "is used instead" in told) == (what, "always", True)
         assert (what, len(now["faults"]) >= 2) == (what, True), "what is wrong, and what stands in for it"

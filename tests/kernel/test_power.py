@@ -29,8 +29,9 @@ from sidegate.lab.lab import Lab
 from sidegate.problems import Problems
 from tests import powercut
 from tests.gateway.test_apply import FRESH, PaperBox, desired, up
+from tests.kernel.gateway_lab import wait_for
 from tests.kernel.looking import look
-from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, leases, mac, until
+from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, leases, mac
 from tests.powercut.disk import Op, Tree, cuts, lay_out
 
 pytestmark = pytest.mark.kernel
@@ -125,8 +126,8 @@ def recorded(lab: Lab, words: str, config: str | None, first: tuple[str, ...] = 
 
 def get_phones_lease(lab: Lab) -> str:
     lease = f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"
-    until(lambda: "leases.copy" in lab.run("gateway", "ls", f"{ROOT}/dhcp").stdout)
-    until(lambda: lease in leases(lab, "leases.copy"))
+    wait_for(lambda: "leases.copy" in lab.run("gateway", "ls", f"{ROOT}/dhcp").stdout)
+    wait_for(lambda: lease in leases(lab, "leases.copy"))
     return lease
 
 
@@ -246,7 +247,7 @@ def test_the_box_comes_back_with_leases_and_rules(recording: Recording, lab: Lab
     as_a_dhcp_client(lab, "phone")
     lab.run("gateway", "sh", "-c", "cat >/run/sidegate.toml", text=C)
     daemon = power_on(lab, recording.a_cut_in("confirm", "pending.json"))
-    until(lambda: (status(lab).get("dhcp") or {}).get("pid"))
+    wait_for(lambda: (status(lab).get("dhcp") or {}).get("pid"))
     now = status(lab)
     assert (now["up"], now["masquerade"]) == (True, "always")
     assert recording.lease == f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"

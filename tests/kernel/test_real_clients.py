@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sidegate.lab.lab import Lab
-from tests.kernel.test_dhcp import home, mac, sidegate, status, until, up
+from tests.kernel.gateway_lab import wait_for
+from tests.kernel.test_dhcp import home, mac, sidegate, status, up
 
 pytestmark = pytest.mark.kernel
 
@@ -130,14 +131,14 @@ STARTED_BY = {"computer": start_networkd, "phone": start_network_manager}
 def test_they_use_us_as_their_gateway_and_are_known_by_their_leases(lab: Lab) -> None:
     for client, start in STARTED_BY.items():
         start(lab, client)
-    until(lambda: all(default_route(lab, client) == "192.168.1.2" for client in STARTED_BY), within_s=90)
+    wait_for(lambda: all(default_route(lab, client) == "192.168.1.2" for client in STARTED_BY), within_s=90)
     us = (link_local(lab), "high")
-    until(lambda: all(us in default_route6(lab, client) for client in STARTED_BY), within_s=90)
+    wait_for(lambda: all(us in default_route6(lab, client) for client in STARTED_BY), within_s=90)
     held = lab.run("gateway", "cat", "/run/state/dhcp/leases").stdout
     for client in STARTED_BY:
         assert 100 <= int(address(lab, client).rpartition(".")[2]) < 200
         assert f"{mac(lab, client)} {address(lab, client)} " in held
         lab.run(client, "busybox", "ping", "-c", "1", "-W", "15", "1.1.1.1")
     expected = {client: (address(lab, client), "ours") for client in STARTED_BY}
-    until(lambda: known(lab) == expected)
+    wait_for(lambda: known(lab) == expected)
     assert status(lab)["faults"] == []

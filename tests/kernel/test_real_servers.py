@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from sidegate.lab.lab import Lab
-from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, mac, status, until, up
+from tests.kernel.gateway_lab import wait_for
+from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, mac, status, up
 from tests.kernel.test_dhcp_probe import start_udhcpd
 from tests.kernel.test_real_clients import program, unpacked_libraries
 
@@ -55,7 +56,7 @@ def start_kea(lab: Lab) -> None:
     libraries = f"LD_LIBRARY_PATH={shlex.quote(unpacked_libraries())}"
     environment = f"KEA_LOCKFILE_DIR=none KEA_PIDFILE_DIR=/run {libraries}"
     lab.start("computer", "sh", "-c", f"{environment} exec /run/kea-dhcp4 -c /run/kea.json >/run/kea.log 2>&1")
-    until(lambda: "STARTED" in lab.run("computer", "cat", "/run/kea.log", check=False).stdout)
+    wait_for(lambda: "STARTED" in lab.run("computer", "cat", "/run/kea.log", check=False).stdout)
 
 
 @pytest.fixture

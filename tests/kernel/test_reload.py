@@ -14,8 +14,9 @@ import pytest
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.lab import Lab
+from tests.kernel.gateway_lab import wait_for
 from tests.kernel.looking import look
-from tests.kernel.test_confirm import box, set_config, status, until, up
+from tests.kernel.test_confirm import box, set_config, status, up
 
 pytestmark = pytest.mark.kernel
 
@@ -48,7 +49,7 @@ def prove(lab: Lab) -> tuple[str, str, str]:
     name, ip, mac = client_of(lab)
     up(lab)
     assert lab.call(name, http_get, "1.2.3.4").ok
-    until(lambda: clients(lab).get(ip, {}).get("path") == "direct")
+    wait_for(lambda: clients(lab).get(ip, {}).get("path") == "direct")
     return name, ip, mac
 
 
@@ -86,9 +87,9 @@ def test_client_whose_setting_changed_follows_it(lab: Lab) -> None:
     for setting, path in (("always", "masqueraded"), ("never", "direct"), ("auto", "direct")):
         set_config(lab, f'[[client]]\nmac = "{mac}"\nmasquerade = "{setting}"\n')
         assert up(lab).returncode == 0
-        until(lambda path=path: clients(lab)[ip]["path"] == path)  # type: ignore[misc]
+        wait_for(lambda path=path: clients(lab)[ip]["path"] == path)  # type: ignore[misc]
     assert clients(lab)[ip]["probe"] is None
-    until(lambda: clients(lab)[ip]["proof_left_s"] is not None)
+    wait_for(lambda: clients(lab)[ip]["proof_left_s"] is not None)
 
 
 def test_broken_file_is_refused_and_what_runs_goes_on(lab: Lab) -> None:
@@ -106,10 +107,10 @@ def test_signal_reloads(lab: Lab) -> None:
     pid = str(status(lab)["pid"])
     set_config(lab, ALWAYS)
     lab.run("gateway", "kill", "-HUP", pid)
-    until(lambda: status(lab)["masquerade"] == "always")
+    wait_for(lambda: status(lab)["masquerade"] == "always")
     set_config(lab, "nonsense")
     lab.run("gateway", "kill", "-HUP", pid)
-    until(lambda: any("not a TOML file" in f for f in status(lab)["faults"]))
+    wait_for(lambda: any("not a TOML file" in f for f in status(lab)["faults"]))
     assert status(lab)["masquerade"] == "always"
 
 
@@ -122,7 +123,7 @@ def test_broken_file_at_boot_is_replaced_by_the_last_good_one(lab: Lab) -> None:
     foreground = lab.start(
         "gateway", sys.executable, "-m", "sidegate", "up", "-c", "/run/etc/sidegate.toml", "--foreground"
     )
-    until(lambda: status(lab)["daemon"])
+    wait_for(lambda: status(lab)["daemon"])
     found = status(lab)
     assert (found["masquerade"], box(lab, "status").returncode) == ("always", 1)
     assert [f for f in found["faults"] if "not a TOML file" in f]
@@ -166,7 +167,7 @@ def test_open_connection_outlives_changes(lab: Lab) -> None:
             set_config(lab, text)
             assert up(lab).returncode == 0
             before = stream.reads
-            until(lambda before=before: stream.reads > before + 20)  # type: ignore[misc]
+            wait_for(lambda before=before: stream.reads > before + 20)  # type: ignore[misc]
 
 
 class Download:

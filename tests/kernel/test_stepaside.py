@@ -13,8 +13,8 @@ from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
-from tests.kernel.gateway_lab import Connection, mesh_home
-from tests.kernel.test_confirm import box, state, status, until
+from tests.kernel.gateway_lab import Connection, mesh_home, wait_for
+from tests.kernel.test_confirm import box, state, status
 
 pytestmark = pytest.mark.kernel
 
@@ -70,7 +70,7 @@ def test_box_is_as_it_was(lab: Lab) -> None:
     before = state(lab)
     box(lab, "up")
     assert box(lab, "down", "--step-aside", "2").returncode == 0
-    until(lambda: tables(lab) == "")
+    wait_for(lambda: tables(lab) == "")
     assert (state(lab), status(lab)["aside_left_s"]) == (before, None)
     box(lab, "up")
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_process_that_was_killed_is_cleared_up_after(lab: Lab) -> None:
 def test_down_that_was_killed_half_way_is_taken_back_by_up(lab: Lab) -> None:
     set_gateway(lab, "sidegate")
     going = lab.start("gateway", sys.executable, "-m", "sidegate", "down", "--step-aside", "600")
-    until(lambda: tables(lab) != "")
+    wait_for(lambda: tables(lab) != "")
     lab.run("gateway", "sh", "-c", 'kill -9 $(pgrep -f "[d]own --step-aside")')
     going.wait()
     assert lab.call(WIRED, http_get, SERVER).ok
@@ -127,16 +127,16 @@ def test_box_that_cannot_forward_hands_clients_over_by_itself(lab: Lab) -> None:
     """Something keeps forwarding off. The stream that was open goes on by the router, and back."""
     set_gateway(lab, "sidegate")
     lab.run("gateway", "sh", "-ec", NO_FORWARDING)
-    until(lambda: box(lab, "probe", "again").returncode == 0 and tables(lab) != "", 30)
+    wait_for(lambda: box(lab, "probe", "again").returncode == 0 and tables(lab) != "", 30)
     assert "forwarding" in status(lab)["aside_why"]
     before_s = time.monotonic()
     asking = [lab.begin(WIRED, ask, 4.0) for ask in (open_connections, hold_connection)]
-    until(lambda: time.monotonic() > before_s + 1.0)
+    wait_for(lambda: time.monotonic() > before_s + 1.0)
     lab.run("gateway", "sh", "-ec", "umount /proc/sys/net/ipv4/conf/eth0/forwarding")
-    until(lambda: box(lab, "probe", "again").returncode == 0 and forwarding(lab) == "up", 30)
+    wait_for(lambda: box(lab, "probe", "again").returncode == 0 and forwarding(lab) == "up", 30)
     assert tables(lab) != "", "it does not flap"
     box(lab, "up")
-    until(lambda: status(lab)["aside_why"] == "" and tables(lab) == "")
+    wait_for(lambda: status(lab)["aside_why"] == "" and tables(lab) == "")
     assert [seen.result().lost for seen in asking] == [0, 0]
 
 

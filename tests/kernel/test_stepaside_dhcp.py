@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sidegate.lab.lab import Lab
-from tests.kernel.test_dhcp import _forget_addresses, box, get_lease, home, sidegate, status, until, up
+from tests.kernel.gateway_lab import wait_for
+from tests.kernel.test_dhcp import _forget_addresses, box, get_lease, home, sidegate, status, up
 
 pytestmark = pytest.mark.kernel
 
@@ -45,7 +46,7 @@ def test_who_renews_while_the_router_stands_in_is_the_routers(lab: Lab) -> None:
     assert up(lab, CONFIG)[0] == 0
     first = get_lease(lab, "computer")
     assert first[1:3] == [OURS, OURS]
-    until(lambda: states(lab) == {"router", "internet", "forwarding", "steering", "dhcp", "dns", "daemon"})
+    wait_for(lambda: states(lab) == {"router", "internet", "forwarding", "steering", "dhcp", "dns", "daemon"})
     code, said = sidegate(lab, "down")
     assert (code, "Clients were handed to the router" in said, "ended" in said) == (0, True, False), said
     assert "nobody after: turn on the router's DHCP" in said

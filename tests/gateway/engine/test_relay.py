@@ -1,4 +1,4 @@
-"""How long both connections of a flow are kept while nothing is said. Kernel tests show all else that the relay does."""
+"""How long both connections of a flow are kept while nothing is said. What else the relay does: tests/kernel."""
 
 from __future__ import annotations
 

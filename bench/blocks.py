@@ -2,6 +2,9 @@
 
 The asking side names a way and a size on each of its connections; `u`: it sends so much, and is told of the last byte
 by one of the other side's; `d`: it is sent so much. One thread on each side, and 128 KiB a call, as in iperf3.
+
+The served side can be a SOCKS5 proxy as well, whose every target is itself: then no proxy's own work is in the way of
+what is measured before it.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Literal
 
 Way = Literal["up", "down"]
@@ -19,42 +22,63 @@ _HEADER = struct.Struct("!cQ")
 _CODES: dict[Way, bytes] = {"up": b"u", "down": b"d"}
 _CHUNK = 128 * 1024
 _TIMEOUT_S = 20.0
+_GREETED = b"\5\0"
+"""No authentication (RFC 1928, section 3)."""
+_CONNECTED = b"\5\0\0\1" + bytes(6)
+"""Section 6; what address the proxy has does not matter."""
+_ADDRESS_LEFT = {1: 4 + 2 - 1, 4: 16 + 2 - 1}
+"""By type, what follows a request's first five bytes: its address but for a byte, and the port (sections 4 and 5)."""
 
 
 class _Served:
-    """What is left of the block on one connection, and which way."""
+    """What is left of the block on one connection, and which way. socks: who reads what the client begins with."""
 
-    def __init__(self) -> None:
+    def __init__(self, socks: Generator[int, bytes] | None) -> None:
         self.left = 0
         self.is_up = True
+        self.socks = socks
+        self.wanted = next(socks) if socks else 0
 
 
-def serve(address: str, first_port: int, ports: int) -> None:
-    """At so many ports, for ever. Runs on the server's machine."""
+def serve(address: str, first_port: int, ports: int, socks_port: int | None = None) -> None:
+    """At so many ports, for ever. Runs on the server's machine. socks_port: where it is a proxy; None: nowhere."""
     buffer = bytearray(_CHUNK)
     with selectors.DefaultSelector() as selector:
-        for port in range(first_port, first_port + ports):
+        for port in (*range(first_port, first_port + ports), *([socks_port] if socks_port else [])):
             listener = socket.create_server((address, port), backlog=64)
             selector.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
                 if key.data is None:
-                    _accept(key, selector)
+                    _accept(key, selector, socks_port)
                 else:
                     _go_on(selector, key, buffer)
 
 
-def _accept(key: selectors.SelectorKey, selector: selectors.BaseSelector) -> None:
+def _accept(key: selectors.SelectorKey, selector: selectors.BaseSelector, socks_port: int | None) -> None:
     assert isinstance(key.fileobj, socket.socket)
     connection, _ = key.fileobj.accept()
     connection.setblocking(False)
-    selector.register(connection, selectors.EVENT_READ, _Served())
+    is_proxy = connection.getsockname()[1] == socks_port
+    selector.register(connection, selectors.EVENT_READ, _Served(_beginning(connection) if is_proxy else None))
+
+
+def _beginning(it: socket.socket) -> Generator[int, bytes]:
+    """Of a client of the proxy: yields how much it wants to read, and is sent that (RFC 1928, sections 3 and 4)."""
+    greeting = yield 2
+    yield greeting[1]
+    it.send(_GREETED)
+    request = yield 5
+    yield _ADDRESS_LEFT.get(request[3], request[4] + 2)
+    it.send(_CONNECTED)
 
 
 def _go_on(selector: selectors.BaseSelector, key: selectors.SelectorKey, buffer: bytearray) -> None:
     it, served = key.fileobj, key.data
     assert isinstance(it, socket.socket)
-    if served.left and served.is_up:
+    if served.socks:
+        _greet(selector, it, served)
+    elif served.left and served.is_up:
         served.left -= it.recv_into(buffer)
         if not served.left:
             it.send(b".")
@@ -64,6 +88,20 @@ def _go_on(selector: selectors.BaseSelector, key: selectors.SelectorKey, buffer:
             selector.modify(it, selectors.EVENT_READ, served)
     else:
         _begin(selector, it, served)
+
+
+def _greet(selector: selectors.BaseSelector, it: socket.socket, served: _Served) -> None:
+    """Its parts are so short that each comes as a whole."""
+    assert served.socks
+    part = it.recv(served.wanted)
+    if len(part) < served.wanted:
+        selector.unregister(it)
+        it.close()
+        return
+    try:
+        served.wanted = served.socks.send(part)
+    except StopIteration:
+        served.socks = None
 
 
 def _begin(selector: selectors.BaseSelector, it: socket.socket, served: _Served) -> None:

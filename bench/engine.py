@@ -1,276 +1,136 @@
-"""What goes through the engine: one client's TCP by TPROXY to a SOCKS5 server, with ours and with what else does it.
+"""What goes through the engine: one client's TCP to a proxy server, with ours and with what else does it.
 
-All of them run at once on the gateway, with one upstream: a SOCKS5 server, the only protocol that all of them speak.
-redsocks is steered to by REDIRECT, which is what it knows. Ours has 10,000 domains in its rules; `named` judges by the
-name once more. Xray by hand is the smallest configuration that works: no sniffing, no rules.
+All of them (`proxies`) run at once on the gateway, with one upstream: a SOCKS5 server, which all of them speak to, and
+where nobody has anything to encrypt; and a Shadowsocks server, where everybody has. `named` is ours when it judges by
+the name once more.
 
-They take short turns, each of them first as often as the others, and only who is in turn has connections. A machine's
-speed changes from second to second by more than they differ: so a ratio is that of one round's two turns, and the
-figure the median of these.
+Each in turn sends a block, and has one sent, over connections that last for some blocks, while nobody else's do
+anything; each of them is first as often as the others. A machine's speed changes from second to second by more than
+they differ: so a ratio is that of one round's blocks, and the figure the median of these. With the interval in which
+it lies, the note tells how sure that is. On a line that all of them fill the throughputs say nothing: there CPU does.
 """
 
 from __future__ import annotations
 
-import json
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from msgspec import Struct, structs
 
-from bench.blocks import Way, serve, transfer_s
-from bench.figures import Figure
+from bench.blocks import Way, transfer_s
+from bench.figures import Figure, median_interval
 from bench.gateway import SERVER
-from sidegate.gateway.engine.child import engine_child
-from sidegate.gateway.engine.links import upstream_of_link
-from sidegate.gateway.engine.xray import Engine
-from sidegate.gateway.split.policy import DIRECT, PROXY, Destination, Policy, Rule
-from sidegate.gateway.split.ports import MARK_MASK, STEERED_MARK, TABLE, engine_mark, ports
+from bench.proxies import BY_HAND, CLIENT, KINDS, REDSOCKS, V2RAY, Engaged, Kind, all_of_them
 from sidegate.home import Home, load_home
-from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
 
-CLIENT, GATEWAY, INTERNET = "nas", "gateway", "internet"
-PORT, SOCKS = 5201, 1080
 WAYS: tuple[Way, ...] = ("up", "down")
 STREAMS = (1, 16)
-ROUNDS, LINE_ROUNDS = 24, 3
-BLOCKS, BLOCK, _FIRST = 3, 24_000_000, 8_000_000
+ROUNDS, LINE_ROUNDS = 24, 6
+"""A round's ratio of throughputs lies 12 % from its median (standard deviation, on two cores), so that of 24 rounds is
+known to 6 %; to know it to 1 % takes 860 rounds, or two hours. CPU is known two to four times as well."""
+BLOCKS, LINE_BLOCKS = 4, 1
+BLOCK, _FIRST = 24_000_000, 8_000_000
 LINE_MBIT = 1000.0
-_ASKED = 5
-_BY_HAND, _REDSOCKS, _V2RAY = 16001, 16002, 16003
-_RUN_XRAY = "import sys, xray; xray.startFromJSON(open(sys.argv[1]).read())"
+BARS = {BY_HAND: 0.97, REDSOCKS: 1.0, V2RAY: 1.0}
+"""Of throughput; of CPU, of which less is better, the reciprocals."""
 _TIMEOUT_S = 10.0
-_TABLE_TEXT = """
-table inet steer {{
-    chain tproxied {{
-        type filter hook prerouting priority raw
-        {tproxied}
-    }}
-    chain redirected {{
-        type nat hook prerouting priority dstnat
-        {redirected}
-    }}
-}}
-"""
-_TICKS_PER_S = 100
-"""USER_HZ (proc_pid_stat(5))."""
-BARS = {"Xray by hand": 0.97, "redsocks": 1.0, "v2ray": 1.0}
+_CPUCLOCK_SCHED = 2
+"""include/linux/posix-timers_types.h"""
 
 
-class Engaged(Struct, frozen=True):
-    """A proxy. asked: what the client connects to. port: where it takes that in. verdict: how it gets it.
+class Case(Struct, frozen=True):
+    kind: Kind
+    streams: int
+    way: Way
 
-    program: that runs; None for one that is started for each of its turns.
-    """
-
-    command: tuple[str, ...]
-    program: subprocess.Popen[str] | None
-    asked: int
-    port: int
-    verdict: str = "tproxy"
+    def __str__(self) -> str:
+        return f"{self.kind} {self.way}, {self.streams} streams"
 
 
 class Turn(Struct, frozen=True):
-    """One block. cpu_s: of the proxy's process alone, to a hundredth."""
+    """The blocks of one round. cpu_s: of the proxy's processes alone."""
 
-    took_s: float
-    cpu_s: float
+    size: int = 0
+    took_s: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def mbit(self) -> float:
-        return BLOCK * 8 / 1e6 / self.took_s
+        return self.size * 8 / 1e6 / self.took_s
+
+    @property
+    def cpu_s_per_gb(self) -> float:
+        return self.cpu_s / (self.size / 1e9)
 
 
-Turns = dict[tuple[str, Way, int], list[Turn]]
-"""By proxy, way and number of streams; in the order of the rounds."""
+Turns = dict[Case, dict[str, list[Turn]]]
+"""By the proxy's name; in the order of the rounds."""
 
 
 def proxied_throughput() -> list[Figure]:
     """Of each, with the ratios of ours to the others': as fast as this machine can, and on a home's line."""
     home = load_home("velop-mesh")
-    fastest = _measured(home, STREAMS, ROUNDS)
-    line = _measured(_with_line(home), (1,), LINE_ROUNDS)
-    return [*_figures(fastest, "proxied"), *_figures(line, f"proxied at {LINE_MBIT:g} Mbit/s")]
+    fastest = measured(home, STREAMS, ROUNDS, BLOCKS)
+    line = measured(_with_line(home), (1,), LINE_ROUNDS, LINE_BLOCKS)
+    at_line = f"proxied at {LINE_MBIT:g} Mbit/s,"
+    return [*_figures(fastest, "proxied,", is_line=False), *_figures(line, at_line, is_line=True)]
 
 
 def _with_line(home: Home) -> Home:
-    return msgspec.structs.replace(home, router=structs.replace(home.router, wan_rate_mbit=LINE_MBIT))
+    return structs.replace(home, router=structs.replace(home.router, wan_rate_mbit=LINE_MBIT))
 
 
-def _measured(home: Home, streams: tuple[int, ...], rounds: int) -> Turns:
+def measured(home: Home, streams: Sequence[int], rounds: int, blocks: int, kinds: Sequence[Kind] = KINDS) -> Turns:
     turns: Turns = {}
-    with Lab.up(home) as lab, tempfile.TemporaryDirectory() as path, ExitStack() as stack:
-        _prepare(lab, stack, Path(path))
-        engaged = stack.enter_context(_all_of_them(lab, Path(path)))
-        for number, count in product(range(rounds), streams):
-            for name in _order(list(engaged), number):
-                _sit(lab, engaged[name], name, count, turns)
+    with Lab.up(home) as lab, tempfile.TemporaryDirectory() as path, all_of_them(lab, Path(path)) as engaged:
+        for number, kind, count in product(range(rounds), kinds, streams):
+            listed = [it for it in engaged if it.kind == kind]
+            at = number % len(listed)
+            for (way, name), turn in _round(lab, [*listed[at:], *listed[:at]], count, blocks).items():
+                turns.setdefault(Case(kind, count, way), {}).setdefault(name, []).append(turn)
     return turns
 
 
-def _sit(lab: Lab, it: Engaged, name: str, count: int, turns: Turns) -> None:
-    """Some blocks each way over connections of its own, while nobody else has any: the first finds a pace."""
+def _round(lab: Lab, engaged: Sequence[Engaged], count: int, blocks: int) -> dict[tuple[Way, str], Turn]:
+    """Over connections of its own."""
+    made: dict[tuple[Way, str], Turn] = {}
     with ExitStack() as stack:
-        program = it.program or _started(lab, stack, it)
-        connections = _connections(lab, stack, it, count)
-        transfer_s(connections, "up", _FIRST)
-        for _, way in product(range(BLOCKS), WAYS):
-            turns.setdefault((name, way, count), []).append(_turn(program.pid, connections, way))
-
-
-def _started(lab: Lab, stack: ExitStack, it: Engaged) -> subprocess.Popen[str]:
-    program = stack.enter_context(_running(lab, GATEWAY, *it.command))
-    _await(lab, [it.port])
-    return program
-
-
-def _order(names: list[str], number: int) -> list[str]:
-    at = number % len(names)
-    return [*names[at:], *names[:at]]
+        connections = {it.name: _connections(lab, stack, it, count) for it in engaged}
+        for _, way, it in product(range(blocks), WAYS, engaged):
+            before = made.get((way, it.name), Turn())
+            made[way, it.name] = _and_a_block(before, it.program.pid, connections[it.name], way)
+    return made
 
 
 def _connections(lab: Lab, stack: ExitStack, it: Engaged, count: int) -> list[socket.socket]:
+    """They find a pace at once: Xray ends a connection by Shadowsocks over which nothing goes in its first second."""
     made = [stack.enter_context(lab.socket(CLIENT, socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
     for connection in made:
         connection.settimeout(_TIMEOUT_S)
         connection.connect((SERVER, it.asked))
+    for way in WAYS:
+        transfer_s(made, way, _FIRST)
     return made
 
 
-def _prepare(lab: Lab, stack: ExitStack, directory: Path) -> None:
-    """The way for steered packets, and the servers: both of them the same for all."""
-    set_gateway(lab, "masquerade")
-    lab.run(GATEWAY, "ip", "rule", "add", "fwmark", f"{STEERED_MARK}/{MARK_MASK}", "lookup", str(TABLE))
-    lab.run(GATEWAY, "ip", "route", "add", "local", "default", "dev", "lo", "table", str(TABLE))
-    socks = {"listen": SERVER, "port": SOCKS, "protocol": "socks"}
-    freedom = {"protocol": "freedom", "settings": {"finalRules": [{"action": "allow"}]}}
-    config = directory / "server.json"
-    config.write_text(json.dumps({"log": {"loglevel": "none"}, "inbounds": [socks], "outbounds": [freedom]}))
-    stack.enter_context(_running(lab, INTERNET, sys.executable, "-c", _RUN_XRAY, str(config)))
-    stack.callback(lab.begin(INTERNET, serve, SERVER, PORT, _ASKED).abandon)
-
-
-@contextmanager
-def _running(lab: Lab, machine: str, *command: str) -> Iterator[subprocess.Popen[str]]:
-    program = lab.start(machine, *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield program
-    finally:
-        program.terminate()
-        program.wait()
-
-
-@contextmanager
-def _all_of_them(lab: Lab, directory: Path) -> Iterator[dict[str, Engaged]]:
-    """redsocks is started for each turn: it spins on connections that have ended, and its next turns would pay."""
-    own = ports(0, 0)
-    with ExitStack() as stack:
-
-        def started(command: tuple[str, ...], asked: int, port: int) -> Engaged:
-            return Engaged(command, stack.enter_context(_running(lab, GATEWAY, *command)), asked, port)
-
-        ours = started(_our_command(directory), PORT, own.decided)
-        engaged = {
-            "decided": ours,
-            "named": structs.replace(ours, asked=PORT + 1, port=own.named),
-            "Xray by hand": started(_xray_command(directory), PORT + 2, _BY_HAND),
-            "redsocks": Engaged(_redsocks_command(directory), None, PORT + 3, _REDSOCKS, "redirect"),
-            "v2ray": started(_v2ray_command(directory), PORT + 4, _V2RAY),
-        }
-        _steer(lab, engaged)
-        _await(lab, [it.port for it in engaged.values() if it.program])
-        yield engaged
-
-
-def _our_command(directory: Path) -> tuple[str, ...]:
-    names = tuple(f"site-{i:05}.example" for i in range(10_000))
-    policy = Policy((Rule("proxy.list", PROXY, Destination(suffixes=names)),), DIRECT)
-    upstream = structs.replace(upstream_of_link(f"socks5://{SERVER}:{SOCKS}", "bench"), name="bench")
-    child = engine_child(Engine(policy, (upstream,)), directory)
-    for file in child.files:
-        Path(file.path).write_text(file.text)
-    return child.command
-
-
-def _xray_command(directory: Path) -> tuple[str, ...]:
-    path = directory / "by-hand.json"
-    path.write_text(json.dumps(_by_hand(_BY_HAND, {"address": SERVER, "port": SOCKS})))
-    return sys.executable, "-c", _RUN_XRAY, str(path)
-
-
-def _v2ray_command(directory: Path) -> tuple[str, ...]:
-    path = directory / "v2ray.json"
-    path.write_text(json.dumps(_by_hand(_V2RAY, {"servers": [{"address": SERVER, "port": SOCKS}]})))
-    return "v2ray", "-config", str(path)
-
-
-def _by_hand(port: int, server: Mapping[str, object]) -> dict[str, Any]:
-    inbound = {
-        "listen": "0.0.0.0",  # noqa: S104 (inside the lab)
-        "port": port,
-        "protocol": "dokodemo-door",
-        "settings": {"network": "tcp,udp", "followRedirect": True},
-        "streamSettings": {"sockopt": {"tproxy": "tproxy", "mark": engine_mark(0)}},
-    }
-    outbound = {"protocol": "socks", "settings": server, "streamSettings": {"sockopt": {"mark": engine_mark(0)}}}
-    return {"log": {"loglevel": "warning", "access": "none"}, "inbounds": [inbound], "outbounds": [outbound]}
-
-
-def _redsocks_command(directory: Path) -> tuple[str, ...]:
-    path = directory / "redsocks.conf"
-    path.write_text(
-        "base { log_info = off; daemon = off; redirector = iptables; }\n"
-        f"redsocks {{ local_ip = 0.0.0.0; local_port = {_REDSOCKS}; ip = {SERVER}; port = {SOCKS}; type = socks5; }}\n"
-    )
-    return "redsocks", "-c", str(path)
-
-
-def _await(lab: Lab, wanted: list[int]) -> None:
-    """Until all of them listen."""
-    deadline = time.monotonic() + 10
-    while True:
-        listening = lab.run(GATEWAY, "ss", "-Hltn").stdout
-        if all(f":{port} " in listening for port in wanted):
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(listening)
-        time.sleep(0.05)
-
-
-def _steer(lab: Lab, engaged: Mapping[str, Engaged]) -> None:
-    """What a client sends to the port of a proxy is that one's."""
-    given = [_given(it) for it in engaged.values()]
-    tproxied, redirected = ("\n".join(text for kind, text in given if kind == k) for k in ("tproxy", "redirect"))
-    lab.run(GATEWAY, "nft", "-f", "-", text=_TABLE_TEXT.format(tproxied=tproxied, redirected=redirected))
-
-
-def _given(it: Engaged) -> tuple[str, str]:
-    matches = f"iifname eth0 ip daddr {SERVER} tcp dport {it.asked}"
-    if it.verdict == "redirect":
-        return it.verdict, f"{matches} redirect to :{it.port}"
-    return it.verdict, f"{matches} tproxy ip to :{it.port} meta mark set {STEERED_MARK} accept"
-
-
-def _turn(pid: int, connections: list[socket.socket], way: Way) -> Turn:
-    before_s = _cpu_s(pid)
+def _and_a_block(before: Turn, pid: int, connections: Sequence[socket.socket], way: Way) -> Turn:
+    began_s = _cpu_s(pid)
     took_s = transfer_s(connections, way, BLOCK)
-    return Turn(took_s, _cpu_s(pid) - before_s)
+    return Turn(before.size + BLOCK, before.took_s + took_s, before.cpu_s + _cpu_s(pid) - began_s)
 
 
 def _cpu_s(pid: int) -> float:
-    """Of a process and its children: user and system time. The first of them only waits for the program itself."""
-    stats = (Path(f"/proc/{it}/stat").read_text("ascii").rpartition(")")[2].split() for it in _family(pid))
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / _TICKS_PER_S
+    """Of a process and its children, as the scheduler has counted it (clock_getcpuclockid(3)): the number of the clock
+    is made of the process's, as kernel/time/posix-cpu-timers.c reads it. The first only waits for the program itself.
+    """
+    return sum(time.clock_gettime(~it << 3 | _CPUCLOCK_SCHED) for it in _family(pid))
 
 
 def _family(pid: int) -> list[int]:
@@ -279,20 +139,34 @@ def _family(pid: int) -> list[int]:
     return [pid, *(it for child in children for it in _family(int(child)))]
 
 
-def _figures(turns: Turns, what: str) -> Iterator[Figure]:
-    for (name, way, streams), listed in turns.items():
-        case = f"{what} {way}, {streams} streams, {name}"
-        yield Figure(case, statistics.median(t.mbit for t in listed), "Mbit/s", note=_spread([t.mbit for t in listed]))
-        yield Figure(f"{case}, CPU", sum(t.cpu_s for t in listed) / (len(listed) * BLOCK / 1e9), "s/GB")
-    for (name, way, streams), listed in turns.items():
-        for ours in ("decided", "named") if name in BARS else ():
-            ratios = [theirs.took_s / it.took_s for it, theirs in zip(turns[ours, way, streams], listed, strict=True)]
-            bar = BARS[name] if ours == "decided" else None
-            case = f"{what} {way}, {streams} streams, {ours} / {name}"
-            yield Figure(case, statistics.median(ratios), "×", bar, "least", _spread(ratios))
+# Figures
 
 
-def _spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    digits = 0 if middle > 10 else 2
-    return f"median of {len(values)} turns, half of them {low:.{digits}f} to {high:.{digits}f}"
+def _figures(turns: Turns, what: str, *, is_line: bool) -> Iterator[Figure]:
+    """What each of them did, then the ratios. On a line there is no bar for throughput."""
+    for case, by_name in turns.items():
+        for name, listed in by_name.items():
+            yield _median(f"{what} {case}, {name}", [t.mbit for t in listed], "Mbit/s")
+            yield _median(f"{what} {case}, {name}, CPU", [t.cpu_s_per_gb for t in listed], "s/GB")
+    for case, by_name in turns.items():
+        for ours, theirs in _pairs(by_name):
+            pairs = list(zip(by_name[ours], by_name[theirs], strict=True))
+            bar = BARS[theirs] if ours == "decided" else None
+            told = f"{what} {case}, {ours} / {theirs}"
+            speed = _median(told, [b.took_s / a.took_s for a, b in pairs], "×")
+            cost = _median(f"{told}, CPU", [a.cpu_s / b.cpu_s for a, b in pairs], "×")
+            yield structs.replace(speed, bar=None if is_line else bar, sense="least")
+            yield structs.replace(cost, bar=bar and round(1 / bar, 3))
+
+
+def _median(name: str, values: Sequence[float], unit: str) -> Figure:
+    low, high = median_interval(values)
+    digits = 0 if low > 10 else 2
+    note = f"{len(values)} rounds; between {low:.{digits}f} and {high:.{digits}f} in 95 of 100 such runs"
+    return Figure(name, statistics.median(values), unit, note=note)
+
+
+def _pairs(by_name: dict[str, list[Turn]]) -> Iterator[tuple[str, str]]:
+    """The name of one of ours, and of one that it is compared with."""
+    yield from (("decided", theirs) for theirs in BARS if theirs in by_name)
+    yield "named", BY_HAND

@@ -8,7 +8,6 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address
 
@@ -22,6 +21,7 @@ from sidegate.gateway.clients.crowds import Crowds
 from sidegate.gateway.clients.heldback import HeldBack
 from sidegate.gateway.clients.returnpath import Command, Prove, ReturnPaths, Standing, Withdraw
 from sidegate.gateway.clients.sharedaddresses import SharedAddresses
+from sidegate.gateway.clients.translated import translated
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon.eventlog import EventLog
 from sidegate.gateway.health.table import State
@@ -40,8 +40,6 @@ COUNT_S = 10.0
 """Between looks at who sent something: the dearest look, 250 elements and more. Newcomers announce themselves."""
 COUNT_SHARE = 10
 """So many times as long as a look takes, the next one is away: one at 16,384 made-up clients takes 1.4 s."""
-WAN_ADDRESSES_MOST = 2
-"""A device that sends with more public ones is a router, as the real one behind a virtual MAC address (RFC 9568)."""
 
 
 class Clientele:
@@ -95,16 +93,15 @@ class Clientele:
 
     def hints(self) -> tuple[str, ...]:
         """Who is held back, who shares an address, and whose port forwards cannot work by way of this box."""
-        keep = {c.mac for c in self._config.client if c.gateway == "router"}
-        count = Counter(it.mac for it in self._translated)
-        found = {it.mac: it.ip for it in self._translated if it.mac not in keep and count[it.mac] <= WAN_ADDRESSES_MOST}
-        translated = (
+        spared = {c.mac for c in self._config.client if c.gateway == "router"}
+        spared |= {self._facts.router.mac or ""} if self._facts else set()
+        broken = (
             f"{self._named_by(mac)} answers with the public address {ip}: a bridge on its way here translates it, so"
             " that port forwards to this device do not work by way of this box; let it keep the router as its gateway"
             ' (by hand, or with gateway = "router" in its [[client]] section where this box hands out addresses)'
-            for mac, ip in found.items()
+            for mac, ip in translated(self._translated, spared).items()
         )
-        return (*self._held_back.hints(), *self._crowds.hints(), *self._shared.hints(), *translated)
+        return (*self._held_back.hints(), *self._crowds.hints(), *self._shared.hints(), *broken)
 
     # What the loop says
 

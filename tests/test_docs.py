@@ -39,7 +39,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def misfit(words: list[str]) -> str:
     """Why the command line takes no such words; empty if it does. Words in capitals stand for anything."""
     command: click.Command = sidegate
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)
     for i, word in enumerate(words):
         if isinstance(command, click.Group) and not word.startswith("-"):
             if "|" in word or not (below := command.get_command(context, word)):

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from sidegate.cli.gateway import down
+from sidegate.cli.main import sidegate
 from sidegate.gateway import lifecycle
 from sidegate.gateway.box.apply import Report
 
@@ -25,7 +25,7 @@ def test_what_is_otherwise_from_now_on(
 ) -> None:
     ended = lifecycle.Ended(Report(("a",)), 60.0, serves_alone, unblocks=unblocks)
     monkeypatch.setattr(lifecycle, "end", lambda *_, **__: ended)
-    told = json.loads(CliRunner().invoke(down, ["--json"]).output)["notes"]
+    told = json.loads(CliRunner().invoke(sidegate, ["down", "--json"]).output)["notes"]
     assert [it[: len(start)] for it, start in zip(told, noted, strict=True)] == noted
-    text = CliRunner().invoke(down).output
+    text = CliRunner().invoke(sidegate, ["down"]).output
     assert all(it[1:] + ".\n" in text for it in told)

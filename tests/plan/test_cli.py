@@ -97,15 +97,20 @@ def test_what_is_wrong_is_said_with_exit_code_2(
 def test_a_terminal_is_asked_what_is_unknown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", Terminal("no\nyes\n\n\n\n"))
-    assert run("--answer", "ssh=no") == 0
+    monkeypatch.setattr("sys.stdin", Terminal("n\nperhaps\nYes\n\n\n\n\n"))
+    assert run() == 0
     printed = capsys.readouterr()
     assert "DHCP option 3" in printed.err
+    assert "say yes, no or unknown" in printed.err
     assert "(own-dhcp)" in printed.out.split("WHAT TO DO")[0]
-    assert "--answer dhcp_off=yes" in printed.out
+    assert "sidegate plan --answer dhcp_gateway=no --answer dhcp_off=yes --config-for own-dhcp" in " ".join(
+        printed.out.split()
+    )
 
 
-@pytest.mark.parametrize("words", [["--router", "generic"], ["--live"]])
+@pytest.mark.parametrize(
+    "words", [["--router", "generic"], ["--live"], ["--answer", "ssh=no"], ["--config-for", "coexist"]]
+)
 def test_a_terminal_is_not_asked_where_a_router_or_a_gateway_tells(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

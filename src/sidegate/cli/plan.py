@@ -50,8 +50,8 @@ def plan(
 ) -> None:
     """Every way to deploy the gateway beside your router, ranked, and what to do first.
 
-    What is not known of the router becomes a question; both cases are predicted. Without --router the questions are
-    asked, if this is a terminal.
+    What is not known of the router becomes a question; both cases are predicted. On a terminal you are asked, unless
+    --router, --answer, --live, --way or --config-for says what is wanted.
 
     \b
     sidegate plan --router linksys-velop-mx4200
@@ -62,8 +62,8 @@ def plan(
     wish = Wish(proxy, ipv6, standby)
     said = parse_answers(answers)
     profile = with_answers(load_router(router) if router else RouterProfile("Your router"), said)
-    if router is None and not live and sys.stdin.isatty():
-        said |= _ask(profile, wish, tuple(said))
+    if not (router or answers or live or way or config_for) and sys.stdin.isatty():
+        said |= _ask(profile, wish)
         profile = with_answers(profile, said)
     devices = _live_devices() if live else ()
     made = make_plan(profile, wish, _catalogue(), devices, _command(router, said, wish, live))
@@ -103,14 +103,23 @@ def _catalogue() -> list[RouterProfile]:
     return [load_router(name) for name in shipped_routers()]
 
 
-def _ask(profile: RouterProfile, wish: Wish, answered: tuple[str, ...]) -> dict[str, str]:
-    """Asks the person what is not known. On standard error: standard output is the plan."""
+def _ask(profile: RouterProfile, wish: Wish) -> dict[str, str]:
+    """Asks the person; what stays unknown is left out. On standard error: standard output is the plan."""
     found = {}
     for question in open_questions(profile, wish):
-        if question.field not in answered:
-            click.echo(f"{question.ask}\n    To find out: {question.probe or question.find_out}", err=True)
-            found[question.field] = click.prompt("   ", type=click.Choice(ANSWERS), default="unknown", err=True)
+        click.echo(f"{question.ask}\n    To find out: {question.probe or question.find_out}", err=True)
+        said = click.prompt("    yes, no or unknown", default="unknown", value_proc=_answer, err=True)
+        if said != "unknown":
+            found[question.field] = said
     return found
+
+
+def _answer(text: str) -> str:
+    """Its first letter will do."""
+    meant = [answer for answer in ANSWERS if answer.startswith(text.strip().lower())]
+    if len(meant) != 1:
+        raise click.BadParameter("say yes, no or unknown")
+    return meant[0]
 
 
 def _live_devices() -> tuple[Device, ...]:

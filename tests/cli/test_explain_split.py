@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
 from sidegate.cli import explain_split
+from sidegate.cli.explain import wrong_now
 from sidegate.cli.explain_split import Target, is_walked, look_up, split_lines, without_walk
+from sidegate.gateway.aside.watch import StandingAside
+from sidegate.gateway.box.places import Places
 from sidegate.gateway.split.explaining import ExplainView
+from sidegate.gateway.view import HealthView, StatusView
 from sidegate.probe.dns import DnsAnswer
 from sidegate.problems import Problems
 
@@ -90,3 +95,14 @@ def test_only_what_leaves_this_box_as_it_came_is_walked() -> None:
     ):
         assert not is_walked(other)
         assert what in without_walk(other)
+
+
+def test_a_box_that_cannot_forward_and_keeps_everybody_says_what_to_type(tmp_path: Path) -> None:
+    aside = StandingAside(Places(tmp_path, tmp_path), lambda _: None)
+    aside.due({"router": "up", "internet": "up", "forwarding": "down"}, 1.0, must_stay=True)
+    faults = tuple(f"{it.where}: {it.what}" for it in aside.faults())
+    health = (HealthView("router", "up", 9.0, "it answers"), HealthView("forwarding", "down", 9.0, "no route"))
+    told = wrong_now(StatusView(up=True, daemon=True, health=health, faults=(*faults, "another: thing")))
+    assert told[0] == "fault: forwarding is down: no route"
+    assert "`sidegate down` hands them over all the same" in told[1]
+    assert len(told) == 2

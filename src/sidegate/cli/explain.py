@@ -59,7 +59,7 @@ def explain(client: str, destination: str, proto: Protocol, port: int, why: bool
         return _finish([*_who(found, target), ipv6_line(mode), *ROUND_US], None, None, as_json, why)
     split = lifecycle.explain(places(), _question(found, target, proto, port))
     told = [*_who(found, target), *split_lines(split, target.by_us)]
-    told += [ipv6_line(mode)]
+    told += [ipv6_line(mode), *wrong_now(status)]
     if isinstance(target.address, IPv6Address):
         return _finish([*told, _IPV6_RULES], split, None, as_json, why)
     if split is not None and not is_walked(split):
@@ -77,6 +77,13 @@ _PAST_US = ", on this LAN: the devices talk past the gateway"
 _THIS_BOX = ", this box itself: nothing is routed or split"
 _HANGS = "the walk: unknown; it hangs on whether the router tracks this client's frames: no verdict yet"
 _WALK = "the walk, with 192.0.2.2 for the router's public address, which this box cannot know:"
+
+
+def wrong_now(status: StatusView) -> list[str]:
+    """What keeps packets from going as is said here, and what to type where nobody but a person may end that."""
+    down = [f"{it.name} is down: {it.why}" for it in status.health if it.state == "down"]
+    held = [it for it in status.faults if it.startswith("stepping aside: ")]
+    return [f"fault: {it}" for it in (*down, *held)]
 
 
 def _who(client: ClientView, target: Target, where: str = "") -> list[str]:

@@ -57,6 +57,7 @@ from sidegate.gateway.ruleset import inbound, proofs, services, steer
 from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.ruleset.nfttext import (
     CLIENT,
+    COUNTED,
     FLOW,
     FLOWS_SIZE,
     HAS_ACK,
@@ -236,7 +237,7 @@ def _underway(shape: Shape) -> list[str]:
         *(known if shape.has_auto else []),
         *_ours(shape),
         *(["jump segments4"] if shape.steering else []),
-        *([f"{CLIENT} @direct4 {TUPLE} @retried4 {HAS_ACK} goto doubt"] if shape.has_auto else []),
+        *([f"meta nfproto ipv4 {CLIENT} @direct4 {TUPLE} @retried4 {HAS_ACK} goto doubt"] if shape.has_auto else []),
     ]
 
 
@@ -251,7 +252,7 @@ def _ours(shape: Shape) -> list[str]:
         f"ip saddr != {shape.lan4} {'goto foreign' if shape.router else 'return'}",
         f"ip daddr {shape.lan4} return",
         f"ether daddr != {shape.mac} return",
-        f"update @clients4 {{ {CLIENT} }}",
+        COUNTED,
         *inbound.answers(shape.interface, shape.forwarded),
         *_names(shape),
     ]
@@ -293,7 +294,7 @@ def _prove_or_remember(shape: Shape) -> list[str]:
     return [
         *only,
         *other,
-        f"{CLIENT} @direct4 goto proved",
+        f"meta nfproto ipv4 {CLIENT} @direct4 goto proved",
         "meta l4proto tcp goto remember",
         f"meta l4proto udp {CLIENT} != @stale4 {FLOW} @datagrams4 goto untracked_udp",
         "meta l4proto udp goto remember",

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from sidegate.gateway.split.ports import ENGINE_MARK, LAN_BIT, MARK_MASK, STEERED_MARK
 
 CLIENT = "ether saddr . ip saddr"
+COUNTED = f"meta nfproto ipv4 update @clients4 {{ {CLIENT} }}"
+"""The family first, where nothing in the rule has asked for it: else nft has the frame's type read as well, and what
+is read from a frame's header is the slow kind (`nf_tables_core.c` nft_payload_fast_eval, `nft_payload.c`)."""
 TUPLE = "ip saddr . th sport . ip daddr . th dport"
 """Of TCP, where that is known already: `tcp sport` would make nft ask for the protocol again, in each rule."""
 FLOW = "ip saddr . meta l4proto . th sport . ip daddr . th dport"

@@ -5,7 +5,7 @@ Of TCP `proved`, `opening`, `repeated` and `remember` see SYNs alone, `answered`
 
 from __future__ import annotations
 
-from sidegate.gateway.ruleset.nfttext import CLIENT, FLOW, HAS_ACK, TUPLE, block
+from sidegate.gateway.ruleset.nfttext import CLIENT, COUNTED, FLOW, HAS_ACK, TUPLE, block
 
 CHAINS = [
     block(
@@ -40,7 +40,7 @@ CHAINS = [
         [
             f"{HAS_ACK} delete @pending4 {{ {TUPLE} }} delete @doubted4 {{ {CLIENT} }} update @answered4 {{ {CLIENT} }}"
             f" update @begun4 {{ {TUPLE} }} notrack",
-            f"update @clients4 {{ {CLIENT} }}",
+            COUNTED,
         ],
     ),
     block(

@@ -25,9 +25,7 @@ asked second, and only listeners are kept out by it); `nf_reject_ipv4.c` (reject
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal
 
@@ -35,6 +33,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
 from sidegate.gateway.ruleset import restraint
+from sidegate.gateway.ruleset.networks import Listed, listed
 from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
 from sidegate.gateway.ruleset.restraint import CONNECTIONS, CROWDS, DATAGRAMS, DEVICE, STRAIGHT, STRANGERS
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule, Source
@@ -142,36 +141,17 @@ def learned_sets(policy: Policy, numbers: Sequence[int] = (4, 6)) -> tuple[str, 
 
 def parts(steering: Steering, memory: Memory) -> tuple[list[str], list[str]]:
     """The split's sets, and its chains: `split4` and, with IPv6, `split6`, with all that they lead to."""
-    networks = _Networks(steering)
+    networks = _of_rules(steering)
     return _sets(steering, networks), _chains(steering, memory, networks)
 
 
-class _Networks:
-    """The sets of the rules' networks: of thousands, and so written once."""
-
-    def __init__(self, steering: Steering) -> None:
-        rules, families = enumerate(steering.policy.rules), steering.families
-        self._found = {(i, f.number): _listed(found) for i, r in rules for f in families if (found := _networks(r, f))}
-
-    def name(self, i: int, family: Family) -> str | None:
-        """Of the set of the i-th rule: by what it holds, so that it stays when rules before it come or go."""
-        listed = self._found.get((i, family.number))
-        return f"networks_{listed[0]}_{family.number}" if listed else None
-
-    def elements(self, i: int, family: Family) -> tuple[str, ...]:
-        return self._found[i, family.number][1]
+_Networks = dict[tuple[int, int], Listed]
+"""By the rule's number and the family's."""
 
 
-@lru_cache(maxsize=16)
-def _listed(networks: tuple[IPv4Network | IPv6Network, ...]) -> tuple[str, tuple[str, ...]]:
-    """A digest and the elements. Kept: the same lists come again with every look at the box.
-
-    With every protocol beside each network: by that it is no plain set of intervals, all of which libnftables reads
-    whenever anybody adds an element to any set (`cache.c` netlink_list_setelems, NFT_CACHE_SETELEM_MAYBE), as our
-    resolver does for each new address of a name: 23 ms and 14 MB with 10,000 networks. It is asked no slower.
-    """
-    elements = tuple(f"{network} . 0-255" for network in networks)
-    return _digest(elements), elements
+def _of_rules(steering: Steering) -> _Networks:
+    rules, families = enumerate(steering.policy.rules), steering.families
+    return {(i, f.number): listed(f.number, found) for i, r in rules for f in families if (found := _networks(r, f))}
 
 
 _HELD_BACK = (CONNECTIONS, DATAGRAMS, STRANGERS)
@@ -190,18 +170,16 @@ def _sets(steering: Steering, networks: _Networks) -> list[str]:
         if steering.on_failure == "block":
             found[f"engaged{n}"] = dynamic(f"engaged{n}", family.flow, FLOWS_SIZE, ENGAGED_S)
         for i, rule in enumerate(steering.policy.rules):
-            found |= dict(_sets_of(i, rule, family, networks))
+            if (i, n) in networks:
+                found |= dict(networks[i, n].sets())
+            found |= dict(_learned(rule, family))
     private = constant("private4", "ipv4_addr", PRIVATE4, "flags interval")
     restraints = [text for it in _HELD_BACK for text in (it.known, restraint.held_back(it))]
     return [private, *restraints, restraint.crowds(), STRAIGHT.known, *found.values()]
 
 
-def _sets_of(i: int, rule: Rule, family: Family, networks: _Networks) -> Iterator[tuple[str, str]]:
-    if rule.destination is None:
-        return
-    if name := networks.name(i, family):
-        yield name, constant(name, f"{family.type} . inet_proto", networks.elements(i, family), "flags interval")
-    if rule.destination.has_names:
+def _learned(rule: Rule, family: Family) -> Iterator[tuple[str, str]]:
+    if rule.destination is not None and rule.destination.has_names:
         for kind in ("names", "kept"):
             name = f"{kind}_{rule.destination.names_key}_{family.number}"
             lines = [f"type {family.type}", f"size {LEARNED_SIZE}", "flags timeout", f"timeout {LEARNED_S}s"]
@@ -212,10 +190,6 @@ def _networks(rule: Rule, family: Family) -> tuple[IPv4Network | IPv6Network, ..
     if rule.destination is None:
         return ()
     return rule.destination.networks4 if family is V4 else rule.destination.networks6
-
-
-def _digest(words: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
 
 
 class Entry(Struct, frozen=True, order=True):
@@ -414,8 +388,8 @@ def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> li
     if rule.destination is None:
         return [([], "decided", False)]
     found: list[tuple[list[str], Kind, bool]] = []
-    if name := networks.name(i, family):
-        found.append(([f"{family.ip} daddr . meta l4proto @{name}"], "decided", True))
+    if (i, family.number) in networks:
+        found.append((networks[i, family.number].conditions, "decided", True))
     if rule.destination.has_names:
         key = rule.destination.names_key
         sets_of = [f"{family.ip} daddr @{kind}_{key}_{family.number}" for kind in ("names", "kept")]

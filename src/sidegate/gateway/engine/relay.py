@@ -193,9 +193,15 @@ class Relay:
                 break_off(client)
                 port.tell(error, now)
             return
-        for it in (client, opening.server):
-            self._openings[it.fileno()] = port, opening
-            self._poll.register(it.fileno(), _EVENTS)
+        both = client.fileno(), opening.server.fileno()
+        self._openings.update(dict.fromkeys(both, (port, opening)))
+        try:
+            for fd in both:
+                self._poll.register(fd, _EVENTS)
+        except OSError as error:
+            # Of as many as a user may wait for (epoll(7), max_user_watches).
+            port.tell(error, now)
+            self._fail(opening)
 
     def _pause(self, port: Port) -> None:
         """No more files may be open: until some are closed, who comes waits."""

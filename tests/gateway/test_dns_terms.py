@@ -120,6 +120,17 @@ def test_this_box_never_asks_itself(
     assert direct_servers(config, facts(), own) == expected
 
 
+def test_only_a_name_that_a_rule_itself_sends_straight_may_have_a_private_address() -> None:
+    """A public name that leads into the home is an attack (DNS rebinding); a list is somebody else's work."""
+    rules = (
+        ("domain", "NAS.example.org", "direct"),
+        ("domain", "full:tv.example", "direct"),
+        ("domain", "x.org", "proxy"),
+    )
+    text = "".join(f'[[rule]]\n{key} = ["{name}"]\nsend = "{send}"\n' for key, name, send in rules)
+    assert wanted(f"{SPLIT}{text}").rebinding == ("nas.example.org", "tv.example")
+
+
 @pytest.mark.parametrize("proxied", ["direct", "refused"])
 @pytest.mark.parametrize("mode", ["off", "router"])
 def test_without_a_proxied_name_an_engine_that_cannot_be_asked_changes_nothing(proxied: Proxied, mode: str) -> None:
@@ -132,8 +143,8 @@ def test_without_a_proxied_name_an_engine_that_cannot_be_asked_changes_nothing(p
 
 
 def test_another_programs_engine_answers_no_names() -> None:
-    own = wanted('[proxy]\nengine = "tproxy"\n[[rule]]\ndomain = ["org"]\nsend = "proxy"')
-    assert own.proxied == "direct"
+    own = '[proxy]\nengine = "tproxy"\n[[rule]]\ndomain = ["org"]\nsend = "proxy"'
+    assert [wanted(own, proxied=it).proxied for it in ("asked", "direct", "refused")] == ["direct", "direct", "refused"]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", ROUTER), (SPLIT, WE), (SPLIT + '[dns]\nmode = "off"\n', ROUTER)])

@@ -1,4 +1,4 @@
-"""A router that was away: what was proved of it is void, and once it is back every client is probed anew at once."""
+"""A router that was away, or is another one: what was proved of it is void, and every client is probed anew at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from sidegate.gateway.box import programs
 from sidegate.gateway.clients.clientele import Clientele
@@ -41,6 +42,22 @@ def clientele(tmp_path: Path) -> Clientele:
 
 def paths(clientele: Clientele) -> list[str]:
     return [standing.path for standing in clientele]
+
+
+def test_proofs_of_another_router_are_void(
+    clientele: Clientele, told_nft: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr(clientele, "_open_prober", lambda _: None)
+    clientele._paths.due(now)
+    clientele._perform(clientele._paths.probed(CLIENT, "direct", "answered", now))
+    same = facts()
+    clientele.stand_at(same)
+    assert paths(clientele) == ["direct"]
+    clientele.stand_at(structs.replace(same, router=structs.replace(same.router, mac="02:00:00:00:00:77")))
+    assert paths(clientele) == ["masqueraded"]
+    assert "delete element" in told_nft[-1]
+    assert CLIENT in clientele._paths.due(time.monotonic())
 
 
 def test_proofs_are_void_and_probes_come_at_once(clientele: Clientele, told_nft: list[str]) -> None:

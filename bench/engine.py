@@ -33,8 +33,8 @@ from sidegate.lab.lab import Lab
 WAYS: tuple[Way, ...] = ("up", "down")
 STREAMS = (1, 16)
 ROUNDS, LINE_ROUNDS = 24, 6
-"""A round's ratio of throughputs lies 12 % from its median (standard deviation, on two cores), so that of 24 rounds is
-known to 6 %; to know it to 1 % takes 860 rounds, or two hours. CPU is known two to four times as well."""
+"""In one round on two cores a ratio of throughputs lies 12 % or more from its median (standard deviation), so that the
+one of 24 rounds is known to 4 to 20 %; to know it to 1 % takes 860 rounds, or two hours. Of CPU it is 3 to 15 %."""
 BLOCKS, LINE_BLOCKS = 4, 1
 BLOCK, _FIRST = 24_000_000, 8_000_000
 LINE_MBIT = 1000.0

@@ -95,7 +95,8 @@ def all_processes() -> list[Figure]:
             f"memory of all processes, after {MANY_NAMES:,} more names at once",
             _mb(flooded),
             "MB",
-            note=f"of a server that ends each connection with its answer; {_told(flooded)}",
+            BAR_MB,
+            note=f"as fast as they are answered, by a server that ends a connection after 100; {_told(flooded)}",
         ),
     ]
 

@@ -134,7 +134,7 @@ def test_box_that_cannot_forward_hands_clients_over_by_itself(lab: Lab) -> None:
     wait_for(lambda: time.monotonic() > before_s + 1.0)
     lab.run("gateway", "sh", "-ec", "umount /proc/sys/net/ipv4/conf/eth0/forwarding")
     wait_for(lambda: box(lab, "probe", "again").returncode == 0 and forwarding(lab) == "up", 30)
-    assert tables(lab) != "", "it does not flap"
+    assert tables(lab) != "", f"it does not flap: {status(lab)['events']}"
     box(lab, "up")
     wait_for(lambda: status(lab)["aside_why"] == "" and tables(lab) == "")
     assert [seen.result().lost for seen in asking] == [0, 0]

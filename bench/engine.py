@@ -110,7 +110,7 @@ def _round(lab: Lab, engaged: Sequence[Engaged], count: int, blocks: int) -> dic
 
 
 def _connections(lab: Lab, stack: ExitStack, it: Engaged, count: int) -> list[socket.socket]:
-    """They find a pace at once: Xray ends a connection by Shadowsocks over which nothing goes in the first half second."""
+    """They find a pace at once: Xray ends one by Shadowsocks over which nothing goes in the first half second."""
     made = [stack.enter_context(lab.socket(CLIENT, socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
     for connection in made:
         connection.settimeout(_TIMEOUT_S)

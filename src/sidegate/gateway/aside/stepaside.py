@@ -168,22 +168,22 @@ def take_back(at: Places) -> bool:
     clear(at, ends_children=False)
     if aside is None:
         return False
-    try:
-        _say_where_we_are(aside)
-    except OSError as error:
-        what = f"clients cannot be told that this box is their gateway again: {error.strerror}"
-        raise Problems(Problem(aside.vantage.interface, what, "they learn it when they ask again")) from None
+    say_where_we_are(aside.vantage, aside.clients)
     return True
 
 
-def _say_where_we_are(aside: Aside) -> None:
-    """To everybody: it is the truth, so whoever hears it may learn it."""
-    at = aside.vantage
-    with packet_socket(at) as wire:
-        for _ in range(2):
-            for to in (*(client.mac for client in aside.clients), BROADCAST):
-                wire.send(build(announcement(at, at.mac, to)))
-            time.sleep(_GAP_S)
+def say_where_we_are(at: Vantage, clients: Iterable[Client], times: int = 2) -> None:
+    """To everybody: it is the truth, so whoever hears it may learn it. Raises Problems."""
+    macs = tuple(client.mac for client in clients)
+    try:
+        with packet_socket(at) as wire:
+            for turn in range(times):
+                time.sleep(_GAP_S if turn else 0.0)
+                for to in (*macs, BROADCAST):
+                    wire.send(build(announcement(at, at.mac, to)))
+    except OSError as error:
+        what = f"clients cannot be told that this box is their gateway again: {error.strerror}"
+        raise Problems(Problem(at.interface, what, "they learn it when they ask again")) from None
 
 
 def clear(at: Places, *, ends_children: bool = True) -> None:

@@ -40,11 +40,20 @@ class StandingAside:
             self.cause = aside.cause
             self._choice.stepped(now)
 
-    def settle(self) -> None:
-        """What `down` began is taken back, now that this box forwards again."""
+    def settle(self, facts: Facts) -> None:
+        """What `down` began is taken back, now that this box forwards again.
+
+        Where nothing is known of it, as after a power cut or `down --now`, devices may still be at the router all the
+        same, for as long as they use what they know: round this box, and what is proxied with it.
+        """
+        vantage = vantage_of(facts)
         try:
-            if not self.cause and stepaside.take_back(self._at):
+            if self.cause:
+                return
+            if stepaside.take_back(self._at):
                 self._tell("clients were told that this box is their gateway again")
+            elif vantage is not None:
+                stepaside.say_where_we_are(vantage, handover.clients(facts, []), times=1)
         except Problems as error:
             self._tell(f"fault: {error}")
 

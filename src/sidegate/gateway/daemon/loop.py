@@ -150,7 +150,7 @@ class Daemon:
             self._log.tell(f"{change.what}: {change.why}")
         self._keep_version()
         self._former_address.stand_at(facts)
-        self._aside.settle()
+        self._aside.settle(facts)
         self._stand_asking()
         return changes
 

@@ -9,7 +9,17 @@ import time
 
 import pytest
 
-from sidegate.gateway.engine.questions import ALONE_S, LATE_S, MOST_STREAMS, PAUSE_S, WITHIN_S, Port, fitting
+from sidegate.gateway.engine.questions import (
+    ALONE_S,
+    FEW,
+    LATE_S,
+    MOST_ASKED,
+    MOST_STREAMS,
+    PAUSE_S,
+    WITHIN_S,
+    Port,
+    fitting,
+)
 
 NAME = b"\1a\7example\0\0\1\0\1"
 PLAIN = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + NAME
@@ -58,6 +68,17 @@ class Both:
         assert select.select([stream.socket for stream in self.port.streams], [], [], 30)[0]
         for stream in list(self.port.streams):
             self.port.turn(stream, self.now)
+
+    def answered(self, count: int) -> socket.socket:
+        """So many questions, one after the other; the connection that took them all."""
+        self.ask(0)
+        connection = self.accept()
+        for number in range(count):
+            if number:
+                self.ask(number)
+            self.answer(connection, self.hear(connection))
+            assert self.told() == number
+        return connection
 
     def waiting(self) -> int:
         return sum(len(stream.waiting) for stream in self.port.streams)
@@ -174,3 +195,32 @@ def test_a_server_that_closes_gets_a_connection_for_each(both: Both) -> None:
     both.answer(third, both.hear(third))
     assert [both.told() for _ in range(4)] == [1, 2, 4, 3]
     assert third.recv(2048) == fourth.recv(2048) == b""
+
+
+def test_a_server_that_closes_after_many_answers_keeps_one_connection_for_all(both: Both) -> None:
+    first = both.answered(FEW)
+    both.ask(FEW)
+    both.now += LATE_S
+    both.port.mind(both.now)
+    second = both.accept()
+    both.answer(second, both.hear(second))
+    both.now += 2 * LATE_S
+    both.port.mind(both.now)
+    assert first.recv(2048)
+    for number in (1, 2):
+        both.ask(number)
+    both.answer(second, both.hear(second))
+    both.answer(second, both.hear(second))
+    assert [both.told() for _ in range(3)] == [FEW, 1, 2]
+
+
+def test_a_connection_ends_here_before_a_server_would_end_it(both: Both) -> None:
+    spent = both.answered(MOST_ASKED)
+    assert spent.recv(2048) == b""
+    assert both.port.streams == []
+    both.ask(1)
+    fresh = both.accept()
+    both.ask(2)
+    both.answer(fresh, both.hear(fresh))
+    both.answer(fresh, both.hear(fresh))
+    assert [both.told() for _ in range(2)] == [1, 2]

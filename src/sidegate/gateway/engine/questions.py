@@ -30,6 +30,11 @@ GIVEN_S = 2.0
 WITHIN_S = 6.0
 """Who asks has given up by then, or asked again."""
 MOST_STREAMS = 4
+MOST_ASKED = 64
+"""On one connection, before another one is made: dnsmasq ends each after 100 (its config.h, TCP_MAX_QUERIES), and what
+waits by then is lost. What ends here costs as much as what is open, for Xray keeps its own end for a while."""
+FEW = 16
+"""Answers after which a server that ends its connection is no longer taken for one that does so with each answer."""
 MOST_SINGLE = 16
 """Connections for one question each."""
 ALONE_S = 1.0
@@ -62,6 +67,7 @@ class Stream:
         self.socket.connect_ex(at)
         self.waiting: dict[int, tuple[Question, float]] = {}
         self.used_s, self.heard_s = now, 0.0
+        self.asked = self.answers = 0
         self._out, self._come = bytearray(), bytearray()
         self._number = 0
 
@@ -69,6 +75,7 @@ class Stream:
         self._number = next(n for i in range(1, 1 << 16) if (n := self._number + i & 0xFFFF) not in self.waiting)
         self.waiting[self._number] = it, now
         it.asked_s = self.used_s = now
+        self.asked += 1
         self._out += len(it.data).to_bytes(2, "big") + self._number.to_bytes(2, "big") + it.data[2:]
         # What is wrong is told when its turn comes.
         with contextlib.suppress(OSError):
@@ -93,6 +100,7 @@ class Stream:
             question, _ = self.waiting.pop(int.from_bytes(message[:2], "big"), (None, 0.0))
             if question is not None and length >= _HEADER:
                 self.used_s = self.heard_s = now
+                self.answers += 1
                 yield question, message
         if has_ended:
             raise ConnectionResetError
@@ -115,6 +123,15 @@ class Stream:
         for number, _ in ended:
             del self.waiting[number]
         return [it for _, it in ended] if now - self.heard_s >= LATE_S else []
+
+    @property
+    def is_spent(self) -> bool:
+        return self.asked >= MOST_ASKED
+
+    @property
+    def has_few(self) -> bool:
+        """Answers, but so few that each of them may have been its last."""
+        return 0 < self.answers < FEW
 
     def is_idle(self, now: float) -> bool:
         return not self.waiting and now - self.used_s >= IDLE_S
@@ -164,10 +181,10 @@ class Port:
                 self._answer(question, message)
             if self._held and self._heard_s == now:
                 self._release(now)
-            if now < self._single_until_s and not stream.waiting:
+            if not stream.waiting and (stream.is_spent or now < self._single_until_s):
                 self._close(stream)
         except OSError:
-            if stream.heard_s and stream.waiting:
+            if stream.has_few and stream.waiting:
                 self._single_until_s = now + SINGLE_S
             self._end(stream, now)
         self._ask_later(now)
@@ -181,7 +198,7 @@ class Port:
                     it.left -= 1
                     self._ask(it, [other for other in self.streams if other is not stream], now)
             unheard = stream.expire(now)
-            if stream.heard_s and any(it.is_answered for it in unheard):
+            if stream.has_few and any(it.is_answered for it in unheard):
                 self._single_until_s = now + SINGLE_S
                 for it, _ in stream.waiting.values():
                     it.left = max(it.left, 1)
@@ -202,8 +219,8 @@ class Port:
             self._later.append(it)
             self._ask_later(now)
             return
-        stream = next((s for s in streams if not s.is_late(now)), None)
-        if stream is None and len(self.streams) < MOST_STREAMS:
+        stream = next((s for s in streams if not (s.is_spent or s.is_late(now))), None)
+        if stream is None and sum(not s.is_spent for s in self.streams) < MOST_STREAMS:
             stream = self._open(now)
         (stream or min(self.streams, key=lambda s: len(s.waiting))).ask(it, now)
 

@@ -114,6 +114,8 @@ def _connections(lab: Lab, stack: ExitStack, it: Engaged, count: int) -> list[so
     made = [stack.enter_context(lab.socket(CLIENT, socket.AF_INET, socket.SOCK_STREAM)) for _ in range(count)]
     for connection in made:
         connection.settimeout(_TIMEOUT_S)
+        # The end of a block is no full segment: it would wait for the ACK of what is before it (RFC 896).
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.connect((SERVER, it.asked))
     for way in WAYS:
         transfer_s(made, way, _FIRST)

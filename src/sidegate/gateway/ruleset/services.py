@@ -9,6 +9,13 @@ said to be, here it is an address. `askers4` is who asks our resolver for names.
 connections to it (`tcp_askers`): dnsmasq gives each a process, and has a limit for all of them together. What it asks
 by UDP beyond law 19 (`restraint`) is dropped. To the proxy's port it may hold as many as by way of the split.
 
+What the server for direct names says of an alias holds addresses of another name, maybe of one that is proxied, and
+dnsmasq keeps them for whoever asks next (`rfc1035.c` extract_addresses). Who is asked goes by the question alone. So
+answers by UDP that hold more than one record get the bit CD: dnsmasq keeps no such answer, passes it on without the
+bit, and learns the addresses for the name that was asked (`forward.c` reply_query, 2.85 to 2.92). For such names that
+server is asked each time; mostly it is the main router, which has a cache. The checksum goes with it (RFC 768, field 0:
+none), for nft mends none where bits are written (`nft_payload.c` nft_payload_set_eval).
+
 `relieved` and `relief` are how names are answered while the resolver at port 53 is started anew: what the LAN asks by
 UDP is led to another port, packet by packet. NAT would bind a client that keeps its source port to one resolver for as
 long as it asks (`nf_conntrack_proto_udp.c`: each packet renews the entry), and so to one that is gone. TCP is NATed:
@@ -61,6 +68,11 @@ class Services(Struct, frozen=True):
         return self.lan_port is not None and self.socks_port is not None
 
     @property
+    def splits_names(self) -> bool:
+        """Whether two who may disagree are asked for names."""
+        return self.names and self.has_engine
+
+    @property
     def leads(self) -> bool:
         return self.redirects or self.has_proxy_port or self.relief
 
@@ -107,6 +119,15 @@ _TOO_MANY = (
     f"tcp dport {{ 53, {RELIEF_PORT} }} ct original proto-dst 53 ct state new"
     f" add @{TCP_ASKERS} {{ ether saddr ct count over {TCP_PER_ASKER} }} reject with tcp reset"
 )
+_MORE_THAN_AN_ANSWER = "@th,112,32 > 0x10000"
+"""ANCOUNT and NSCOUNT, of a datagram: 8 octets of UDP come before the message (RFC 1035 section 4.1.1). With one answer
+and an authority it may be the denial of what an alias stands for (RFC 2308 section 2)."""
+_CD_OCTET, _CD = "@th,88,8", "0x10"
+"""RFC 4035 section 3.2.2."""
+_UNCACHED = (
+    f"meta nfproto ipv4 udp sport 53 {_MORE_THAN_AN_ANSWER} {_CD_OCTET} set {_CD_OCTET} | {_CD} udp checksum set 0"
+)
+"""IPv4 alone: our resolver asks nobody by IPv6, where datagrams must have a checksum (RFC 8200 section 8.1)."""
 _RELIEF = block(
     "chain",
     "relief",
@@ -160,6 +181,7 @@ def _guard(services: Services, interface: str, lan4: str) -> list[str]:
     lines = [
         "type filter hook input priority filter - 10; policy accept;",
         f"{STEERED} accept",
+        *([_UNCACHED] if services.splits_names else []),
         'iifname "lo" accept',
     ]
     if services.names:

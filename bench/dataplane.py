@@ -1,7 +1,9 @@
 """What our table costs: the same client's packets through a box that only forwards, and through one with our table.
 
-In short turns within one lab, so that whatever else the machine does slows all alike; what tells is the best turn of
-each, and the ratios. The daemon has ended by then: the kernel alone is measured.
+In short turns within one lab, so that whatever else the machine does slows all alike. A machine's speed changes from
+second to second by more than they differ: so a ratio is that of one round's turns, and the figure the median of these.
+With the interval in which it lies, the note tells how sure that is. The daemon has ended by then: the kernel alone is
+measured.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ import contextlib
 import json
 import selectors
 import socket
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
-from bench.figures import Figure
+from bench.figures import Figure, median_interval
 from bench.gateway import SERVER
 from sidegate.gateway.desired import TABLE
 from sidegate.home import load_home
@@ -22,7 +25,7 @@ from sidegate.lab.asking import download_mbit
 from sidegate.lab.check import set_gateway, sidegate
 from sidegate.lab.lab import Lab
 
-TURNS = 25
+ROUNDS = 25
 SECONDS = 0.15
 CLIENT, GATEWAY = "nas", "gateway"
 PORTS = {"plain forwarding": 9000, "proved": 9001, "plain masquerade": 9002, "not proved": 9003}
@@ -37,6 +40,8 @@ _PLAIN_MASQUERADE = """table ip plain {
 }
 """
 PAIRS = (("proved", "plain forwarding"), ("not proved", "plain masquerade"))
+Rates = dict[str, list[float]]
+"""By what is loaded; in the order of the rounds."""
 
 
 def table_costs() -> list[Figure]:
@@ -45,9 +50,16 @@ def table_costs() -> list[Figure]:
         set_gateway(lab, "sidegate")
         lab.begin("internet", close_whatever_connects)
         tables = _tables(lab)
-        connections = in_turns(lab, tables, lambda name: lab.call(CLIENT, connections_per_s, PORTS[name], SECONDS))
-        downloads = in_turns(lab, tables, lambda _: lab.call(CLIENT, download_mbit, SERVER, SECONDS))
+        connections = in_turns(lab, tables, lambda it: lab.call(CLIENT, connections_per_s, PORTS[it], SECONDS), ROUNDS)
+        downloads = in_turns(lab, tables, lambda _: lab.call(CLIENT, download_mbit, SERVER, SECONDS), ROUNDS)
     return [*_figures("new connections", "per s", connections), *_figures("download", "Mbit/s", downloads)]
+
+
+def _figures(what: str, unit: str, rates: Rates) -> Iterator[Figure]:
+    yield from medians(what, unit, rates)
+    for us, them in PAIRS:
+        ratio, sure = ratios(rates[us], rates[them])
+        yield Figure(f"{what}, {us} / {them}", ratio, "×", note=sure)
 
 
 def _tables(lab: Lab) -> dict[str, str]:
@@ -69,19 +81,28 @@ def leave_to_the_kernel(lab: Lab) -> None:
     lab.run(GATEWAY, "nft", "flush", "ruleset")
 
 
-def in_turns(lab: Lab, tables: dict[str, str], measure: Callable[[str], float]) -> dict[str, float]:
-    """The best rate of each."""
-    rates = dict.fromkeys(tables, 0.0)
-    for _ in range(TURNS):
-        for name, text in tables.items():
-            lab.run(GATEWAY, "nft", "-f", "-", text=text)
-            rates[name] = max(rates[name], measure(name))
+def in_turns(lab: Lab, tables: Mapping[str, str], measure: Callable[[str], float], rounds: int) -> Rates:
+    """Each of them is first as often as the others."""
+    rates: Rates = {name: [] for name in tables}
+    names = list(tables)
+    for number in range(rounds):
+        at = number % len(names)
+        for name in (*names[at:], *names[:at]):
+            lab.run(GATEWAY, "nft", "-f", "-", text=tables[name])
+            rates[name].append(measure(name))
     return rates
 
 
-def _figures(what: str, unit: str, rates: dict[str, float]) -> list[Figure]:
-    told = [Figure(f"{what}, {name}", rate, unit, note=f"best of {TURNS} turns") for name, rate in rates.items()]
-    return [*told, *(Figure(f"{what}, {us} / {them}", rates[us] / rates[them], "×") for us, them in PAIRS)]
+def medians(what: str, unit: str, rates: Rates) -> Iterator[Figure]:
+    for name, listed in rates.items():
+        yield Figure(f"{what}, {name}", statistics.median(listed), unit, note=f"median of {len(listed)} turns")
+
+
+def ratios(us: Sequence[float], them: Sequence[float]) -> tuple[float, str]:
+    """The median of the rounds' ratios, and how sure that is."""
+    found = [ours / theirs for ours, theirs in zip(us, them, strict=True)]
+    low, high = median_interval(found)
+    return statistics.median(found), f"of {len(found)} pairs; 95 %: {low:.3f} to {high:.3f}"
 
 
 def close_whatever_connects() -> int:

@@ -34,7 +34,7 @@ from sidegate.lab.lab import Lab
 LISTED = 10_000
 CHANGES = 9
 ROUNDS, DOWNLOAD_ROUNDS = 120, 25
-"""One round's ratio of new connections lies 10 % from their median (standard deviation): that of 120 is known to 2 %."""
+"""One round's ratio of new connections lies 10 % from their median (standard deviation); of 120, 2 % is uncertain."""
 PLAIN, SPLIT = "plain forwarding", "split, proved"
 PORTS = {PLAIN: dataplane.PORTS["plain forwarding"], SPLIT: dataplane.PORTS["proved"]}
 BAR = 0.95

@@ -31,7 +31,7 @@ ARP_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 
 _SYSCTLS = ("all/send_redirects", "{0}/send_redirects", "all/rp_filter", "{0}/rp_filter", "{0}/forwarding")
 _SETTINGS6 = Path("/proc/sys/net/ipv6/conf")
-_SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra")
+_SYSCTLS6 = ("all/forwarding", "{0}/forwarding", "{0}/force_forwarding", "{0}/accept_ra", "lo/disable_ipv6")
 _OF_BRIDGES = ("net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables")
 _END = "\n}\n"
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # include/uapi/linux/capability.h
@@ -260,9 +260,9 @@ def _place(
     defaults = [r for r in routes if r.to is None and r.via is not None and wanted in (None, r.interface)]
     name = wanted or _interface_of(router, links) or (defaults[0].interface if defaults else None)
     router = router or next((r.via for r in defaults if r.interface == name), None)
-    if name is None or router is None:
-        problems.append(_no_route(wanted, router))
     link = _usable(name, links, problems) if name else None
+    if name is None or (link and router is None):
+        problems.append(_no_route(wanted, router))
     if link and router:
         problems.extend(_misplaced(router, link))
     return link, router

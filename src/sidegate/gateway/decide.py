@@ -81,8 +81,8 @@ def _shape(config: Config, facts: Facts, situation: Situation) -> Shape:
         config.nat.masquerade,
         own,
         facts.lan6 if config.ipv6.mode == "gateway" else (),
-        _steering(config, situation),
-        _services(config, situation),
+        _steering(config, facts, situation),
+        _services(config, facts, situation),
         facts.router.mac or "",
         forwarded(config),
     )
@@ -93,15 +93,25 @@ def forwarded(config: Config) -> tuple[Forwarded, ...]:
     return tuple(Forwarded(c.mac, *it) for c in config.client for it in c.forwarded_ports)
 
 
-def _steering(config: Config, situation: Situation) -> Steering | None:
+def _takes_ipv6(config: Config, facts: Facts) -> bool:
+    """Whether or not this box has an address now: what comes between its return and our next look is steered, too.
+
+    Where IPv6 was switched off for all interfaces nothing can be steered, nor comes (`ip6_route_info_create` in
+    net/ipv6/route.c takes no route by `lo` then).
+    """
+    is_off = facts.sysctls.get(_path("lo", "disable_ipv6", 6)) == "1" and not facts.lan6
+    return config.ipv6.mode == "gateway" and not is_off
+
+
+def _steering(config: Config, facts: Facts, situation: Situation) -> Steering | None:
     policy = situation.policy
     if policy is None or not is_splitting(policy):
         return None
-    ipv6 = config.ipv6.mode == "gateway"
+    ipv6 = _takes_ipv6(config, facts)
     return Steering(policy, situation.targets, situation.held, config.proxy.on_failure, ipv6, situation.unsteered)
 
 
-def _services(config: Config, situation: Situation) -> Services:
+def _services(config: Config, facts: Facts, situation: Situation) -> Services:
     """An engine of somebody else offers no port for the LAN's proxy, and its ports are its owner's to guard."""
     is_ours = config.proxy.engine == "xray"
     return Services(
@@ -111,7 +121,7 @@ def _services(config: Config, situation: Situation) -> Services:
         socks_port=situation.lan_port if is_ours else None,
         lan_barred=barred_macs(situation.policy) if situation.policy else (),
         has_engine=is_ours and bool(situation.targets),
-        ipv6=config.ipv6.mode == "gateway",
+        ipv6=_takes_ipv6(config, facts),
         relief=situation.answers_names and situation.has_relief,
     )
 

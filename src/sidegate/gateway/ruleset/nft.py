@@ -62,6 +62,7 @@ from sidegate.gateway.ruleset.nfttext import (
     FLOWS_SIZE,
     HAS_ACK,
     NO_SYN,
+    OF_A_LAN6,
     SYN,
     TUPLE,
     block,
@@ -103,7 +104,7 @@ class Shape(Struct, frozen=True):
     """What decides the table's text.
 
     mac: of the interface. masquerade: for clients without a setting of their own; own: for those with one.
-    lan6: the LAN's IPv6 networks; asked only where IPv6 is split. steering: None: everything goes straight.
+    lan6: the LAN's IPv6 networks, as far as this box has addresses of them. steering: None: everything goes straight.
     router: the MAC address of the main router, empty: not known. forwarded: see `inbound`.
     """
 
@@ -140,11 +141,11 @@ class Shape(Struct, frozen=True):
     @property
     def has_ipv6(self) -> bool:
         """Whether IPv6 of the LAN is looked at."""
-        return bool(self.lan6) and (self.services.ipv6 or self.splits_ipv6)
+        return self.services.ipv6 or self.splits_ipv6
 
     @property
     def splits_ipv6(self) -> bool:
-        return bool(self.lan6) and self.steering is not None and self.steering.ipv6
+        return self.steering is not None and self.steering.ipv6
 
     @property
     def knows_every_syn(self) -> bool:
@@ -167,7 +168,7 @@ def _sets(shape: Shape) -> list[str]:
             if len(shape.lan) != 1
             else []
         ),
-        *([constant("lan6", "ipv6_addr", [str(n) for n in shape.lan6], "flags interval")] if shape.has_ipv6 else []),
+        *([_lan6(shape.lan6)] if shape.has_ipv6 else []),
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
         *([dynamic("askers4", CLIENT, CLIENTS_SIZE, ASKERS_S)] if shape.services.names else []),
@@ -192,6 +193,14 @@ def _sets(shape: Shape) -> list[str]:
     return sets
 
 
+def _lan6(networks: Iterable[IPv6Network]) -> str:
+    """Empty while none is known: the rules are the same then."""
+    listed = [str(n) for n in networks]
+    if not listed:
+        return block("set", "lan6", ["type ipv6_addr", "flags interval"])
+    return constant("lan6", "ipv6_addr", listed, "flags interval")
+
+
 def _not_auto(shape: Shape) -> list[str]:
     return shape.having("always", "never") if shape.masquerade == "auto" else []
 
@@ -214,7 +223,9 @@ def _chains(shape: Shape) -> list[str]:
     if shape.steering is not None:
         chains.append(_REPLIES)
         chains += [block("chain", "upstream6", _upstream6(shape))] if shape.splits_ipv6 else []
-    chains += services.chains(shape.services, shape.interface, shape.mac, shape.lan4, ipv6=shape.has_ipv6)
+        chains += [block("chain", "leaving6", _leaving6(shape))] if shape.splits_ipv6 else []
+    lan = services.Lan(shape.interface, shape.mac, shape.lan4, shape.router, shape.has_ipv6)
+    chains += services.chains(shape.services, lan)
     return [*chains, block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]
 
 
@@ -259,8 +270,19 @@ def _ours(shape: Shape) -> list[str]:
 
 
 def _upstream6(shape: Shape) -> list[str]:
+    """Clients have a new prefix before this box knows it, or while it has lost its own address: who sends is asked by
+    what an address of the LAN may be. What the main router sends comes from the internet.
+    """
     return [
-        "ip6 saddr != @lan6 return",
+        "ip6 saddr @lan6 goto leaving6",
+        *([f"ether saddr {shape.router} return"] if shape.router else []),
+        f"ip6 saddr != {OF_A_LAN6} return",
+        "goto leaving6",
+    ]
+
+
+def _leaving6(shape: Shape) -> list[str]:
+    return [
         "ip6 daddr @lan6 return",
         f"ip6 daddr != {INTERNET6} return",
         f"ether daddr != {shape.mac} return",

@@ -32,7 +32,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from sidegate.gateway.ruleset import restraint
-from sidegate.gateway.ruleset.nfttext import CLIENT, FOR_LAN_PORT, MARKING, STEERED, block
+from sidegate.gateway.ruleset.nfttext import CLIENT, FOR_LAN_PORT, MARKING, OF_A_LAN6, STEERED, block
 from sidegate.gateway.ruleset.restraint import CROWD, DEVICE, NAMES
 from sidegate.gateway.split.ports import ENGINE_PORTS, RELIEF_PORT
 
@@ -81,25 +81,34 @@ class Services(Struct, frozen=True):
         return self.names or self.has_engine or self.has_proxy_port
 
 
-def chains(services: Services, interface: str, mac: str, lan4: str, *, ipv6: bool) -> list[str]:
-    """lan4: as rules ask for it. ipv6: whether the set lan6 is there."""
+class Lan(Struct, frozen=True):
+    """Whom it is for. lan4: as rules ask for it. router: as of `nft.Shape`. ipv6: whether the set lan6 is there."""
+
+    interface: str
+    mac: str
+    lan4: str
+    router: str
+    ipv6: bool
+
+
+def chains(services: Services, lan: Lan) -> list[str]:
     found = []
     if services.leads:
         found += [
-            block("chain", "served", _served(services, interface, lan4, ipv6=ipv6)),
-            block("chain", "served_lan", _served_lan(services, mac, lan4, ipv6=ipv6)),
+            block("chain", "served", _served(services, lan)),
+            block("chain", "served_lan", _served_lan(services, lan)),
         ]
     if services.guards:
         found += [
-            block("chain", "guard", _guard(services, interface, lan4)),
-            block("chain", "lan_only", _lan_only(lan4, ipv6=ipv6)),
+            block("chain", "guard", _guard(services, lan.interface, lan.lan4)),
+            block("chain", "lan_only", _lan_only(lan.lan4, ipv6=lan.ipv6)),
         ]
     if services.has_proxy_port:
-        found.append(block("chain", "bounds", _bounds(interface)))
+        found.append(block("chain", "bounds", _bounds(lan.interface)))
     if services.names:
         found += [_RELIEF, restraint.holding_back(NAMES)]
     if services.relief:
-        found.append(block("chain", "relieved", _relieved(interface)))
+        found.append(block("chain", "relieved", _relieved(lan.interface)))
     return found
 
 
@@ -144,18 +153,23 @@ def _relieved(interface: str) -> list[str]:
     ]
 
 
-def _served(services: Services, interface: str, lan4: str, *, ipv6: bool) -> list[str]:
-    """Link-local addresses ask by IPv6 whatever its mode."""
+def _served(services: Services, lan: Lan) -> list[str]:
+    """Link-local addresses ask by IPv6 whatever its mode. Names that are asked with a prefix that is not known yet (see
+    `nft`) are led here as well, not past this box; `lan_only` lets nobody in by them.
+    """
+    from_router = [f"ether saddr {lan.router} return"] if lan.router else []
+    unknown = [*from_router, f"ip6 saddr {OF_A_LAN6} {DNS} goto served_lan"] if services.redirects else []
     return [
         "type nat hook prerouting priority dstnat - 1; policy accept;",
-        f'iifname != "{interface}" return',
-        f"ip saddr {lan4} goto served_lan",
-        *(["ip6 saddr @lan6 goto served_lan"] if ipv6 else []),
+        f'iifname != "{lan.interface}" return',
+        f"ip saddr {lan.lan4} goto served_lan",
+        *(["ip6 saddr @lan6 goto served_lan"] if lan.ipv6 else []),
         *(["ip6 saddr fe80::/10 goto served_lan"] if services.relief else []),
+        *(unknown if lan.ipv6 else []),
     ]
 
 
-def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[str]:
+def _served_lan(services: Services, lan: Lan) -> list[str]:
     lines = []
     if services.has_proxy_port:
         others = f"ether saddr != {{ {', '.join(services.lan_barred)} }} " if services.lan_barred else ""
@@ -163,9 +177,9 @@ def _served_lan(services: Services, mac: str, lan4: str, *, ipv6: bool) -> list[
     if services.relief:
         lines.append(f"fib daddr type local tcp dport 53 redirect to :{RELIEF_PORT}")
     if services.redirects:
-        lines += [f"ip daddr {lan4} return", *(["ip6 daddr @lan6 return"] if ipv6 else [])]
-        relief = [f"ether daddr {mac} tcp dport 53 redirect to :{RELIEF_PORT}"] if services.relief else []
-        lines += [*relief, f"ether daddr {mac} {DNS} redirect"]
+        lines += [f"ip daddr {lan.lan4} return", *(["ip6 daddr @lan6 return"] if lan.ipv6 else [])]
+        relief = [f"ether daddr {lan.mac} tcp dport 53 redirect to :{RELIEF_PORT}"] if services.relief else []
+        lines += [*relief, f"ether daddr {lan.mac} {DNS} redirect"]
     return lines
 
 

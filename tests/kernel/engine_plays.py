@@ -65,9 +65,11 @@ def mistakes() -> Json:
     """Wrong secrets, a server that is not there, an upstream that Xray refuses: the others work all the same."""
     with stage() as it:
         wrong = {name: _with_another_secret(it.links[name]) for name in ("socks", "http", "ss2022", "trojan")}
-        refused = Upstream("refused", "other", "", 0, {"protocol": "vless", "settings": {"address": "x"}})
-        links = {**wrong, "dead": "socks5://192.0.2.1:9", "good": it.links["ss"]}
-        upstreams = (refused, *upstreams_of(links))
+        protocols = {"refused": "vless", "refused-too": "vmess"}
+        refused = [Upstream(n, "other", "", 0, {"protocol": p, "settings": {}}) for n, p in protocols.items()]
+        dead = it.links["ss"].rpartition(":")[0] + ":9"
+        links = {**wrong, "dead": "socks5://192.0.2.1:9", "dead-too": dead, "good": it.links["ss"]}
+        upstreams = (*refused, *upstreams_of(links))
         with engine(Engine(Policy(), upstreams), it.directory):
             told: Json = {u.name: web_answer(ports(0, i).socks) for i, u in enumerate(upstreams)}
         return {**told, "left out": (it.directory / "engine-0.refused").read_text().split()}
@@ -179,7 +181,10 @@ def lan() -> Iterator[Inside]:
         yield inside
 
 
-def steer_to(port: int) -> None:
+def steer_to(port: int, **others: int) -> None:
+    """others: where goes what a condition of nft's holds for."""
+    to = [*(f"{condition} tproxy to :{its} meta mark set {STEERED_MARK} accept" for condition, its in others.items())]
+    listed = "\n        ".join(to)
     _nft(f"""\
 table inet steer
 delete table inet steer
@@ -187,6 +192,7 @@ table inet steer {{
     chain p {{
         type filter hook prerouting priority raw
         iifname != lan accept
+        {listed}
         meta l4proto {{ tcp, udp }} tproxy to :{port} meta mark set {STEERED_MARK} accept
     }}
 }}

@@ -22,8 +22,8 @@ PROXIED6, TARGET6 = "2001:db8:1::1", "2001:db8:2::1"
 NO_UDP = ("http", "https")
 
 
-def play(name: str) -> Any:
-    command = ("unshare", "-Urn", sys.executable, "-m", "tests.kernel.engine_plays", name)
+def play(name: str, module: str = "engine_plays") -> Any:
+    command = ("unshare", "-Urn", sys.executable, "-m", f"tests.kernel.{module}", name)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -51,6 +51,14 @@ def _has_few_rights(rights: dict[str, Any]) -> None:
         "NoNewPrivs": 1,
         "ends first": True,
     }
+
+
+def test_who_says_nothing_at_first_is_not_closed() -> None:
+    """Xray takes silence for the end of the client's words, with some kinds of upstreams (`engine/silence.py`)."""
+    told = play("silent", "engine_silence")
+    assert told.pop("unmarked") == 0
+    assert {"ss", "ss-chacha20", "vmess zero", "ss, mux", "lan_port, vmess", "steered"} <= set(told)
+    assert {name: words for name, words in told.items() if set(words) != {"the same"}} == {}
 
 
 def test_what_is_steered() -> None:
@@ -100,7 +108,7 @@ def test_names_over_https_take_one_connection_and_a_silent_server_keeps_nobody_w
 def test_mistakes_do_not_spread() -> None:
     told = play("mistakes")
     assert told.pop("good") == f"{PROXIED} at {TARGET}"
-    assert told.pop("left out") == ["refused"], "Xray refuses its settings"
+    assert told.pop("left out") == ["refused", "refused-too"], "Xray refuses its settings"
     assert not [name for name, page in told.items() if PROXIED in page]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from msgspec import Struct
 from sidegate.gateway.config import parse_config
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.engine.lanport import LanPort, inbounds, routing, sets_text
+from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.upstream import Json
 from sidegate.gateway.split.destinations import holds_address, holds_name
 from sidegate.gateway.split.judge import Packet, at_lan_port
@@ -22,7 +24,12 @@ from sidegate.gateway.split.review import review
 from sidegate.gateway.split.rules import lan_default
 
 Address = IPv4Address | IPv6Address
-UPSTREAMS = ("home", "tokyo")
+UPSTREAMS = (
+    msgspec.structs.replace(upstream_of_link("socks5://192.0.2.1:1080", "x"), name="home"),
+    msgspec.structs.replace(upstream_of_link("ss://YWVzLTEyOC1nY206cHc@192.0.2.2:8388", "x"), name="tokyo"),
+)
+TCP_OF = ("to-0", "tcp-1")
+"""By which outbound each of them gets TCP (`silence`)."""
 OURS = IPv4Address("192.168.1.2")
 MAC = "aa:bb:cc:dd:ee:ff"
 INTERNET = [ip_network(line) for line in sets_text().splitlines()[1:]]
@@ -76,7 +83,7 @@ def _is_named(name: str, word: str, policy: Policy) -> bool:
     return destination is not None and holds_name(destination, name)
 
 
-SENDS = st.sampled_from([PROXY, DIRECT, BLOCK, *UPSTREAMS])
+SENDS = st.sampled_from([PROXY, DIRECT, BLOCK, *(it.name for it in UPSTREAMS)])
 DESTINATIONS = st.none() | st.builds(
     Destination,
     names=st.sets(st.sampled_from(["a.example"])).map(tuple),
@@ -116,7 +123,7 @@ def test_it_goes_where_the_rules_say(policy: Policy, it: Asked, on_failure: OnFa
     said = at_lan_port(policy, Packet(MAC, it.source, it.address, it.name, "tcp", it.port))
     assert said is not None
     lost = "lan-direct" if on_failure == "direct" else "block"
-    ways = {DIRECT: "lan-direct", BLOCK: "block", PROXY: f"to-{chosen}", "home": "to-0", "tokyo": "to-1"}
+    ways = {DIRECT: "lan-direct", BLOCK: "block", PROXY: TCP_OF[chosen or 0], "home": TCP_OF[0], "tokyo": TCP_OF[1]}
     expected = lost if chosen is None and said.send not in (DIRECT, BLOCK) else ways[said.send]
     assert way(rules, "lan-lost" if chosen is None else f"lan-{chosen}", policy, it) == expected
 

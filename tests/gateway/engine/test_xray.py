@@ -25,6 +25,7 @@ LINKS = {
     "home": "socks5://name:hunter2@198.51.100.7:1080",
     "tokyo": "vless://11111111-2222-4333-8444-555555555555@tokyo.example:443?security=tls&type=ws&path=/w",
     "web": "http://198.51.100.9:3128",
+    "old": "ss://YWVzLTEyOC1nY206cHc@198.51.100.11:8388",
 }
 
 
@@ -88,6 +89,31 @@ def test_an_outbound_keeps_its_own_settings_but_not_its_mark() -> None:
     assert outbound["streamSettings"]["security"] == "tls"
     assert outbound["streamSettings"]["sockopt"]["tcpFastOpen"] is True
     assert outbound["streamSettings"]["sockopt"]["mark"] == ENGINE_MARK
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "is_needed"),
+    [
+        ("shadowsocks", {"address": "x", "method": "chacha20-ietf-poly1305"}, True),
+        ("shadowsocks", {"servers": [{"address": "x", "method": "aes-256-gcm"}]}, True),
+        ("shadowsocks", {"servers": [{"address": "x", "method": "2022-blake3-aes-128-gcm"}]}, False),
+        ("shadowsocks", {"address": "x", "method": "2022-blake3-aes-128-gcm"}, False),
+        ("shadowsocks", {"servers": []}, True),
+        ("shadowsocks", "broken", True),
+        ("VMess", {"vnext": []}, True),
+        ("vless", {"address": "x"}, False),
+        ("trojan", {"address": "x"}, False),
+    ],
+)
+def test_tcp_takes_a_pipe_where_silence_would_end_it(protocol: str, settings: object, is_needed: bool) -> None:
+    it = Upstream("x", "other", "", 0, {"protocol": protocol, "settings": settings})
+    rules = xray_config(Engine(Policy(), (it,)))["routing"]["rules"]
+    for tag in ("decided-0", "named-0", "socks-0", "again-0"):
+        ways = [(rule.get("network"), rule["outboundTag"]) for rule in rules if tag in rule["inboundTag"]]
+        assert [way for way in ways if way[1] != "direct"] == [
+            *([("tcp", "tcp-0")] if is_needed else []),
+            (None, "to-0"),
+        ]
 
 
 SENDS = st.sampled_from([PROXY, DIRECT, BLOCK, *LINKS])

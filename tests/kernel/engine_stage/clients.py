@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.kernel.engine_stage.addresses import TARGET
+from tests.kernel.engine_stage.target import GREETING
+
+_IPV6 = 4
+"""What listens on all addresses tells one of this type."""
 
 
 def over_socks(port: int, host: str, to_port: int) -> socket.socket:
@@ -17,10 +23,40 @@ def over_socks(port: int, host: str, to_port: int) -> socket.socket:
     assert it.recv(2) == b"\x05\x00"
     name = host.encode()
     it.sendall(b"\x05\x01\x00\x03" + bytes([len(name)]) + name + struct.pack("!H", to_port))
-    reply = it.recv(10)
+    reply = it.recv(4, socket.MSG_WAITALL)
     if reply[:2] != b"\x05\x00":
         raise OSError(f"SOCKS says {reply!r}")
+    it.recv(18 if reply[3] == _IPV6 else 6, socket.MSG_WAITALL)
     return it
+
+
+def silent_then_asks(it: socket.socket) -> str:
+    """To who hears and says the same (port 7)."""
+    time.sleep(1.5)
+    return _mirrored(it)
+
+
+def greeted_then_asks(it: socket.socket) -> str:
+    """By who speaks first (port 82)."""
+    heard = b""
+    while len(heard) < len(GREETING):
+        more = it.recv(len(GREETING) - len(heard))
+        if not more:
+            return "closed before a greeting"
+        heard += more
+    return _mirrored(it) if heard == GREETING else "another greeting"
+
+
+def _mirrored(it: socket.socket) -> str:
+    """Whether the same comes back, octet by octet."""
+    said, heard = os.urandom(50_000), b""
+    it.sendall(said)
+    while len(heard) < len(said):
+        more = it.recv(1 << 16)
+        if not more:
+            return f"closed after {len(heard)}"
+        heard += more
+    return "the same" if heard == said else "not the same"
 
 
 def dns_answer(at: tuple[str, int], name: str, kind: int = 1) -> str:

@@ -76,8 +76,13 @@ def _plain_proxies(tls: Json, pin: str) -> Kinds:
 def _shadowsocks() -> Kinds:
     old = {"method": "aes-128-gcm", "password": "pw", "network": "tcp,udp"}
     new = {"method": "2022-blake3-aes-128-gcm", "password": KEY16, "network": "tcp,udp"}
+    other = {**old, "method": "chacha20-ietf-poly1305"}
     return {
         "ss": ({"protocol": "shadowsocks", "settings": old}, f"ss://{url64(b'aes-128-gcm:pw')}@{_AT}"),
+        "ss-chacha20": (
+            {"protocol": "shadowsocks", "settings": other},
+            f"ss://{url64(b'chacha20-ietf-poly1305:pw')}@{_AT}",
+        ),
         "ss2022": ({"protocol": "shadowsocks", "settings": new}, f"ss://2022-blake3-aes-128-gcm:{KEY16}@{_AT}"),
     }
 

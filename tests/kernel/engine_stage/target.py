@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -12,6 +13,8 @@ from socketserver import TCPServer
 
 from tests.kernel.engine_stage.addresses import OTHER, TARGET, TARGET6
 from tests.kernel.engine_stage.certificate import Certificate
+
+GREETING = b"220 Good morning\r\n"
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -25,6 +28,30 @@ class _Page(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+
+class _Mirror(socketserver.BaseRequestHandler):
+    greeting, after_s = b"", 0.0
+
+    def handle(self) -> None:
+        """What it hears it says again, after its greeting."""
+        time.sleep(self.after_s)
+        self.request.sendall(self.greeting)
+        while heard := self.request.recv(1 << 16):
+            self.request.sendall(heard)
+
+
+class _Greeter(_Mirror):
+    """Later than any outbound of the engine's waits for its client."""
+
+    greeting, after_s = GREETING, 1.0
+
+
+class _Talkers(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who breaks off is none of its business."""
 
 
 class _Web(ThreadingHTTPServer):
@@ -41,7 +68,7 @@ class _Web6(_Web):
 
 
 def serve_target(certificate: Certificate) -> None:
-    """HTTP on port 80, TLS on 443, UDP echo on 7; on 81 one who answers late."""
+    """HTTP on port 80, TLS on 443, echo on 7; on 81 one who answers late; on 82 one who speaks first."""
     for address, port in ((TARGET, 80), (OTHER, 80), (TARGET, 443), (TARGET6, 80)):
         server = (_Web6 if ":" in address else _Web)((address, port), _Page)
         if port == 443:
@@ -51,6 +78,8 @@ def serve_target(certificate: Certificate) -> None:
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=_answer_late, args=(socket.create_server((TARGET, 81)),), daemon=True).start()
+    for port, handler in ((7, _Mirror), (82, _Greeter)):
+        threading.Thread(target=_Talkers((TARGET, port), handler).serve_forever, daemon=True).start()
     for address in (TARGET, TARGET6):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sockets = [socket.socket(family, socket.SOCK_DGRAM) for _ in range(2)]

@@ -23,7 +23,8 @@ from msgspec import Struct
 from sidegate.gateway.config.fields import OnFailure
 from sidegate.gateway.engine import geodata
 from sidegate.gateway.engine.sets import domains_of, networks_of
-from sidegate.gateway.engine.upstream import Json
+from sidegate.gateway.engine.silence import tcp_tag
+from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.ruleset.steer import INTERNET6, PRIVATE4
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
 from sidegate.gateway.split.ports import engine_mark, lan_mark, lan_port
@@ -84,8 +85,7 @@ def outbound(generation: int, lan: LanPort, strategy: str) -> Json:
     return {"tag": STRAIGHT, "protocol": "freedom", "settings": settings, "streamSettings": stream}
 
 
-def routing(policy: Policy, lan: LanPort, upstreams: Sequence[str]) -> Iterator[Json]:
-    """upstreams: their names, in order."""
+def routing(policy: Policy, lan: LanPort, upstreams: Sequence[Upstream]) -> Iterator[Json]:
     for i in (*range(len(upstreams)), None):
         for send, condition in _cases(policy, lan, looks_up=lan.names_at is not None or i is not None):
             yield {"inboundTag": [_tag(i)], **condition, "outboundTag": _target(send, i, lan, upstreams)}
@@ -95,12 +95,14 @@ def _tag(upstream: int | None) -> str:
     return "lan-lost" if upstream is None else f"lan-{upstream}"
 
 
-def _target(send: str, upstream: int | None, lan: LanPort, names: Sequence[str]) -> str:
+def _target(send: str, upstream: int | None, lan: LanPort, upstreams: Sequence[Upstream]) -> str:
+    names = [it.name for it in upstreams]
     if send in (DIRECT, BLOCK):
         return STRAIGHT if send == DIRECT else _BLACKHOLE
     if upstream is None or send not in (PROXY, *names):
         return STRAIGHT if lan.on_failure == "direct" else _BLACKHOLE
-    return f"to-{upstream if send == PROXY else names.index(send)}"
+    number = upstream if send == PROXY else names.index(send)
+    return tcp_tag(upstreams[number], number)
 
 
 def _cases(policy: Policy, lan: LanPort, *, looks_up: bool) -> Iterator[tuple[str, Json]]:

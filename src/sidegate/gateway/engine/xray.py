@@ -3,7 +3,7 @@
 What the kernel has decided (`decided`) goes to its upstream; sniffing gives the upstream the name that the traffic
 shows, in place of an address that a lying resolver may have made up. What it could not decide (`named`) is judged once
 more by that name, with the address kept: what then goes straight goes where the client wanted. What is proxied after
-all passes a loopback, which takes it for `decided`.
+all passes a loopback, which takes it for `decided`. Where an upstream needs it, TCP passes a pipe (`silence`).
 
 Everything that leaves is marked, or it would be steered again.
 """
@@ -22,6 +22,7 @@ from sidegate.gateway.engine import geodata, lanport
 from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.plain import plain_proxy
 from sidegate.gateway.engine.sets import domains_of, networks_of
+from sidegate.gateway.engine.silence import needs_pipe, pipe, tcp_tag
 from sidegate.gateway.engine.sniffing import SHARED_ECH_NAMES
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
@@ -174,7 +175,8 @@ def _others(it: Engine) -> Iterator[Json]:
     yield {"tag": _STRAIGHT, "protocol": "freedom", "streamSettings": {"sockopt": sockopt}}
     if it.lan is not None:
         yield lanport.outbound(it.generation, it.lan, _strategy(it))
-    for i in range(len(it.upstreams)):
+    for i, upstream in enumerate(it.upstreams):
+        yield from [pipe(i)] if needs_pipe(upstream) else ()
         yield from (_dns_outbound(it, i, k) for k in range(len(it.proxied_dns)))
 
 
@@ -265,13 +267,19 @@ def _routing(it: Engine) -> Iterator[Json]:
     yield {"inboundTag": [_DNS], "outboundTag": f"to-{it.dns_by}"}
     yield {"inboundTag": [_DNS_IN], "outboundTag": f"dns-{it.dns_by}-0"}
     for i in range(len(it.upstreams)):
-        yield {"inboundTag": [f"decided-{i}", f"socks-{i}", f"again-{i}"], "outboundTag": f"to-{i}"}
+        yield from _to_upstream(it, i, f"decided-{i}", f"socks-{i}", f"again-{i}")
         for k in range(len(it.proxied_dns)):
             yield {"inboundTag": [f"asked-{i}-{k}"], "outboundTag": f"dns-{i}-{k}"}
-    yield from lanport.routing(it.policy, it.lan, [u.name for u in it.upstreams]) if it.lan else ()
+    yield from lanport.routing(it.policy, it.lan, it.upstreams) if it.lan else ()
     yield from _judging(it)
     for i in range(len(it.upstreams)):
-        yield {"inboundTag": [f"named-{i}"], "outboundTag": f"to-{i}"}
+        yield from _to_upstream(it, i, f"named-{i}")
+
+
+def _to_upstream(it: Engine, i: int, *inbounds: str) -> Iterator[Json]:
+    if needs_pipe(it.upstreams[i]):
+        yield {"inboundTag": list(inbounds), "network": "tcp", "outboundTag": tcp_tag(it.upstreams[i], i)}
+    yield {"inboundTag": list(inbounds), "outboundTag": f"to-{i}"}
 
 
 def _judging(it: Engine) -> Iterator[Json]:

@@ -9,17 +9,7 @@ import time
 
 import pytest
 
-from sidegate.gateway.engine.questions import (
-    ALONE_S,
-    FEW,
-    LATE_S,
-    MOST_ASKED,
-    MOST_STREAMS,
-    PAUSE_S,
-    WITHIN_S,
-    Port,
-    fitting,
-)
+from sidegate.gateway.engine.questions import ALONE_S, FEW, LATE_S, MOST_STREAMS, PAUSE_S, WITHIN_S, Port, fitting
 
 NAME = b"\1a\7example\0\0\1\0\1"
 PLAIN = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + NAME
@@ -212,15 +202,3 @@ def test_a_server_that_closes_after_many_answers_keeps_one_connection_for_all(bo
     both.answer(second, both.hear(second))
     both.answer(second, both.hear(second))
     assert [both.told() for _ in range(3)] == [FEW, 1, 2]
-
-
-def test_a_connection_ends_here_before_a_server_would_end_it(both: Both) -> None:
-    spent = both.answered(MOST_ASKED)
-    assert spent.recv(2048) == b""
-    assert both.port.streams == []
-    both.ask(1)
-    fresh = both.accept()
-    both.ask(2)
-    both.answer(fresh, both.hear(fresh))
-    both.answer(fresh, both.hear(fresh))
-    assert [both.told() for _ in range(2)] == [1, 2]

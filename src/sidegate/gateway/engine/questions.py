@@ -30,11 +30,9 @@ GIVEN_S = 2.0
 WITHIN_S = 6.0
 """Who asks has given up by then, or asked again."""
 MOST_STREAMS = 4
-MOST_ASKED = 64
-"""On one connection, before another one is made: dnsmasq ends each after 100 (its config.h, TCP_MAX_QUERIES), and what
-waits by then is lost. What ends here costs as much as what is open, for Xray keeps its own end for a while."""
 FEW = 16
-"""Answers after which a server that ends its connection is no longer taken for one that does so with each answer."""
+"""Answers after which a server that ends its connection is no longer taken for one that does so with each answer:
+dnsmasq does after 100 (its config.h, TCP_MAX_QUERIES)."""
 MOST_SINGLE = 16
 """Connections for one question each."""
 ALONE_S = 1.0
@@ -67,7 +65,7 @@ class Stream:
         self.socket.connect_ex(at)
         self.waiting: dict[int, tuple[Question, float]] = {}
         self.used_s, self.heard_s = now, 0.0
-        self.asked = self.answers = 0
+        self.answers = 0
         self._out, self._come = bytearray(), bytearray()
         self._number = 0
 
@@ -75,7 +73,6 @@ class Stream:
         self._number = next(n for i in range(1, 1 << 16) if (n := self._number + i & 0xFFFF) not in self.waiting)
         self.waiting[self._number] = it, now
         it.asked_s = self.used_s = now
-        self.asked += 1
         self._out += len(it.data).to_bytes(2, "big") + self._number.to_bytes(2, "big") + it.data[2:]
         # What is wrong is told when its turn comes.
         with contextlib.suppress(OSError):
@@ -123,10 +120,6 @@ class Stream:
         for number, _ in ended:
             del self.waiting[number]
         return [it for _, it in ended] if now - self.heard_s >= LATE_S else []
-
-    @property
-    def is_spent(self) -> bool:
-        return self.asked >= MOST_ASKED
 
     @property
     def has_few(self) -> bool:
@@ -181,7 +174,7 @@ class Port:
                 self._answer(question, message)
             if self._held and self._heard_s == now:
                 self._release(now)
-            if not stream.waiting and (stream.is_spent or now < self._single_until_s):
+            if now < self._single_until_s and not stream.waiting:
                 self._close(stream)
         except OSError:
             if stream.has_few and stream.waiting:
@@ -219,8 +212,8 @@ class Port:
             self._later.append(it)
             self._ask_later(now)
             return
-        stream = next((s for s in streams if not (s.is_spent or s.is_late(now))), None)
-        if stream is None and sum(not s.is_spent for s in self.streams) < MOST_STREAMS:
+        stream = next((s for s in streams if not s.is_late(now)), None)
+        if stream is None and len(self.streams) < MOST_STREAMS:
             stream = self._open(now)
         (stream or min(self.streams, key=lambda s: len(s.waiting))).ask(it, now)
 

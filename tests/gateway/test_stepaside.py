@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidegate.gateway.aside import stepaside
 from sidegate.gateway.aside.standin_talk import announcement, answer, heard_by
-from sidegate.gateway.aside.stepaside import ruleset
+from sidegate.gateway.aside.stepaside import Manner, ruleset
+from sidegate.gateway.box import programs
+from sidegate.gateway.box.places import Places
 from sidegate.packet import BROADCAST, NO_MAC, UDP, Arp, Frame, Ipv4, Udp, build, frame_of, parse
 from sidegate.probe.talk import Vantage
 from sidegate.probe.wire import assemble
@@ -87,3 +92,24 @@ def test_filter_can_be_assembled() -> None:
 )
 def test_kernel_does_not_contradict(rule: str) -> None:
     assert rule in ruleset(AT)
+
+
+def test_who_looks_while_it_begins_does_not_take_it_for_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Places(state=tmp_path / "state", runtime=tmp_path / "run")
+    at.state.mkdir()
+    honoured = []
+
+    def look(*_: object, **__: object) -> None:
+        honoured.append(stepaside.honour(at))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(programs, "run", look)
+    monkeypatch.setattr(stepaside, "_start", look)
+    monkeypatch.setattr(programs, "attempt", lambda *_: (0, "", ""))
+    stepaside.begin(AT, [], Manner(), at)
+    assert honoured == [False, False]
+    assert stepaside.is_begun(at)
+    assert stepaside.honour(at), "nobody holds it any more"
+    assert not stepaside.is_begun(at)

@@ -77,12 +77,15 @@ def _run(aside: Aside, ready: Any) -> None:
 
 def main() -> None:
     """The process that goes on answering. Ended by SIGTERM, which leaves the rest to whoever sent it."""
-    argparse.ArgumentParser(prog="sidegate-stepaside").parse_args()
+    parser = argparse.ArgumentParser(prog="sidegate-stepaside")
+    parser.add_argument("lock", type=int, help="file descriptor of the lock, which whoever starts this has taken")
+    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     at = places()
     lock = Lock(at.aside)
+    lock.inherit(arguments.lock)
     aside = load(at.state)
-    if aside is None or not lock.take():
+    if aside is None:
         return
     lock.sign()
     try:

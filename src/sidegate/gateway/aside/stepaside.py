@@ -52,7 +52,7 @@ from sidegate.gateway.box import programs
 from sidegate.gateway.box.children import end_child
 from sidegate.gateway.box.files import discard_file, replace_file
 from sidegate.gateway.box.journal import ChildStep
-from sidegate.gateway.box.places import Places, running_pid
+from sidegate.gateway.box.places import Lock, Places, running_pid
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.packet import BROADCAST, build
 from sidegate.probe.talk import Vantage
@@ -125,27 +125,39 @@ class Manner(Struct, frozen=True):
 
 
 def begin(vantage: Vantage, clients: Iterable[Client], manner: Manner, at: Places) -> None:
-    """Returns when every known client has been told. To be called while this box still forwards. Raises Problems."""
+    """Returns when every known client has been told. To be called while this box still forwards. Raises Problems.
+
+    The lock is the process's from the first: else whoever looks meanwhile would take it for one that was killed.
+    """
     until_s = boottime_s() + manner.lasts_s
     told = tuple(sorted(set(clients)))
     aside = Aside(journals.boot_id(), vantage, told, until_s, manner.cause, manner.kept, manner.is_steady)
+    _end_process(at)
+    lock = Lock(at.aside)
+    if not lock.take(_ENDS_WITHIN_S):
+        raise Problems(Problem("stepping aside", "another process is at it", "try again", Exit.FAULT))
+    try:
+        _write(aside, at)
+        programs.run("nft", "--file", "-", text=ruleset(vantage))
+        _start(lock.fileno())
+    except Problems:
+        lock.release()
+        clear(at, ends_children=False)
+        raise
+    lock.release()
+
+
+def _write(aside: Aside, at: Places) -> None:
     path = at.state / _NAME
     try:
         replace_file(path, msgspec.json.encode(aside, enc_hook=encode_address))
     except OSError as error:
         raise Problems(Problem(str(path), f"cannot be written: {error.strerror}", "make room")) from None
-    try:
-        _end_process(at)
-        programs.run("nft", "--file", "-", text=ruleset(vantage))
-        _start()
-    except Problems:
-        clear(at, ends_children=False)
-        raise
 
 
-def _start() -> None:
-    """Its standard output says when it is ready."""
-    command = [sys.executable, "-m", _MODULE]
+def _start(lock: int) -> None:
+    """Its standard output says when it is ready. lock: a file descriptor, which it holds on."""
+    command = [sys.executable, "-m", _MODULE, str(lock)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -153,6 +165,7 @@ def _start() -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",
+        pass_fds=(lock,),
     )
     with process.stdout as said:  # type: ignore[union-attr]
         if said.readline() != b"told\n":
@@ -215,7 +228,13 @@ def honour(at: Places) -> bool:
     """Clears up after a process that was killed; whether it had to. Raises Problems."""
     if not is_begun(at) or running_pid(at.aside) is not None or os.geteuid() != 0:
         return False
-    clear(at)
+    lock = Lock(at.aside)
+    if not lock.take():
+        return False
+    try:
+        clear(at)
+    finally:
+        lock.release()
     return True
 
 

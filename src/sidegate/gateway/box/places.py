@@ -90,6 +90,17 @@ class Lock:
         os.ftruncate(fd, 0)
         return True
 
+    def fileno(self) -> int:
+        """What a child is to inherit that goes on holding it. Raises ValueError where we have it not."""
+        if self._fd is None:
+            raise ValueError(f"{self._path} is not held")
+        return self._fd
+
+    def inherit(self, fd: int) -> None:
+        """We hold it on, by the file descriptor that our parent took it with."""
+        self._fd = fd
+        os.set_inheritable(fd, False)
+
     def sign(self) -> None:
         """Tells our process id to whoever asks. Raises Problems where there is no room for it.
 

@@ -31,7 +31,7 @@ CLIENT, GATEWAY = "nas", "gateway"
 PORTS = {"plain forwarding": 9000, "proved": 9001, "plain masquerade": 9002, "not proved": 9003}
 """Of a server that closes whatever connects: one each, so that none meets the other's lingering connections."""
 
-_NONE = f"add table inet {TABLE}\ndelete table inet {TABLE}\nadd table ip plain\ndelete table ip plain\n"
+NONE = f"add table inet {TABLE}\ndelete table inet {TABLE}\nadd table ip plain\ndelete table ip plain\n"
 _PLAIN_MASQUERADE = """table ip plain {
     chain post {
         type nat hook postrouting priority srcnat
@@ -67,10 +67,10 @@ def _tables(lab: Lab) -> dict[str, str]:
     ours = lab.run(GATEWAY, "nft", "list", "table", "inet", TABLE).stdout
     leave_to_the_kernel(lab)
     return {
-        "plain forwarding": _NONE,
-        "proved": _NONE + ours,
-        "plain masquerade": _NONE + _PLAIN_MASQUERADE,
-        "not proved": f"{_NONE}{ours}flush set inet {TABLE} direct4\n",
+        "plain forwarding": NONE,
+        "proved": NONE + ours,
+        "plain masquerade": NONE + _PLAIN_MASQUERADE,
+        "not proved": f"{NONE}{ours}flush set inet {TABLE} direct4\n",
     }
 
 

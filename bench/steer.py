@@ -38,7 +38,7 @@ ROUNDS, DOWNLOAD_ROUNDS = 120, 25
 """One round's ratio of new connections lies 10 % from their median (standard deviation); of 120, 2 % is uncertain."""
 PLAIN, TRACKED, SPLIT = "plain forwarding", "forwarding with conntrack", "split, proved"
 PORTS = dict(zip((PLAIN, TRACKED, SPLIT), dataplane.PORTS.values(), strict=False))
-_TRACKING = "table ip plain { chain post { type nat hook postrouting priority srcnat; } }"
+_TRACKING = "table ip plain {\nchain post {\ntype nat hook postrouting priority srcnat;\n}\n}\n"
 """No rule, and yet conntrack enters each connection, as on any box with Docker, a VPN or a NAT of its own."""
 BAR = 0.95
 

@@ -95,20 +95,30 @@ def ends() -> Json:
         it.close()
         told["upload after the server's end"] = all_of(other)
         other.close()
-    told["the client breaks off"] = _broken(target, by_client=True)
-    told["the server breaks off"] = _broken(target, by_client=False)
+    for who in ("client", "server"):
+        told[f"the {who} breaks off"] = _told(target, who, break_off)
+        told[f"the {who} is in a hurry"] = _told(target, who, _hurry)
     wait_until(lambda: not _sockets())
     return told
 
 
-def _broken(target: Target, *, by_client: bool) -> str:
+def _told(target: Target, who: str, does: Callable[[socket.socket], None]) -> str:
+    """What the other one hears of what one of them does."""
     it = client(words=b"words")
     _, other = target.accept()
     assert other.recv(100) == b"words"
-    breaks, hears = (it, other) if by_client else (other, it)
-    break_off(breaks)
-    with hears:
+    acts, hears = (it, other) if who == "client" else (other, it)
+    with acts, hears:
+        does(acts)
         return all_of(hears)
+
+
+def _hurry(it: socket.socket) -> None:
+    """The middle one of three octets is urgent (RFC 6093)."""
+    it.sendall(b"a")
+    it.send(b"b", socket.MSG_OOB)
+    it.sendall(b"c")
+    it.shutdown(socket.SHUT_WR)
 
 
 def _sockets() -> list[str]:

@@ -41,6 +41,8 @@ def test_both_kinds_of_ends_are_told_each_way() -> None:
         "upload after the server's end": "upload goes on",
         "the client breaks off": "ConnectionResetError",
         "the server breaks off": "ConnectionResetError",
+        "the client is in a hurry": "abc",
+        "the server is in a hurry": "abc",
     }
 
 

@@ -116,6 +116,25 @@ def test_a_small_pipe_is_not_kept(ends: Ends) -> None:
     assert ends.open_pipes() == before - 2
 
 
+@pytest.mark.parametrize("words", [b"", b"words"])
+def test_an_urgent_octet_is_one_of_the_others(ends: Ends, words: bytes) -> None:
+    """splice(2) stops before it for good (net/ipv4/tcp.c, tcp_read_sock)."""
+    ends.source.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    for _ in range(3):
+        ends.speaker.sendall(words)
+        ends.speaker.send(b"!", socket.MSG_OOB)
+        ends.speaker.sendall(b"more")
+        ends.way.may_be_marked = True
+        heard = b""
+        while not heard.endswith(b"more"):
+            ends.turn()
+            heard += ends.hearer.recv(100)
+        assert heard == words + b"!more"
+    ends.speaker.shutdown(socket.SHUT_WR)
+    ends.turn()
+    assert ends.way.is_over
+
+
 def test_who_is_gone_is_sent_nothing(ends: Ends) -> None:
     break_off(ends.hearer)
     ends.speaker.sendall(b"words")

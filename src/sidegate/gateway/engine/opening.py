@@ -113,6 +113,7 @@ def _connecting(proxy: Proxy, mark: int) -> socket.socket:
     it = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         it.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        it.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         it.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         it.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASKS_EVERY_S)

@@ -36,8 +36,8 @@ LOOK_S = 10.0
 _IP_TRANSPARENT, _IPV6_TRANSPARENT = 19, 75
 """include/uapi/linux/in.h, in6.h"""
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_COMES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_COMES = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Port:
@@ -76,6 +76,7 @@ def _listener(listen: str, port: int, mark: int) -> socket.socket:
     it = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     it.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    it.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     it.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     it.setsockopt(socket.SOL_IP, _IP_TRANSPARENT, 1)
     if is_ipv6:
@@ -98,6 +99,8 @@ class Flow:
     def turn(self, fd: int, event: int, pipes: Pipes) -> bool:
         """Whether there is more to do at once. Raises OSError once either end is broken."""
         comes, goes = (self.up, self.down) if fd == self.up.source else (self.down, self.up)
+        if event & select.EPOLLPRI:
+            comes.may_be_marked = True
         has_more = bool(event & _COMES) and comes.turn(pipes)
         if event & select.EPOLLOUT and goes.held:
             has_more |= goes.turn(pipes)

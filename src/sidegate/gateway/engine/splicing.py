@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
 
@@ -66,15 +67,20 @@ class Pipes:
 
 
 class Way:
-    """One direction. held: octets in `pipe`, on their way. is_over: whether the end was passed on."""
+    """One direction. held: octets in `pipe`, on their way. is_over: whether the end was passed on.
 
-    __slots__ = ("held", "is_over", "pipe", "source", "to", "to_fd")
+    may_be_marked: whether an urgent octet may have come (tcp(7), SIOCATMARK; EPOLLPRI tells), before which splice(2)
+    stops for good (net/ipv4/tcp.c, tcp_read_sock). By SO_OOBINLINE it is one of the others.
+    """
+
+    __slots__ = ("held", "is_over", "may_be_marked", "pipe", "source", "to", "to_fd")
 
     def __init__(self, source: int, to: socket.socket) -> None:
         self.source, self.to, self.to_fd = source, to, to.fileno()
         self.pipe: Pipe | None = None
         self.held = 0
         self.is_over = False
+        self.may_be_marked = True
 
     def turn(self, pipes: Pipes) -> bool:
         """Goes on as far as it goes without waiting; whether it stopped only because others have their turn.
@@ -93,20 +99,34 @@ class Way:
             return None
         pipe = pipes.take()
         try:
-            self.held = os.splice(self.source, pipe.into, PIPE_OCTETS, flags=_HOW)
-        except BlockingIOError:
-            pipes.give(pipe)
-            return None
+            came = self._fill(pipe)
         except OSError:
             pipe.close()
             raise
-        if self.held:
-            self.pipe = pipe
+        if came:
+            self.held, self.pipe = came, pipe
             return pipe
         pipes.give(pipe)
-        self.is_over = True
-        _end(self.to)
+        if came == 0:
+            self.is_over = True
+            _end(self.to)
         return None
+
+    def _fill(self, pipe: Pipe) -> int | None:
+        """How many octets came; 0: the end; None: nothing. Raises OSError when the source is broken."""
+        try:
+            return os.splice(self.source, pipe.into, PIPE_OCTETS, flags=_HOW)
+        except BlockingIOError:
+            return self._copy(pipe) if self.may_be_marked else None
+
+    def _copy(self, pipe: Pipe) -> int | None:
+        """As `_fill`, past an urgent octet. An empty pipe takes so much at once, however small it is (pipe(7))."""
+        try:
+            data = os.read(self.source, select.PIPE_BUF)
+        except BlockingIOError:
+            self.may_be_marked = False
+            return None
+        return os.write(pipe.into, data) if data else 0
 
     def _pass_on(self, pipe: Pipe, pipes: Pipes) -> bool:
         """Whether all of it went."""

@@ -126,10 +126,23 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skip by a marker, a fixture or the test itself."""
+    """A skip by a marker, a fixture or the test itself; and what happened in the labs of a test that failed."""
     report = yield
     _refuse_skip(report)
+    if report.when == "call" and report.failed:
+        report.sections += _told_by_labs(item)
     return report
+
+
+def _told_by_labs(item: pytest.Item) -> list[tuple[str, str]]:
+    """Of those that a fixture made, which are still there."""
+    fixtures = getattr(item, "funcargs", {})
+    labs = {name: getattr(it, "lab", it) for name, it in fixtures.items() if hasattr(getattr(it, "lab", it), "holder")}
+    if not labs:
+        return []
+    from tests.kernel.gateway_lab import happened
+
+    return [(f"what happened on the gateway of {name}", happened(lab)) for name, lab in labs.items()]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,7 @@ from msgspec import Struct, structs
 
 from sidegate.home import Assumed, Home, load_home
 from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, http_get, ping, udp_echo
-from sidegate.lab.check import Relayed
+from sidegate.lab.check import Receiver, Relayed
 from sidegate.lab.lab import Lab
 from tests.kernel.looking import look
 
@@ -38,6 +38,14 @@ STATE = r"""
 cd /proc/sys/net/ipv4 && grep -rs . conf ip_forward || true
 echo; nft --stateless --terse list ruleset; ip -4 route show table all; ip -4 rule; iptables-nft-save 2>/dev/null
 test -z "$(cat /proc/net/ip_tables_names 2>/dev/null)" || iptables-legacy-save
+"""
+
+
+HAPPENED = r"""
+cat /run/sidegate/daemon.log; date +%T
+for it in direct4 stale4 doubted4 retried4 masqueraded4; do
+    nft list set inet sidegate $it 2>/dev/null | sed -n '/set .* {/p; /elements/,/}/p'
+done
 """
 
 
@@ -150,8 +158,21 @@ def _is_daemon(pid: int, network: str) -> bool:
 
 @contextmanager
 def gateway_in(home: Home) -> Iterator[Box]:
+    """Where a test fails in here, it is printed what happened on the box; `conftest.py` does so for fixtures."""
     with Lab.up(home) as lab:
-        yield Box(lab)
+        try:
+            yield Box(lab)
+        except BaseException:
+            print(happened(lab))
+            raise
+
+
+def happened(lab: Lab) -> str:
+    """The daemon's own log, and its proofs in the kernel: what explains a failure that is seen once."""
+    try:
+        return lab.run("gateway", "sh", "-c", HAPPENED, check=False).stdout
+    except Exception as error:
+        return f"what happened on the gateway is not known: {error!r}"
 
 
 def wait_for(look: Callable[[], T], within_s: float = 40.0) -> T:
@@ -180,12 +201,13 @@ def reached(lab: Lab, server: str = SERVER, patience_s: float = ANSWERED_WITHIN_
     with Relayed(lab) as relayed:
         asked = {c.name: [lab.begin(c.name, ask, server, *how) for ask, *how in ways] for c in lab.home.client}
         answers = {name: [w.result() for w in waiting] for name, waiting in asked.items()}
-        crossed = {port for _, port in relayed.receivers()}
+        crossed = relayed.receivers()
     return {name: _reached(crossed, *three) for name, three in answers.items()}
 
 
-def _reached(crossed: set[int], tcp: Answer, udp: Answer, icmp: Answer) -> Reached:
-    return Reached(tcp.ok, udp.ok, icmp.ok, "masqueraded" if tcp.port in crossed else "direct")
+def _reached(crossed: set[Receiver], tcp: Answer, udp: Answer, icmp: Answer) -> Reached:
+    """Two clients may ask from ports of one number: an answer is known by its address as well."""
+    return Reached(tcp.ok, udp.ok, icmp.ok, "masqueraded" if (tcp.address, tcp.port) in crossed else "direct")
 
 
 def all_of(direct: set[str], everybody: set[str] = EVERYBODY) -> dict[str, Reached]:
@@ -201,7 +223,7 @@ class Connection:
         self.socket.settimeout(timeout_s)
         self.socket.connect((server, 80))
         self.retransmitted = self._retransmitted()
-        self.port: int = self.socket.getsockname()[1]
+        self.name: Receiver = self.socket.getsockname()
 
     def _retransmitted(self) -> int:
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOTAL_RETRANS + 4)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from sidegate.home import Home, load_home
+from sidegate.home import Home, load_home, load_router
 from sidegate.lab.asking import http_get
 from sidegate.lab.check import check
 from sidegate.lab.lab import Lab
@@ -224,9 +224,11 @@ def as_nobody(work: Callable[[], None]) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_without_root_a_home_is_built_and_shows_its_fault() -> None:
-    """`sidegate` itself is not started: nobody may start this Python where it belongs to root's home."""
+def test_without_root_a_home_is_built_and_shows_its_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sidegate` itself is not started, and files are read before: nobody may do so where they are in root's home."""
     home = load_home("velop-mesh")
+    router = load_router(home.router.profile)
+    monkeypatch.setattr("sidegate.lab.lab.load_router", lambda _: router)
 
     def work() -> None:
         with Lab.up(home) as lab:
@@ -241,7 +243,7 @@ def test_without_root_a_home_is_built_and_shows_its_fault() -> None:
         work()
         return
     http_get("localhost", 9)
-    with Lab.up(load_home("simple")):
+    with Lab.up(home):
         pass
     as_nobody(work)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from sidegate.gateway.engine import program
 from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.program import leave_to_xray, most_files, on_ipv4_alone
 from sidegate.gateway.engine.xray import Engine, xray_config
@@ -32,3 +37,16 @@ def test_what_xray_refuses_is_not_led_to_by_the_relay_either() -> None:
     networks = {it["tag"]: it["settings"].get("network") for it in config["inbounds"]}
     assert (networks["decided-0"], networks["decided-1"]) == ("tcp,udp", "udp")
     assert [it["name"] for it in config["relayed"]] == ["two"]
+
+
+def test_modules_are_in_reach_where_their_path_is_not(tmp_path: Path) -> None:
+    """A path that is gone stands for one that leads through a directory of mode 0700: root would go through that."""
+    home = tmp_path / "home"
+    (home / "lib").mkdir(parents=True)
+    (home / "lib" / "treasure.py").write_text("print('found')")
+    told = (
+        f"import os, sys; from {program.__name__} import keep_modules_in_reach; sys.path.append({str(home / 'lib')!r})"
+    )
+    told += f"; keep_modules_in_reach(); os.rename({str(home)!r}, {str(tmp_path / 'gone')!r}); import treasure, wave"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("found\n", "")

@@ -55,6 +55,7 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
         config = json.load(file)
     _load_sets(sets_path)
     _allow_many_files()
+    keep_modules_in_reach()
     keep_only(_CAPABILITIES, USER)
     if not _has_ipv6():
         on_ipv4_alone(config)
@@ -71,6 +72,14 @@ def main(config_path: str, sets_path: str, ready_path: str, refused_path: str) -
     print(f"starts Xray; exit code {_REFUSED} means that it refuses its configuration", flush=True)
     _run(config)
     return 0
+
+
+def keep_modules_in_reach() -> None:
+    """Also where `USER` may not go, as below somebody's home of mode 0700: by descriptors of their directories, which
+    /proc leads to without a look at what is above them (proc(5), /proc/pid/fd).
+    """
+    found = [os.open(path, os.O_PATH) for path in sys.path if os.path.isdir(path)]
+    sys.path[:] = [f"/proc/self/fd/{number}" for number in found]
 
 
 def _load_sets(path: str) -> None:

@@ -380,9 +380,10 @@ def _on_lan(plan: Plan, facts: Facts | None) -> tuple[IPv4Address | IPv6Address,
     """Upstreams' servers on the LAN: their own traffic, steered, would come back to them."""
     if facts is None:
         return ()
+    networks: list[IPv4Network | IPv6Network] = [*facts.lan, *facts.lan6]
     found = set()
     for upstream in plan.upstreams.found:
         with contextlib.suppress(ValueError):
             address = ip_address(upstream.host)
-            found |= {address} if any(address in network for network in facts.lan) else set()
+            found |= {address} if any(address in network for network in networks) else set()
     return tuple(sorted(found, key=str))

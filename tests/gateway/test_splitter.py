@@ -1,0 +1,66 @@
+"""What the splitter asks of its parts: what a configuration says reaches the engine and the kernel's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.places import Places
+from sidegate.gateway.config import parse_config
+from sidegate.gateway.daemon.splitplan import Plan
+from sidegate.gateway.daemon.splitter import Splitter
+from sidegate.gateway.engine.lanport import LanPort
+from tests.gateway.test_decide import facts
+
+HERE = structs.replace(facts(), lan6=(IPv6Network("2001:db8:1::/64"),))
+
+
+@pytest.fixture
+def splitter(tmp_path: Path) -> Iterator[Splitter]:
+    made = Splitter(Places(tmp_path, tmp_path), lambda _: None, tuple)
+    yield made
+    made.close()
+
+
+def test_the_engine_does_as_the_configuration_says(splitter: Splitter) -> None:
+    text = """
+[proxy]
+upstream = ["socks5://proxy.example:1080#one", "http://192.0.2.9:8080#two"]
+mode = "all"
+choose = "fastest"
+check = "https://192.0.2.1/there"
+lan_port = 1080
+on_failure = "block"
+[dns]
+servers = ["192.0.2.53"]
+proxied = ["tls://dns.example", "9.9.9.9"]
+[ipv6]
+mode = "gateway"
+"""
+    wanted = splitter._wanted(splitter.plan(parse_config(text, "test")), HERE)
+    assert [it.name for it in wanted.engine.upstreams] == ["one", "two"]
+    assert (wanted.choose, wanted.check.host, wanted.check.is_tls) == ("fastest", "192.0.2.1", True)
+    assert wanted.engine.policy.default == "proxy"
+    assert wanted.engine.proxied_dns == ("tls://dns.example", "9.9.9.9")
+    assert wanted.engine.direct_dns == (IPv4Address("192.0.2.53"),)
+    assert wanted.engine.has_ipv6
+    assert wanted.engine.lan == LanPort("block", "proxy", IPv4Address("192.168.1.2"))
+
+
+def test_a_proxy_on_the_lan_is_never_sent_its_own_traffic(splitter: Splitter) -> None:
+    """Whichever address it is found by: what is proxied would come to it again and again."""
+    hosts = ("192.168.1.9", "[2001:db8:1::9]", "192.0.2.9", "[2001:db8:2::9]", "proxy.example")
+    listed = ", ".join(f'"socks5://{host}:1080"' for host in hosts)
+    plan = splitter.plan(parse_config(f'[proxy]\nmode = "all"\nupstream = [{listed}]\n', "test"))
+    assert _unsteered(splitter, plan, None) == ()
+    assert _unsteered(splitter, plan, HERE) == (IPv4Address("192.168.1.9"), IPv6Address("2001:db8:1::9"))
+
+
+def _unsteered(splitter: Splitter, plan: Plan, here: Facts | None) -> tuple[IPv4Address | IPv6Address, ...]:
+    splitter._facts = here
+    return splitter.situation(plan).unsteered

@@ -150,6 +150,7 @@ def steered() -> Json:
     networks = Destination(networks4=())
     policy = Policy((Rule("0", BLOCK, blocked), Rule("1", PROXY, listed), Rule("2", DIRECT, networks)), DIRECT)
     with stage() as it, lan() as inside:
+        watch_marks()
         with engine(Engine(policy, upstreams_of({"ss": it.links["ss"]})), it.directory):
             steer_to(ports(0, 0).decided)
             told: Json = {
@@ -166,7 +167,7 @@ def steered() -> Json:
             told |= {f"named, {host}": inside(partial(page, host)) for host in hosts}
             told["named, none"] = inside(lambda: page(""))
             told["named, udp"] = inside(lambda: datagram(b"hello"))
-        return told
+        return {**told, "unmarked": unmarked_packets()}
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def test_who_says_nothing_at_first_is_not_closed() -> None:
 def test_what_is_steered() -> None:
     """An upstream looks names up itself: `listed.example` is elsewhere for it than the client was told."""
     told = play("steered")
+    assert told.pop("unmarked") == 0, "what goes straight from the engine would be steered again"
     decided = {key: told.pop(key) for key in list(told) if not key.startswith("named")}
     assert decided == {
         "decided": f"{PROXIED} at {TARGET}",

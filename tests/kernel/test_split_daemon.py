@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidegate.lab.asking import Answer, http_get, udp_echo
+from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import visit
 from sidegate.lab.wiretap import Wiretap
 from tests.kernel.gateway_lab import Box, Connection, kill, wait_for
@@ -176,6 +177,7 @@ def test_no_upstream_works(box: Box, on_failure: str) -> None:
     cut(box)
     try_upstreams(box, "proxy-socks")
     wait_for(lambda: by(box, FOREIGN) == PROXY)
+    wait_for(lambda: box.lab.call("nas", resolve, FOREIGN, OURS).detail == FOREIGN4)
 
 
 def test_a_changed_rule_drops_no_connection(box: Box) -> None:

@@ -1,7 +1,7 @@
 # Each target does all its own set-up. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench install uninstall clean
+.PHONY: help setup setup-run setup-demo demo test lint bench install uninstall clean
 SHELL := /bin/bash
 
 # Debian leaves the sbin directories out of a user's PATH; nft and ip live there.
@@ -14,10 +14,14 @@ ARGS ?=
 help:   ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
-setup:  ## install what is missing: system packages, .venv, Python packages
+setup:  ## install all that is missing: system packages, .venv, Python packages
 	@tools/setup
 
-demo: setup  ## the article's home on the real kernel, broken and healed, in under a minute
+# What each needs of it: tools/packages.txt.
+setup-run setup-demo:
+	@tools/setup $(@:setup-%=%)
+
+demo: setup-demo  ## the article's home on the real kernel, broken and healed, in under a minute
 	@.venv/bin/sidegate demo $(ARGS)
 
 test: setup  ## run all tests (ARGS="-k name" picks some, WORKERS=n sets how many at once)
@@ -35,10 +39,10 @@ bench: setup  ## measure every number of the README
 # Below --root nothing needs root.
 SUDO = $(if $(findstring --root,$(ARGS)),,$(if $(filter 0,$(shell id -u)),,sudo))
 
-install: setup  ## put it on this machine (ARGS="--start": and start it; ARGS="--root DIR": below DIR; ARGS=--dry-run)
+install: setup-run  ## put it on this machine (ARGS="--start": and start it; ARGS="--root DIR": below DIR; ARGS=--dry-run)
 	@$(SUDO) .venv/bin/python -B -m sidegate install $(ARGS)
 
-uninstall: setup  ## take it off this machine again (ARGS="--keep config --keep state": but for these)
+uninstall: setup-run  ## take it off this machine again (ARGS="--keep config --keep state": but for these)
 	@$(SUDO) .venv/bin/python -B -m sidegate uninstall $(ARGS)
 
 clean:  ## remove all that the other targets made

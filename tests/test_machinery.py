@@ -33,7 +33,9 @@ class TestSetup:
         tree = tmp_path / "a tree"
         shutil.copytree(ROOT / "tools", tree / "tools")
         with (tree / "tools/packages.txt").open("a") as packages:
-            packages.write("no-such-program  no-such-package  # a test\n")
+            packages.write("no-such-program  no-such-package  run  # a test\n")
+            packages.write("no-such-wire  no-such-wires  demo  # a test\n")
+            packages.write("no-such-judge  no-such-judges  test  # a test\n")
         return tree
 
     @pytest.fixture
@@ -64,6 +66,47 @@ class TestSetup:
         assert "--no-install-recommends" in installs[0]
         assert "no-such-package" in installs[0]
 
+    @pytest.mark.parametrize(
+        ("purpose", "wanted"),
+        [
+            (["run"], {"no-such-package"}),
+            (["demo"], {"no-such-package", "no-such-wires"}),
+            (["test"], {"no-such-package", "no-such-wires", "no-such-judges"}),
+            ([], {"no-such-package", "no-such-wires", "no-such-judges"}),
+        ],
+    )
+    def test_each_purpose_wants_its_own_packages(
+        self, tree: Path, fakes: Path, purpose: list[str], wanted: set[str]
+    ) -> None:
+        write_program(fakes, "sudo", "exit 1")
+        result = run(["tools/setup", *purpose], tree, f"{fakes}:{os.environ['PATH']}")
+        assert result.returncode == 3
+        assert {word for word in result.stderr.split() if word.startswith("no-such-")} == wanted
+
+    def test_python_packages_are_installed_once_for_all_that_need_no_more(self, tree: Path, fakes: Path) -> None:
+        (tree / "tools/packages.txt").write_text("")
+        for name in ("pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, tree)
+        for name in ("modprobe", "sysctl"):
+            write_program(fakes, name, "exit 0")
+        log = tree.parent / "pip.log"
+        log.touch()
+        (tree / ".venv").mkdir()
+        pip = f'case "$*" in *" -e "*) echo "$@" >>"{log}" ;; *pip*) ;; *) echo 3.11 ;; esac'
+        write_program(tree / ".venv/bin", "python", pip)
+        write_program(tree / ".venv/bin", "sidegate", "exit 0")
+        installed = []
+        for purpose in ("run", "run", "test", "demo", "run"):
+            result = run(["tools/setup", purpose], tree, f"{fakes}:{os.environ['PATH']}")
+            assert result.returncode == 0, result.stderr
+            installed.append([line.split()[-1] for line in log.read_text().splitlines()])
+        assert installed == [["."], ["."], [".", ".[dev]"], [".", ".[dev]"], [".", ".[dev]"]]
+
+    def test_an_unknown_purpose_is_refused(self, tree: Path) -> None:
+        result = run(["tools/setup", "fun"], tree, os.environ["PATH"])
+        assert result.returncode == 3
+        assert '"fun" is none of: run, demo, test' in result.stderr
+
     def test_elsewhere_than_on_debian_names_the_programs(self, tree: Path, tmp_path: Path) -> None:
         basics = tmp_path / "basics"
         basics.mkdir()
@@ -85,7 +128,8 @@ class TestSetup:
         assert entries
         for line in entries:
             listed, _, reason = line.partition("#")
-            assert len(listed.split()) == 2, line
+            assert len(listed.split()) == 3, line
+            assert listed.split()[2] in ("run", "demo", "test"), line
             assert reason.strip(), line
 
 

@@ -55,7 +55,7 @@ def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.problems[0].exit_code == Exit.MISSING
     assert str(raised.value) == (
         "trustme: this home's servers show certificates, and the library that makes them is missing\n"
-        '    install the lab\'s libraries: pip install "sidegate[lab]"'
+        "    in a checkout of Sidegate: make setup, then .venv/bin/sidegate"
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import trustme
 
 _END = "-----END CERTIFICATE-----"
-_REMEDY = 'install the lab\'s libraries: pip install "sidegate[lab]"'
+_REMEDY = "in a checkout of Sidegate: make setup, then .venv/bin/sidegate"
 
 
 class Certificate(Struct, frozen=True):

@@ -21,7 +21,8 @@ def serve(machine: Machine, pid: int, papers: Papers, ready: Callable[[int], Non
         import aioquic  # noqa: F401 - whether it is there
     except ImportError:
         what = "this home's servers speak HTTP/3, and the library that does is missing"
-        raise Problems(Problem("aioquic", what, "in a checkout of Sidegate: make setup, then .venv/bin/sidegate", Exit.MISSING)) from None
+        remedy = "in a checkout of Sidegate: make setup, then .venv/bin/sidegate"
+        raise Problems(Problem("aioquic", what, remedy, Exit.MISSING)) from None
     ns.enter_network(pid)
     asyncio.run(_serve(machine, papers, ready))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
@@ -11,10 +12,11 @@ from msgspec import structs
 
 from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
-from sidegate.gateway.config import parse_config
+from sidegate.gateway.config import Config, Dns, parse_config
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.engine.lanport import LanPort
+from sidegate.problems import Problem, Problems
 from tests.gateway.test_decide import facts
 
 HERE = structs.replace(facts(), lan6=(IPv6Network("2001:db8:1::/64"),))
@@ -64,3 +66,19 @@ def test_a_proxy_on_the_lan_is_never_sent_its_own_traffic(splitter: Splitter) ->
 def _unsteered(splitter: Splitter, plan: Plan, here: Facts | None) -> tuple[IPv4Address | IPv6Address, ...]:
     splitter._facts = here
     return splitter.situation(plan).unsteered
+
+
+def test_a_plan_of_which_a_part_cannot_be_written_is_not_in_force(
+    splitter: Splitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for it is told that it was not taken; so nothing of it may stay."""
+    before, refused = Plan(Config()), Plan(Config(dns=Dns(mode="on")))
+    splitter.want(before, HERE, time.monotonic())
+
+    def want(*_: object) -> None:
+        raise Problems(Problem("/run", "cannot be written: No space left on device"))
+
+    monkeypatch.setattr(splitter._naming, "want", want)
+    with pytest.raises(Problems):
+        splitter.want(refused, HERE, time.monotonic())
+    assert splitter.plan_in_force is before

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from sidegate.lab.asking import Answer, http_get, udp_echo
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, http_get, udp_echo
 from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import visit
 from sidegate.lab.wiretap import Wiretap
@@ -113,6 +114,30 @@ def test_what_is_abroad_is_reached_through_the_proxy_and_the_rest_without(box: B
     assert "proxy-shadowsocks (used)" in text
     secret = box.lab.links()["proxy-socks"].split("@")[0].rpartition(":")[2]
     assert secret not in text + box.sidegate("status", "--json").stdout + box.shell("cat /run/sidegate/*.log")
+
+
+HELD_UP = """#!/bin/sh
+case "$*" in *--check*) until test -e /run/go; do sleep 0.05; done;; esac
+PATH=/usr/local/sbin:/usr/sbin:/sbin exec nft "$@"
+"""
+
+
+def test_names_that_are_asked_before_the_first_rules_are_there_are_learned(box: Box) -> None:
+    """As after a power cut, when every device asks at once: what they are told they keep for a minute."""
+    box.shell("mkdir -p /run/held-up")
+    box.write("/run/held-up/nft", HELD_UP)
+    box.shell("chmod +x /run/held-up/nft")
+    box.write(CONF, conf(box, "shadowsocks"))
+    path = ("env", f"PATH=/run/held-up:{os.environ['PATH']}")
+    starting = Thread(target=box.sidegate, args=("up", "--config", CONF), kwargs={"prefix": path})
+    starting.start()
+    told = wait_for(lambda: (it := box.lab.call("nas", resolve, FOREIGN, OURS)).ok and it.detail.split()[0])
+    assert "chain" not in box.shell("nft list chains"), "no rule is there yet"
+    box.shell("touch /run/go")
+    starting.join()
+    assert told == FOREIGN4
+    asked = box.lab.call("nas", http_get, told, 80, "/who", ANSWERED_WITHIN_S, "", FOREIGN)
+    assert asked.detail.startswith(PROXY)
 
 
 @pytest.mark.parametrize("on_failure", ["direct", "block"])

@@ -21,7 +21,7 @@ from sidegate.gateway.aside.watch import StandingAside
 from sidegate.gateway.box import journal as journals
 from sidegate.gateway.box.apply import Change, Changes, apply, undo
 from sidegate.gateway.box.events import Changed, KernelEvents, Met
-from sidegate.gateway.box.facts import Facts, observe, vantage_of
+from sidegate.gateway.box.facts import Facts, list_table, observe, vantage_of
 from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.change import history, timer
@@ -171,6 +171,8 @@ class Daemon:
             self._handout.ask_first(decide(self._config, facts).dhcp)
             self._splitter.ask_first(plan, facts)
         split = self._splitter.begin(plan, facts)
+        # Sets that the resolver fills may have been made for it.
+        facts = msgspec.structs.replace(facts, table=list_table())
         situation = self._splitter.situation(plan)
         desired = decide(self._config, facts, situation)
         changes = apply(desired, facts, LiveBox(), self._places.state)
@@ -278,7 +280,8 @@ class Daemon:
         except Problems as error:
             self._log.note_faults(error.problems)
             self._splitter.give_up()
-            self._observe_at_s = now + RETRY_S
+            # Later than the failure, which may have held us up for as long as a program may take.
+            self._observe_at_s = time.monotonic() + RETRY_S
             return
         self._log.note_faults(())
         self._hand_out(brought.desired)

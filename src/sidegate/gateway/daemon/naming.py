@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from sidegate.gateway.box import journal as journals
 from sidegate.gateway.box import programs
 from sidegate.gateway.box.apply import Change
 from sidegate.gateway.box.facts import Facts, list_table
-from sidegate.gateway.box.journal import TableStep
+from sidegate.gateway.box.journal import Journal, TableStep
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.dhcp.leases import Lease
@@ -32,9 +32,10 @@ from sidegate.gateway.dns.hosts import hosts_file
 from sidegate.gateway.dns.places import Name
 from sidegate.gateway.dns.resolver import Proxied, Resolver
 from sidegate.gateway.ruleset.nft import Client
+from sidegate.gateway.ruleset.nftchange import blocks
 from sidegate.gateway.ruleset.steer import learned_sets
 from sidegate.gateway.split.policy import DIRECT, Policy, Rule
-from sidegate.problems import Problem
+from sidegate.problems import Problem, Problems
 
 MUTE_S = 5.0
 """A resolver that is silent for so long is not just being started again."""
@@ -59,6 +60,7 @@ class Naming:
         self._made_of: tuple[object, ...] = ()
         self._resolver: Resolver | None = None
         self._names = ""
+        self._untold: tuple[Problem, ...] = ()
         self._former: learned.Former = {}
         self._is_former_over = False
         self._answers = False
@@ -96,12 +98,15 @@ class Naming:
         if plan.policy != self._plan.policy:
             self._former = learned.former(self._plan.policy, plan.policy, self._former)
             self._is_former_over = False
-        self._plan, self._made_of = plan, made_of
+        # What cannot be written is wanted again.
+        self._plan, self._made_of = plan, ()
         wanted = terms.resolver(plan.config, facts, plan.policy, own, proxied)
         if wanted is not None and wanted.proxied == "asked" and engine_port is not None:
             wanted = msgspec.structs.replace(wanted, engine_port=engine_port)
         self._resolver, self._names = wanted, self._hosts()
-        return self._resolving.want(wanted, self._names)
+        changes = self._resolving.want(wanted, self._names)
+        self._made_of, self._untold = made_of, ()
+        return changes
 
     def want_first(
         self, plan: Plan, facts: Facts, proxied: Proxied, engine_port: int | None, ruleset: str
@@ -112,8 +117,8 @@ class Naming:
         """
         before = self._resolver
         filled = learned_sets(self._plan.policy, self._plan.families)
-        if text := learned.opened(ruleset, set(learned_sets(plan.policy, plan.families)).difference(filled)):
-            open_sets(text, self._state)
+        if names := set(learned_sets(plan.policy, plan.families)).difference(filled):
+            open_sets(ruleset, names, self._state)
         changes = self.want(plan, facts, proxied, engine_port)
         self._is_awaited = _is_first(before, self._resolver) or (self._answers and _is_other(before, self._resolver))
         return changes
@@ -122,7 +127,7 @@ class Naming:
         """Whether there is whoever answers names in another way since `want_first`, or there is none and it fails."""
         if not self._is_awaited:
             return True
-        return self._resolving.is_ready() if self._answers else bool(self.faults())
+        return self._resolving.is_ready() if self._answers else bool(self._resolving.faults())
 
     @property
     def lead(self) -> Name:
@@ -205,7 +210,7 @@ class Naming:
 
     def faults(self) -> tuple[Problem, ...]:
         """What is wrong now."""
-        return self._resolving.faults()
+        return (*self._resolving.faults(), *self._untold)
 
     def hints(self) -> tuple[str, ...]:
         """Whom this box itself is to ask, and who is not there, where that is whom we would ask."""
@@ -228,11 +233,16 @@ class Naming:
         return hosts_file(config.client, self._leases(), config.dhcp.domain.rstrip(".").lower())
 
     def _tell_names(self) -> None:
-        """Raises Problems."""
+        """What cannot be written is a fault, and tried again."""
         names = self._hosts()
-        if names != self._names:
-            self._names = names
+        if names == self._names:
+            return
+        try:
             self._resolving.want(self._resolver, names)
+        except Problems as error:
+            self._untold = error.problems
+        else:
+            self._names, self._untold = names, ()
 
     def _age(self, now: float) -> None:
         """Raises Problems."""
@@ -257,16 +267,24 @@ class Naming:
             self._answers = now < self._mute_since_s + MUTE_S
 
 
-def open_sets(text: str, state: Path) -> None:
-    """Makes sets of our table that its ruleset does not have yet: from now on that knows them. Raises Problems.
+def open_sets(ruleset: str, names: Collection[str], state: Path) -> None:
+    """Makes these sets of a ruleset that is not in force yet. state: where the journal is. Raises Problems.
 
-    Otherwise a look at the box would find a table that is not as we left it. state: where the journal is.
+    From now on the journal knows them: otherwise a look at the box would find a table that is not as we left it, and
+    make it anew, with empty sets.
     """
-    journal, listing = journals.load(state), list_table()
+    journal, listing = journals.load(state) or Journal(journals.boot_id()), list_table()
+    table = (journal.table if listing is not None else None) or TableStep("")
+    text = learned.opened(ruleset, set(names).difference(name for _, name in blocks(table.ruleset)))
+    if not text:
+        return
+    opened = TableStep(table.ruleset + text)
+    if listing is None:
+        # What there was not before is written down first: whoever undoes it goes by the journal alone.
+        journals.save(msgspec.structs.replace(journal, table=opened), state)
     programs.run("nft", "--file", "-", text=text)
-    table = journal.table if journal else None
-    if journal is not None and table is not None and table.listing == listing:
-        opened = TableStep(table.ruleset + text, list_table())
+    if listing == table.listing:
+        opened = msgspec.structs.replace(opened, listing=list_table())
         journals.save(msgspec.structs.replace(journal, table=opened), state)
 
 

@@ -53,7 +53,7 @@ _OFTEN_S = 0.02
 _FIRST = "what is proxied goes through it"
 _WAITS = (
     "another engine waits for its place: those before still end their connections. Until then the kernel decides "
-    "alone, by the addresses of names: two that share one go the same way"
+    "alone, by the addresses of names: two that share one go the same way, and an upstream that is new works not yet"
 )
 
 
@@ -113,17 +113,20 @@ class Splitter:
         if plan.is_ours:
             _await(self._engine, lambda: self._engine.state.serves, end_s)
             _await(self._engine, lambda: self._engine.is_sure, min(end_s, time.monotonic() + SURE_S))
-        changes = (*started, *self._want_names(time.monotonic()))
+        changes = (*started, *self._begin_names(plan, facts, time.monotonic()))
         if plan.config.resolves:
             _await(self._naming, self._naming.serves, end_s)
         return changes
 
     def want(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
-        """From the next `turn` on this holds; what it changes. Raises Problems where a file cannot be written."""
+        """From the next `turn` on this holds; what it changes.
+
+        Raises Problems where a file cannot be written; the plan before is in force then.
+        """
         begun = self._begun
         self.give_up()
-        started = self._want_engine(plan, facts, now)
-        return (*begun, *started, *self._want_names(now))
+        named = self._want_names(plan, facts, now)
+        return (*begun, *self._want_engine(plan, facts, now), *named)
 
     @property
     def is_preparing(self) -> bool:
@@ -205,7 +208,7 @@ class Splitter:
         if self._coming is not None:
             self._naming.turn(now)
             return self._coming.plan if self._is_prepared(self._coming, now) else None
-        for change in self._want_names(now):
+        for change in self._want_names(self._plan, self._facts, now) if self._facts is not None else ():
             self._tell(f"{change.what}: {change.why}")
         is_other = self._naming.turn(now) or is_other
         place = self._engine.place(self._engine.state.chosen)
@@ -289,18 +292,17 @@ class Splitter:
         """Goes on as far as it can be. Raises Problems."""
         engine = self._engine
         serves = engine.state.serves and engine.judges(it.plan.policy)
-        if not it.has_engine(now, serves=serves, is_sure=engine.is_sure, fails=bool(engine.faults())):
+        if not it.has_engine(now, serves=serves, is_sure=engine.is_sure, fails=engine.fails):
             return False
         if it.names_s is None:
             it.names_s = now
-            self._begun = (*it.begun, *self._begin_names(it, now))
+            self._begun = (*it.begun, *self._begin_names(it.plan, it.facts, now))
         return it.has_names(now, have_followed=self._naming.has_followed())
 
-    def _begin_names(self, it: Coming, now: float) -> tuple[Change, ...]:
-        """Names are answered as the plan has it before the kernel goes by it. Raises Problems."""
-        ruleset = decide(it.plan.config, it.facts, self.situation(it.plan)).ruleset
-        proxied, engine_port = self._proxied(it.plan, now), self._engine.dns_port()
-        return self._naming.want_first(it.plan, it.facts, proxied, engine_port, ruleset)
+    def _begin_names(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
+        """Names are answered as the plan has it, and learned, before the kernel goes by it. Raises Problems."""
+        ruleset = decide(plan.config, facts, self.situation(plan)).ruleset
+        return self._naming.want_first(plan, facts, self._proxied(plan, now), self._engine.dns_port(), ruleset)
 
     def _wanted(self, plan: Plan, facts: Facts) -> Wanted:
         config, proxy = plan.config, plan.config.proxy
@@ -323,11 +325,9 @@ class Splitter:
         names_at = facts.interface.addresses[0].ip if knows else None
         return LanPort(config.proxy.on_failure, rules.lan_default(config), names_at)
 
-    def _want_names(self, now: float) -> tuple[Change, ...]:
+    def _want_names(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
         """Raises Problems where a file cannot be written."""
-        if self._facts is None:
-            return ()
-        return self._naming.want(self._plan, self._facts, self._proxied(self._plan, now), self._engine.dns_port())
+        return self._naming.want(plan, facts, self._proxied(plan, now), self._engine.dns_port())
 
     def _proxied(self, plan: Plan, now: float) -> Proxied:
         """Names that are proxied are asked by the upstream while there is one that works."""

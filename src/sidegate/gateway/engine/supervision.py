@@ -143,6 +143,11 @@ class Supervision:
         """Whether another engine than the one that serves is still to be started."""
         return self._generations.starts
 
+    @property
+    def fails(self) -> bool:
+        """Whether the engine that is wanted ended, or could not be started. One without an upstream that works runs."""
+        return bool(self._generations.faults())
+
     def judges(self, policy: Policy) -> bool:
         """Whether the engine that serves goes by these rules."""
         return self._generations.is_new and self._started is not None and self._started.policy == policy

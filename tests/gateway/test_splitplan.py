@@ -26,6 +26,27 @@ def planner(tmp_path: Path) -> Iterator[Planner]:
     made.close()
 
 
+class Fetched:
+    """Subscriptions that have brought something, once."""
+
+    def __init__(self) -> None:
+        self.has_news = True
+
+    def turn(self, now: float, proxy_port: int | None) -> bool:
+        before, self.has_news = self.has_news, False
+        return before
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def copies(self) -> tuple[()]:
+        return ()
+
+    faults = copies
+
+    def close(self) -> None: ...
+
+
 def config(text: str) -> Config:
     return parse_config(text, "test")
 
@@ -146,24 +167,6 @@ def test_rules_whose_time_has_come_are_made_again_where_they_were_not_taken(plan
 
 
 def test_what_a_subscription_brought_is_told_until_it_is_taken(planner: Planner) -> None:
-    class Fetched:
-        def __init__(self) -> None:
-            self.has_news = True
-
-        def turn(self, now: float, proxy_port: int | None) -> bool:
-            before, self.has_news = self.has_news, False
-            return before
-
-        def next_deadline(self) -> float | None:
-            return None
-
-        def copies(self) -> tuple[()]:
-            return ()
-
-        faults = copies
-
-        def close(self) -> None: ...
-
     planner._subscriptions = Fetched()  # type: ignore[assignment]
     plan = planner.plan(config(f'[proxy]\nupstream = "{LINK}"'))
     assert planner.turn(plan, 1000.0, None) is not None
@@ -173,3 +176,28 @@ def test_what_a_subscription_brought_is_told_until_it_is_taken(planner: Planner)
     assert again is not None
     planner.take(again)
     assert planner.turn(again, 1000.0 + 2 * CLOCK_S, None) is None
+
+
+def test_what_a_subscription_brings_takes_no_rules_away(planner: Planner, tmp_path: Path) -> None:
+    """Lists are read when a person says so: one that is gone, or half written, would else send its sites straight."""
+    path = tmp_path / "list"
+    wanted = config(f'[proxy]\nupstream = "{LINK}"\nlist = ["{path}"]\n[lists]\nbad_lines = "refuse"\n')
+    path.write_text("a.example\n")
+    plan = planner.plan(wanted)
+    for break_it in (lambda: path.write_text("b.example\n!!\n"), path.unlink):
+        break_it()
+        planner._subscriptions = Fetched()  # type: ignore[assignment]
+        turned = planner.turn(plan, 1000.0, None)
+        assert turned is not None
+        assert (turned.policy, turned.faults()) == (plan.policy, ())
+        assert [note.where for note in turned.notes()] == [str(path)], "it has changed, and that is told"
+
+
+def test_a_list_that_a_start_did_without_is_looked_for(planner: Planner, tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    plan = planner.plan(config(f'[proxy]\nupstream = "{LINK}"\nlist = ["{path}"]'), is_tolerant=True)
+    path.write_text("a.example\n")
+    planner._subscriptions = Fetched()  # type: ignore[assignment]
+    turned = planner.turn(plan, 1000.0, None)
+    assert turned is not None
+    assert (plan.policy.rules, len(turned.policy.rules), turned.faults()) == ((), 1, ())

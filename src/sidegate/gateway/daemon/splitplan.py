@@ -101,27 +101,28 @@ class Planner:
     def fileno(self) -> int:
         return self._subscriptions.fileno()
 
-    def plan(self, config: Config, *, is_tolerant: bool = False) -> Plan:
+    def plan(self, config: Config, *, is_tolerant: bool = False, known: Material | None = None) -> Plan:
         """Raises Problems with all that is wrong with the files that the configuration names, and with its upstreams.
 
-        is_tolerant: list files that cannot be used are empty: for a start that no person sees.
+        is_tolerant: list files that cannot be used are empty: for a start that no person sees. known: what is in the
+        list files; None: they are read.
         """
         errors: list[Problem] = []
-        material, found, check = Material(), Upstreams(), None
+        material, found, check = known, Upstreams(), None
         copies = self._copies(config)
         try:
             found = upstreams(config, _text_of, [(it.where, it.text) for it in copies if it.text is not None])
         except Problems as error:
             errors += error.problems
         try:
-            material = self._shelf.read(config, is_tolerant=is_tolerant)
+            material = material or self._shelf.read(config, is_tolerant=is_tolerant)
         except Problems as error:
             errors += error.problems
         try:
             check = question(config.proxy.check)
         except Problems as error:
             errors += error.problems
-        if errors:
+        if errors or material is None:
             raise Problems(*errors)
         in_force = self.faults()
         stale = [it.problem for it in copies if it.problem is not None and it.problem not in in_force]
@@ -146,7 +147,9 @@ class Planner:
         """
         if self._subscriptions.turn(now, proxy_port) or (self._owed_at_s is not None and now >= self._owed_at_s):
             self._owed_at_s = now + CLOCK_S
-            return self.plan(plan.config, is_tolerant=True)
+            # Nobody has said that the lists are to be read again: one that is gone now keeps its rules.
+            known = None if plan.material.unusable else plan.material
+            return self.plan(plan.config, is_tolerant=True, known=known)
         is_turn = self._is_turn(plan)
         if plan.until is not None and (now >= self._clock_at_s or is_turn):
             self._clock_at_s = now + CLOCK_S

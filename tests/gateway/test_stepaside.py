@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from sidegate.gateway.box.places import Places
 from sidegate.packet import BROADCAST, NO_MAC, UDP, Arp, Frame, Ipv4, Udp, build, frame_of, parse
 from sidegate.probe.talk import Vantage
 from sidegate.probe.wire import assemble
+from sidegate.problems import Problems
 
 US, ROUTER, CLIENT = "02:00:00:00:00:02", "02:00:00:00:00:01", "02:00:00:00:00:20"
 OUR_IP, ROUTER_IP, CLIENT_IP = (IPv4Address(f"192.168.1.{n}") for n in (2, 1, 20))
@@ -113,3 +116,21 @@ def test_who_looks_while_it_begins_does_not_take_it_for_one_that_was_killed(
     assert stepaside.is_begun(at)
     assert stepaside.honour(at), "nobody holds it any more"
     assert not stepaside.is_begun(at)
+
+
+def test_one_that_cannot_be_started_keeps_no_later_one_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = Places(state=tmp_path / "state", runtime=tmp_path / "run")
+    at.state.mkdir()
+    monkeypatch.setattr(programs, "run", lambda *_, **__: "")
+    monkeypatch.setattr(programs, "attempt", lambda *_: (0, "", ""))
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as short:
+        short.setattr(subprocess, "Popen", no_memory)
+        with pytest.raises(Problems, match="Cannot allocate memory"):
+            stepaside.begin(AT, [], Manner(), at)
+    assert not stepaside.is_begun(at)
+    monkeypatch.setattr(stepaside, "_start", lambda _: None)
+    stepaside.begin(AT, [], Manner(), at)

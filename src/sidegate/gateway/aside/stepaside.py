@@ -156,17 +156,21 @@ def _write(aside: Aside, at: Places) -> None:
 
 
 def _start(lock: int) -> None:
-    """Its standard output says when it is ready. lock: a file descriptor, which it holds on."""
+    """Its standard output says when it is ready. lock: a file descriptor, which it holds on. Raises Problems."""
     command = [sys.executable, "-m", _MODULE, str(lock)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd="/",
-        pass_fds=(lock,),
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            pass_fds=(lock,),
+        )
+    except OSError as error:
+        what = f"its process cannot be started: {error.strerror}"
+        raise Problems(Problem("stepping aside", what, "make room", Exit.FAULT)) from None
     with process.stdout as said:  # type: ignore[union-attr]
         if said.readline() != b"told\n":
             raise Problems(Problem("stepping aside", "its process ended while starting", exit_code=Exit.FAULT))

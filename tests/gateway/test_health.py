@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.health.table import TABLE, Check, Health, Name, Turned
+from sidegate.gateway.box import programs
+from sidegate.gateway.health.checkup import Checkup, Place
+from sidegate.gateway.health.table import REST_S, TABLE, Check, Health, Name, Turned
+from sidegate.probe.talk import Vantage
+from sidegate.problems import Problem, Problems
 
 ROUTER = Check("router", "", "", every_s=10, failures=3, of=4, successes=2)
 INTERNET = Check("internet", "", "", every_s=10, failures=1, of=1, successes=1, needs="router")
@@ -97,6 +103,29 @@ def test_why_is_of_the_state_that_holds() -> None:
     health.result("router", True, "is there", 0)
     health.result("router", False, "one was lost", 1)
     assert (health["router"].state, health["router"].why) == ("up", "is there")
+
+
+def test_what_cannot_be_asked_is_unknown_and_moves_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that hangs, or is being upgraded, says nothing of what the kernel does with packets."""
+
+    def hang(*_: str) -> tuple[int, str, str]:
+        raise Problems(Problem("ip route get", "no end after 10 s"))
+
+    told: list[str] = []
+    repaired: list[str] = []
+    checkup = Checkup(1000.0, told.append, lambda: repaired.append("box"))
+    ours, router, target = (IPv4Address(it) for it in ("192.168.1.2", "192.168.1.1", "1.1.1.1"))
+    at = Place(Vantage("eth0", "02:00:00:00:00:02", ours, router, "02:00:00:00:00:01"), (target,))
+    checkup._note(checkup._health.result("forwarding", True, "it would", 1000.0))
+    monkeypatch.setattr(programs, "attempt", hang)
+    for now in (1010.0, 1020.0, 1030.0, 1040.0):
+        checkup._ask_box("forwarding", at, now)
+        assert checkup._health["forwarding"].due_s == now + REST_S, "it would hold the daemon all the time"
+    assert (checkup.states()["forwarding"], checkup.faults(), repaired) == ("unknown", (), [])
+    assert told[1:] == ["forwarding: unknown: cannot be asked: ip route get: no end after 10 s"]
+    checkup._note(checkup._health.result("forwarding", True, "it would", 1050.0))
+    assert checkup.states()["forwarding"] == "up"
+    checkup.close()
 
 
 def test_table_is_complete() -> None:

@@ -6,6 +6,7 @@ import random
 import selectors
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Network
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -26,6 +27,21 @@ LATE_S = 5.0
 
 
 _ALWAYS: tuple[Name, ...] = ("router", "internet", "forwarding", "daemon")
+
+
+class Inquiry(Protocol):
+    """A question by the kernel's own sockets, until an answer or its time. answered: who did; empty or None: nobody."""
+
+    until_s: float
+
+    @property
+    def answered(self) -> object: ...
+
+    def fileno(self) -> int: ...
+
+    def turn(self, now: float) -> bool: ...
+
+    def close(self) -> None: ...
 
 
 class Place(Struct, frozen=True):
@@ -58,9 +74,8 @@ class Checkup:
         self._selector = selectors.EpollSelector()
         self._wire: Wire[ArpResult | InternetResult] | None = None
         self._at: Place | None = None
-        self._dns: DnsQuestions | None = None
-        self._knock: TcpKnock | None = None
         self._asked: dict[int, Name] = {}
+        self._inquiries: dict[Name, Inquiry] = {}
         self._wanted_s = now_s
         self._trouble = "no router is known to ask by"
         self._leaves_by = ""
@@ -86,15 +101,14 @@ class Checkup:
 
     def next_deadline(self) -> float | None:
         times = [self._health.next_due_s(), self._wire.next_deadline() if self._wire else None]
-        times += [it.until_s if it else None for it in (self._dns, self._knock)]
+        times += [it.until_s for it in self._inquiries.values()]
         return min((t for t in times if t is not None), default=None)
 
     def turn(self, now: float) -> None:
         """Asks what is due, and takes what was answered."""
         for name in self._health.due(now):
             self._ask(name, now)
-        self._hear_resolver(now)
-        self._hear_knock(now)
+        self._hear_inquiries(now)
         if self._wire is None:
             return
         try:
@@ -142,8 +156,8 @@ class Checkup:
             self._selector.unregister(self._wire)
             self._wire.close()
             self._wire = None
-        self._end_dns()
-        self._end_knock()
+        for name in list(self._inquiries):
+            self._end(name)
         self._asked.clear()
         self._health.unasked()
 
@@ -155,8 +169,7 @@ class Checkup:
         elif name in ("router", "internet"):
             self._ask_around(name, self._wire, self._at)
         elif name == "dns":
-            self._dns = DnsQuestions(self._at.vantage.interface, [self._at.vantage.ip])
-            self._selector.register(self._dns, selectors.EVENT_READ)
+            self._inquire(name, DnsQuestions(self._at.vantage.interface, [self._at.vantage.ip]))
         else:
             self._ask_box(name, self._at, now)
 
@@ -172,47 +185,30 @@ class Checkup:
         try:
             answer = _asked(name, at)
         except Problems as error:
-            answer = Answer(False, str(error))
+            self._note(self._health.unknown(name, f"cannot be asked: {error}", now))
+            return
         if name == "forwarding":
             self._leaves_by = answer.by
             if not answer.is_good or sends_redirects(at.vantage.interface):
                 self._repair()
         self._note(self._health.result(name, answer.is_good, answer.why, now))
 
-    def _hear_resolver(self, now: float) -> None:
-        if self._dns is None or self._at is None or not self._dns.turn(now):
-            return
-        is_good = bool(self._dns.answered)
-        self._end_dns()
-        why = f"our resolver at {self._at.vantage.ip} {'answers' if is_good else 'does not answer'}"
-        self._note(self._health.result("dns", is_good, why, now))
+    def _inquire(self, name: Name, it: Inquiry) -> None:
+        self._inquiries[name] = it
+        self._selector.register(it, selectors.EVENT_READ)
 
-    def _end_dns(self) -> None:
-        if self._dns is not None:
-            self._selector.unregister(self._dns)
-            self._dns.close()
-            self._dns = None
+    def _hear_inquiries(self, now: float) -> None:
+        for name in [name for name, it in self._inquiries.items() if it.turn(now)]:
+            answered = self._end(name)
+            if self._at is not None:
+                self._note(self._health.result(name, bool(answered), _outcome(name, answered, self._at), now))
 
-    def _knock_at(self, at: Place) -> None:
-        """Asked last, and only where nothing else was answered: it is said by the kernel, and takes a connection."""
-        self._knock = TcpKnock(at.vantage.interface, at.targets)
-        self._selector.register(self._knock, selectors.EVENT_READ)
-
-    def _hear_knock(self, now: float) -> None:
-        if self._knock is None or self._at is None or not self._knock.turn(now):
-            return
-        answered = self._knock.answered
-        self._end_knock()
-        why = f"none of {', '.join(map(str, self._at.targets))} answered an echo, a DNS query or a TCP connection"
-        if answered is not None:
-            why = f"{answered} took a TCP connection; no echo or DNS query was answered"
-        self._note(self._health.result("internet", answered is not None, why, now))
-
-    def _end_knock(self) -> None:
-        if self._knock is not None:
-            self._selector.unregister(self._knock)
-            self._knock.close()
-            self._knock = None
+    def _end(self, name: Name) -> object:
+        """Who answered, if anybody did."""
+        it = self._inquiries.pop(name)
+        self._selector.unregister(it)
+        it.close()
+        return it.answered
 
     def _ask_ourselves(self, now: float) -> None:
         late_s = now - self._wanted_s
@@ -222,7 +218,8 @@ class Checkup:
 
     def _take(self, name: Name, result: ArpResult | InternetResult, now: float) -> None:
         if isinstance(result, InternetResult) and not result.is_there and self._at is not None:
-            self._knock_at(self._at)
+            # Asked last, and only where nothing else was answered: it takes a connection.
+            self._inquire(name, TcpKnock(self._at.vantage.interface, self._at.targets))
         elif isinstance(result, InternetResult):
             self._note(self._health.result(name, result.is_there, result.reason, now))
         else:
@@ -232,6 +229,15 @@ class Checkup:
     def _note(self, turned: Turned | None) -> None:
         if turned is not None:
             self._tell(f"{turned.name}: {turned.state}: {turned.why}")
+
+
+def _outcome(name: Name, answered: object, at: Place) -> str:
+    """In words, what an inquiry found."""
+    if name == "dns":
+        return f"our resolver at {at.vantage.ip} {'answers' if answered else 'does not answer'}"
+    if answered:
+        return f"{answered} took a TCP connection; no echo or DNS query was answered"
+    return f"none of {', '.join(map(str, at.targets))} answered an echo, a DNS query or a TCP connection"
 
 
 def _asked(name: Name, at: Place) -> Answer:

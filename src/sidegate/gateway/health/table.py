@@ -3,7 +3,8 @@
 A check turns down when `failures` of its last `of` results were failures, and up again after `successes` good ones in a
 row: one lost frame turns nothing, and what flaps stays down until it is steady. A check whose `needs` is down is not
 asked: what lies behind it is unknown, not broken; it is so at once, and asked as soon as that is up. Unknown becomes up
-with the first good result.
+with the first good result. A question that cannot be put, as while `ip` hangs or is being upgraded, says nothing of
+what it is about: that is unknown too.
 
 Clients are handed to the router for one failure only: this box would not forward, although all beyond it works, and it
 could not be put right meanwhile (`aside.choice`). One whose router or internet is gone has nobody to hand them to;
@@ -21,6 +22,8 @@ from msgspec import Struct
 
 AGAIN_S = 2.0
 """After a failure, and until what is down is up: the truth is wanted soon."""
+REST_S = 30.0
+"""After a question that could not be put: a program that hangs holds the daemon up each time."""
 
 State = Literal["unknown", "up", "down"]
 Name = Literal["router", "internet", "forwarding", "steering", "dhcp", "dns", "daemon"]
@@ -169,7 +172,7 @@ class Health:
             standing.due_s = now_s + standing.check.every_s
             standing.is_asked = not self._is_blocked(standing)
             if not standing.is_asked:
-                self._block(standing, now_s)
+                self._forget(standing, f"not asked while the {standing.check.needs} is down", now_s)
         return [s.check.name for s in due if s.is_asked]
 
     def next_due_s(self) -> float | None:
@@ -190,6 +193,12 @@ class Health:
             return None
         return self._turn(standing, state, why, now_s)
 
+    def unknown(self, name: Name, why: str, now_s: float) -> Turned | None:
+        """The question could not be put. The turn that it makes, if any."""
+        standing = self._standings[name]
+        standing.is_asked, standing.due_s = False, now_s + REST_S
+        return self._forget(standing, why, now_s)
+
     def ask_all(self, now_s: float) -> None:
         """All are due, for somebody who wants to know now."""
         for standing in self._standings.values():
@@ -204,10 +213,12 @@ class Health:
         needs = self._standings.get(standing.check.needs) if standing.check.needs else None
         return needs is not None and (needs.state == "down" or self._is_blocked(needs))
 
-    def _block(self, standing: Standing, now_s: float) -> None:
+    def _forget(self, standing: Standing, why: str, now_s: float) -> Turned | None:
         standing.results.clear()
-        if standing.state != "unknown":
-            self._turn(standing, "unknown", f"not asked while the {standing.check.needs} is down", now_s)
+        if standing.state == "unknown":
+            standing.why = why
+            return None
+        return self._turn(standing, "unknown", why, now_s)
 
     def _turn(self, standing: Standing, state: State, why: str, now_s: float) -> Turned:
         standing.state, standing.since_s, standing.why = state, now_s, why

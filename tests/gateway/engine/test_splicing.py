@@ -6,12 +6,14 @@ import os
 import select
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from sidegate.gateway.engine.splicing import PIPE_OCTETS, Pipe, Pipes, Way, break_off
 
 WORDS = b"".join(number.to_bytes(4, "big") for number in range(2 * PIPE_OCTETS))
+TOO_MANY = 1000 * len(WORDS)
 
 
 class Ends:
@@ -22,13 +24,23 @@ class Ends:
         self.hearer, self.to = connected()
         for it in (self.source, self.to):
             it.setblocking(False)
-        self.pipes = Pipes()
+        self.pipes = Pipes(1)
         self.way = Way(self.source.fileno(), self.to)
 
     def turn(self) -> bool:
         """Once something came."""
         assert select.select([self.source], [], [], 30)[0]
         return self.way.turn(self.pipes)
+
+    def fill(self) -> int:
+        """Speaks until nobody on the way takes any more; how many octets that were, or too many."""
+        self.speaker.setblocking(False)
+        sent = 0
+        while sent < TOO_MANY and (self.way.pipe is None or select.select([], [self.speaker], [], 0.2)[1]):
+            with suppress(BlockingIOError):
+                sent += self.speaker.send(WORDS[sent % len(WORDS) :])
+            self.way.turn(self.pipes)
+        return sent
 
     def open_pipes(self) -> int:
         names = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
@@ -45,7 +57,8 @@ def connected() -> tuple[socket.socket, socket.socket]:
 def ends() -> Iterator[Ends]:
     it = Ends()
     yield it
-    it.way.drop()
+    it.way.drop(it.pipes)
+    it.pipes.take().close()
     for one in (it.speaker, it.source, it.hearer, it.to):
         one.close()
 
@@ -73,18 +86,9 @@ def test_an_idle_connection_holds_no_pipe(ends: Ends) -> None:
 
 def test_who_does_not_take_what_is_his_is_not_sent_more(ends: Ends) -> None:
     """All that is on its way is in both sockets and one pipe: who speaks has to wait."""
-    ends.speaker.setblocking(False)
-    sent = 0
-    while sent < 1000 * len(WORDS):
-        if not select.select([], [ends.speaker], [], 0)[1] and not select.select([ends.source], [], [], 0.2)[0]:
-            break
-        if ends.way.pipe is not None and not select.select([], [ends.speaker], [], 0.2)[1]:
-            break
-        if select.select([], [ends.speaker], [], 0)[1]:
-            sent += ends.speaker.send(WORDS[sent % len(WORDS) :])
-        ends.way.turn(ends.pipes)
+    sent = ends.fill()
     assert 0 < ends.way.held <= PIPE_OCTETS
-    assert sent < 1000 * len(WORDS)
+    assert sent < TOO_MANY
     ends.speaker.shutdown(socket.SHUT_WR)
     heard = bytearray()
     while more := ends.hearer.recv(1 << 20):
@@ -116,23 +120,40 @@ def test_a_small_pipe_is_not_kept(ends: Ends) -> None:
     assert ends.open_pipes() == before - 2
 
 
+def test_a_pipe_that_ends_with_its_connection_has_an_empty_one_after_it(ends: Ends) -> None:
+    before = ends.open_pipes()
+    ends.fill()
+    ends.way.drop(ends.pipes)
+    assert ends.open_pipes() == before
+    pipe = ends.pipes.take()
+    ends.pipes.give(pipe)
+    assert not select.select([pipe.out], [], [], 0)[0]
+
+
 @pytest.mark.parametrize("words", [b"", b"words"])
-def test_an_urgent_octet_is_one_of_the_others(ends: Ends, words: bytes) -> None:
-    """splice(2) stops before it for good (net/ipv4/tcp.c, tcp_read_sock)."""
+@pytest.mark.parametrize("is_all", [False, True])
+def test_an_urgent_octet_is_one_of_the_others(ends: Ends, words: bytes, is_all: bool) -> None:
+    """Wherever it is: splice(2) stops before it for good."""
     ends.source.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    for _ in range(3):
-        ends.speaker.sendall(words)
-        ends.speaker.send(b"!", socket.MSG_OOB)
-        ends.speaker.sendall(b"more")
-        ends.way.may_be_marked = True
-        heard = b""
-        while not heard.endswith(b"more"):
-            ends.turn()
+    ends.way.turn(ends.pipes)
+    assert not ends.way.may_be_marked
+    ends.speaker.sendall(words)
+    ends.speaker.send(b"!", socket.MSG_OOB)
+    ends.speaker.sendall(b"more")
+    if is_all:
+        ends.speaker.shutdown(socket.SHUT_WR)
+    ends.way.may_be_marked = not is_all
+    heard = b""
+    while not heard.endswith(b"more"):
+        ready = select.select([ends.source, ends.hearer], [], [], 30)[0]
+        assert ready
+        ends.way.turn(ends.pipes)
+        if ends.hearer in ready:
             heard += ends.hearer.recv(100)
-        assert heard == words + b"!more"
-    ends.speaker.shutdown(socket.SHUT_WR)
-    ends.turn()
-    assert ends.way.is_over
+    assert heard == words + b"!more"
+    if is_all:
+        ends.turn()
+    assert ends.way.is_over == is_all
 
 
 def test_who_is_gone_is_sent_nothing(ends: Ends) -> None:

@@ -121,9 +121,9 @@ class Flow:
         limit_s = HALF_CLOSED_S if self.up.is_over or self.down.is_over else IDLE_S
         return now - self.used_s >= limit_s
 
-    def drop(self) -> None:
-        self.up.drop()
-        self.down.drop()
+    def drop(self, pipes: Pipes) -> None:
+        self.up.drop(pipes)
+        self.down.drop(pipes)
 
 
 class Relay:
@@ -263,7 +263,7 @@ class Relay:
         return self._flows.get(flow.up.source) is flow
 
     def _end(self, flow: Flow, *, is_broken: bool) -> None:
-        flow.drop()
+        flow.drop(self._pipes)
         for it in (flow.client, flow.server):
             del self._flows[it.fileno()]
             if is_broken:

@@ -65,12 +65,19 @@ class Pipes:
         else:
             pipe.close()
 
+    def drop(self, pipe: Pipe) -> None:
+        """With what is in it. Its share is free for another one now, and later may not be."""
+        pipe.close()
+        # With no files left there is one less.
+        with contextlib.suppress(OSError):
+            self.give(Pipe())
+
 
 class Way:
     """One direction. held: octets in `pipe`, on their way. is_over: whether the end was passed on.
 
-    may_be_marked: whether an urgent octet may have come (tcp(7), SIOCATMARK; EPOLLPRI tells), before which splice(2)
-    stops for good (net/ipv4/tcp.c, tcp_read_sock). By SO_OOBINLINE it is one of the others.
+    may_be_marked: whether an urgent octet may have come, as EPOLLPRI tells. Before it splice(2) stops for good, as if
+    nothing came, or as if all were said (net/ipv4/tcp.c, tcp_read_sock). By SO_OOBINLINE it is one of the others.
     """
 
     __slots__ = ("held", "is_over", "may_be_marked", "pipe", "source", "to", "to_fd")
@@ -101,7 +108,7 @@ class Way:
         try:
             came = self._fill(pipe)
         except OSError:
-            pipe.close()
+            pipes.drop(pipe)
             raise
         if came:
             self.held, self.pipe = came, pipe
@@ -115,9 +122,10 @@ class Way:
     def _fill(self, pipe: Pipe) -> int | None:
         """How many octets came; 0: the end; None: nothing. Raises OSError when the source is broken."""
         try:
-            return os.splice(self.source, pipe.into, PIPE_OCTETS, flags=_HOW)
+            came = os.splice(self.source, pipe.into, PIPE_OCTETS, flags=_HOW)
         except BlockingIOError:
             return self._copy(pipe) if self.may_be_marked else None
+        return came or self._copy(pipe)
 
     def _copy(self, pipe: Pipe) -> int | None:
         """As `_fill`, past an urgent octet. An empty pipe takes so much at once, however small it is (pipe(7))."""
@@ -129,7 +137,7 @@ class Way:
         return os.write(pipe.into, data) if data else 0
 
     def _pass_on(self, pipe: Pipe, pipes: Pipes) -> bool:
-        """Whether all of it went."""
+        """Whether any of it went."""
         try:
             self.held -= os.splice(pipe.out, self.to_fd, self.held, flags=_HOW)
         except BlockingIOError:
@@ -140,10 +148,10 @@ class Way:
         self.pipe = None
         return True
 
-    def drop(self) -> None:
+    def drop(self, pipes: Pipes) -> None:
         """What is still on its way."""
         if self.pipe is not None:
-            self.pipe.close()
+            pipes.drop(self.pipe)
             self.pipe = None
 
 

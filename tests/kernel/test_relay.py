@@ -17,8 +17,8 @@ PROXIED, PROXIED6 = "192.0.2.1", "2001:db8:1::1"
 TARGET, OTHER, TARGET6 = "198.51.100.1", "198.51.100.2", "2001:db8:2::1"
 
 
-def play(name: str) -> Any:
-    command = ("unshare", "-Urn", sys.executable, "-m", "tests.kernel.relay_plays", name)
+def play(name: str, module: str = "relay_plays") -> Any:
+    command = ("unshare", "-Urn", sys.executable, "-m", f"tests.kernel.{module}", name)
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -44,6 +44,13 @@ def test_both_kinds_of_ends_are_told_each_way() -> None:
         "the client is in a hurry": "abc",
         "the server is in a hurry": "abc",
     }
+
+
+def test_of_connections_that_ended_in_every_way_nothing_is_left() -> None:
+    told = play("every_ending", "relay_endings")
+    assert told.pop("joined") > 200
+    assert told["sockets"] == 0
+    assert told["pipes"] <= 2 * 16, "some are kept for others"
 
 
 def test_where_the_upstream_does_not_serve_the_client_is_told_at_once() -> None:

@@ -39,7 +39,7 @@ class Opening:
         self._name: str | None = None
         self._handshake: Handshake | None = None
         self._out = b""
-        self._is_connected = False
+        self._is_connected = self._has_ended = False
         self._shows_until_s, self._ends_s = now + SHOWS_WITHIN_S, now + CONNECTS_WITHIN_S
 
     def turn(self, fd: int, event: int, now: float) -> bool:
@@ -47,8 +47,10 @@ class Opening:
         proxy."""
         if fd == self.client.fileno() and event & _BROKEN:
             raise Gone
-        if fd == self.server.fileno() and not self._is_connected:
-            self._see_whether_connected(event, now)
+        if fd == self.server.fileno():
+            self._has_ended |= bool(event & select.EPOLLRDHUP)
+            if not self._is_connected:
+                self._see_whether_connected(event, now)
         if self._name is None:
             self._look()
         return self._go_on()
@@ -96,10 +98,9 @@ class Opening:
         while not handshake.is_done:
             while self._out:
                 self._out = self._out[self.server.send(self._out) :]
-            data = self.server.recv(MOST_ANSWER, socket.MSG_PEEK)
-            if not data:
+            taken = handshake.hear(self.server.recv(MOST_ANSWER, socket.MSG_PEEK))
+            if not taken and self._has_ended:
                 raise Refused("it closes the connection")
-            taken = handshake.hear(data)
             if not taken:
                 return False
             self.server.recv(taken)

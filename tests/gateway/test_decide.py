@@ -139,6 +139,14 @@ def test_nothing_is_split_where_everything_goes_straight() -> None:
     assert decide(Config(), facts(), Situation(straight)).ruleset == decide(Config(), facts()).ruleset
 
 
+def test_names_are_answered_by_ipv6_where_nothing_is_split_too() -> None:
+    nothing = Situation(Policy(), answers_names=True)
+    for it, is_answered in ((Ipv6(), False), (Ipv6("gateway"), True)):
+        ruleset = decide(Config(ipv6=it), behind_firewall(), nothing).ruleset
+        chain = ruleset.partition("chain lan_only {")[2].partition("}")[0]
+        assert ("ip6 saddr @lan6 " in chain) == is_answered
+
+
 def test_older_kernels_forward_ipv6_by_the_common_word() -> None:
     config, before = Config(ipv6=Ipv6("gateway")), behind_firewall()
     older = {p: v for p, v in before.sysctls.items() if not p.endswith("force_forwarding")}

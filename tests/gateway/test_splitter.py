@@ -1,4 +1,4 @@
-"""What the splitter asks of its parts: what a configuration says reaches the engine and the kernel's rules."""
+"""What the splitter asks of its parts, and tells the kernel of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from msgspec import structs
 from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import Config, Dns, parse_config
+from sidegate.gateway.daemon.naming import MUTE_S, Naming
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
+from sidegate.gateway.dns import terms
 from sidegate.gateway.engine.lanport import LanPort
+from sidegate.gateway.split.policy import Policy
 from sidegate.problems import Problem, Problems
 from tests.gateway.test_decide import facts
 
@@ -82,3 +85,36 @@ def test_a_plan_of_which_a_part_cannot_be_written_is_not_in_force(
     with pytest.raises(Problems):
         splitter.want(refused, HERE, time.monotonic())
     assert splitter.plan_in_force is before
+
+
+class Silent:
+    """A resolver that serves when it is told to."""
+
+    serves = True
+
+    def answers(self) -> bool:
+        return self.serves
+
+
+def test_who_asks_others_is_led_to_a_resolver_that_is_silent_for_moments_only(tmp_path: Path) -> None:
+    """It may just be started again; but a dead one would leave the home without names."""
+    naming = Naming(Places(tmp_path, tmp_path), lambda _: None, tuple)
+    naming._resolving = it = Silent()  # type: ignore[assignment]
+    naming._resolver = terms.resolver(Config(dns=Dns("on")), facts(), Policy())
+
+    def answers(now: float) -> bool:
+        naming._hear(now)
+        return naming.answers
+
+    assert answers(1.0)
+    it.serves = False
+    assert [answers(2.0), answers(1.9 + MUTE_S), answers(2.0 + MUTE_S), answers(3.0 + MUTE_S)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    it.serves = True
+    assert answers(20.0)
+    it.serves = False
+    assert answers(21.0), "it was heard since"

@@ -103,6 +103,14 @@ def test_no_answer_outlives_a_minute_at_a_client(box: DnsBox) -> None:
     assert [r.ttl_s for r in records if r.kind == TYPES["A"]] == [60]
 
 
+def test_an_answer_is_kept(box: DnsBox) -> None:
+    box.want(resolver(FOREIGN))
+    assert box.ask("www.foreign.example") == TRUTH
+    box.stop_engine()
+    assert box.ask("www.foreign.example") == TRUTH
+    box.start_engine(*ENGINE)
+
+
 def test_a_name_that_an_earlier_rule_sends_direct_is_asked_and_learned_as_direct(box: DnsBox) -> None:
     direct = Rule("rule[0]", "direct", Destination(suffixes=("foreign.example",)))
     box.want(resolver(Policy((direct,), "proxy")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from shutil import which
 from subprocess import CalledProcessError
 
 import pytest
@@ -33,6 +34,7 @@ from tests.kernel.split_home import (
     states,
 )
 from tests.kernel.split_home import HOME as SHIPPED
+from tests.kernel.test_real_clients import UNPACKED, unpacked_libraries
 
 pytestmark = pytest.mark.kernel
 
@@ -306,6 +308,36 @@ send = "proxy"
 cidr = ["5.0.0.0/8"]
 send = "proxy"
 """
+
+
+class TestOtherClients:
+    def test_curl_and_dig_find_what_our_own_clients_do(self, box: Box) -> None:
+        """As far as this machine has them, or `tools/unpack` had."""
+        up(box, ABROAD, "lan_port = 1080")
+        box.shell(f"echo nameserver {OURS} >/run/lab/resolv.conf", WIRED)
+        box.lab.run(WIRED, "sh", "-ec", "cat >/run/ca.pem", text=box.lab.ca)
+        own, proxied = f"https://{DOMESTIC}/who", f"https://{FOREIGN}/who"
+        with Wiretap(box.lab) as tap:
+            assert _curl(box, own) in ("", WAN)
+            for proxy in ("", f"socks5h://{OURS}:1080", f"http://{OURS}:1080"):
+                assert _curl(box, "--proxy", proxy, proxied) in ("", PROXY)
+            for words in ((f"@{OURS}",), ("@9.9.9.9",), ("@9.9.9.9", "+tcp")):
+                assert _run(box, "dig", "+short", *words, FOREIGN) in ([], [FOREIGN4])
+            assert not tap.leaks("foreign.example")
+        box.shell("echo nameserver 192.168.1.1 >/run/lab/resolv.conf", WIRED)
+
+
+def _curl(box: Box, *words: str) -> str:
+    """The address that the server saw; empty without curl."""
+    told = _run(box, "curl", "--silent", "--show-error", "--max-time", "15", "--cacert", "/run/ca.pem", *words)
+    return told[0] if told else ""
+
+
+def _run(box: Box, name: str, *words: str) -> list[str]:
+    """What it says at the wired client; nothing where it is not to be had."""
+    path = which(name) or which(name, path=UNPACKED / "usr/bin")
+    libraries = f"LD_LIBRARY_PATH={unpacked_libraries()}"
+    return box.lab.run(WIRED, "env", libraries, path, *words).stdout.split() if path else []
 
 
 class TestUpstreams:

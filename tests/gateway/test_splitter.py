@@ -19,6 +19,7 @@ from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.dns import terms
 from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.split.policy import Policy
+from sidegate.gateway.split.ports import ports
 from sidegate.problems import Problem, Problems
 from tests.gateway.test_decide import facts
 
@@ -64,6 +65,14 @@ def test_a_proxy_on_the_lan_is_never_sent_its_own_traffic(splitter: Splitter) ->
     plan = splitter.plan(parse_config(f'[proxy]\nmode = "all"\nupstream = [{listed}]\n', "test"))
     assert _unsteered(splitter, plan, None) == ()
     assert _unsteered(splitter, plan, HERE) == (IPv4Address("192.168.1.9"), IPv6Address("2001:db8:1::9"))
+
+
+def test_datagrams_that_began_elsewhere_are_let_stay(splitter: Splitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the upstream chosen before, or an engine that ends: the kernel is told of those places, too."""
+    plan = splitter.plan(parse_config('[proxy]\nupstream = "socks5://192.0.2.9:1080"\nmode = "all"\n', "test"))
+    before = (ports(1, 0), ports(0, 1))
+    monkeypatch.setattr(splitter._engine, "held", lambda: before)
+    assert set(splitter.situation(plan).held) >= set(before)
 
 
 def _unsteered(splitter: Splitter, plan: Plan, here: Facts | None) -> tuple[IPv4Address | IPv6Address, ...]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.engine.handshakes import MOST, Handshake, Proxy, Refused
+from sidegate.gateway.engine.handshakes import MOST_ANSWERED, Handshake, Proxy, Refused
 
 PLAIN = Proxy("socks", "192.0.2.1", 1080)
 WITH_LOGIN = Proxy("socks", "192.0.2.1", 1080, "nämé", "hunter2:")
@@ -92,7 +92,7 @@ def test_http_with_a_login_to_ipv6_after_a_while() -> None:
         (PLAIN, [b"\5\0", b"\5\0\0\7\0\0"], "its answer has an address of no known kind"),
         (WEB, [b"HTTP/1.1 407 no\r\nProxy-Authenticate: Basic\r\n\r\n"], "HTTP status 407"),
         (WEB, [b"SSH-2.0\r\n\r\n"], "it does not speak HTTP"),
-        (WEB, [b"HTTP/1.1 200 OK\r\nX: " + b"x" * MOST], "its answer has no end"),
+        (WEB, [b"HTTP/1.1 200 OK\r\nX: " + b"x" * MOST_ANSWERED], "its answer has no end"),
     ],
 )
 def test_who_refuses(proxy: Proxy, answers: list[bytes], why: str) -> None:
@@ -102,6 +102,13 @@ def test_who_refuses(proxy: Proxy, answers: list[bytes], why: str) -> None:
     with pytest.raises(Refused) as told:
         it.hear(answers[-1])
     assert str(told.value) == why
+
+
+def test_who_only_ever_promises_an_answer() -> None:
+    """All of it may be there at once, and more of it each time."""
+    it, wait = Handshake(WEB, "a.example", 443), b"HTTP/1.1 100 wait\r\n\r\n"
+    with pytest.raises(Refused, match="has no end"):
+        sum(it.hear(wait) for _ in range(MOST_ANSWERED))
 
 
 @given(st.sampled_from([PLAIN, WITH_LOGIN, WEB]), st.lists(st.binary(max_size=40), max_size=5))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidegate.gateway.engine.sniffing import MOST, host_name, shown_name
+from sidegate.gateway.engine.sniffing import MOST_SHOWN, host_name, shown_name
 
 NAME = "www.foreign.example"
 REQUEST = f"GET /a HTTP/1.1\r\nAccept: */*\r\nHost: {NAME}\r\n\r\n".encode()
@@ -84,8 +84,8 @@ def test_every_beginning_shows_the_name_or_waits_for_it(data: bytes) -> None:
         b"POST / HTTP/1.1\r\nHost: 203.0.113.5\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: cloudflare-ech.com\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a.example\0.b.example\r\n\r\n",
-        b"GET /" + b"a" * MOST,
-        b"GET / HTTP/1.1\r\nHost:" + b" :" * (MOST // 2),
+        b"GET /" + b"a" * MOST_SHOWN,
+        b"GET / HTTP/1.1\r\nHost:" + b" :" * (MOST_SHOWN // 2),
         hello(""),
         hello("cloudflare-ech.com"),
         b"\x16\3\1\0\0",

@@ -12,8 +12,8 @@ from binascii import b2a_base64
 from collections.abc import Callable
 from typing import NamedTuple
 
-MOST = 1 << 13
-"""Octets of one answer."""
+MOST_ANSWERED = 1 << 13
+"""Octets of all that a proxy says for itself."""
 _VERSION, _CONNECT, _NO_LOGIN, _LOGIN = 5, 1, 0, 2
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _REFUSALS = (
@@ -53,6 +53,7 @@ class Handshake:
 
     def __init__(self, proxy: Proxy, host: str, port: int) -> None:
         self._proxy, self._host, self._port = proxy, host, port
+        self._heard = 0
         self.is_done = False
         self._answer: Callable[[bytes], int]
         if proxy.kind == "socks":
@@ -64,7 +65,9 @@ class Handshake:
         """data: all that came since; how many of its octets are the answer, after which `out` is new; 0: some are
         still missing. Raises Refused."""
         taken = self._answer(data)
-        if not taken and len(data) >= MOST:
+        self._heard += taken
+        begun = 0 if taken else len(data)
+        if not self.is_done and self._heard + begun >= MOST_ANSWERED:
             raise Refused("its answer has no end")
         return taken
 

@@ -10,10 +10,8 @@ import os
 import select
 import socket
 
-from sidegate.gateway.engine.handshakes import MOST as MOST_ANSWER
-from sidegate.gateway.engine.handshakes import Handshake, Proxy, Refused
-from sidegate.gateway.engine.sniffing import MOST as MOST_SHOWN
-from sidegate.gateway.engine.sniffing import shown_name
+from sidegate.gateway.engine.handshakes import MOST_ANSWERED, Handshake, Proxy, Refused
+from sidegate.gateway.engine.sniffing import MOST_SHOWN, shown_name
 
 SHOWS_WITHIN_S = 0.2
 """After which a client that shows no name waits for the server (app/dispatcher/default.go, sniffer)."""
@@ -98,7 +96,7 @@ class Opening:
         while not handshake.is_done:
             while self._out:
                 self._out = self._out[self.server.send(self._out) :]
-            taken = handshake.hear(self.server.recv(MOST_ANSWER, socket.MSG_PEEK))
+            taken = handshake.hear(self.server.recv(MOST_ANSWERED, socket.MSG_PEEK))
             if not taken and self._has_ended:
                 raise Refused("it closes the connection")
             if not taken:

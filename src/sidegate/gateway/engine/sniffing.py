@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-MOST = 1 << 14
+MOST_SHOWN = 1 << 14
 """Octets that are looked at: a hello with post-quantum keys has 1,800."""
 SHARED_ECH_NAMES = frozenset({"cloudflare-ech.com"})
 """The outer name of whatever hides its own (draft-ietf-tls-esni) says nothing of where it goes: it is no name here."""
@@ -33,7 +33,7 @@ def shown_name(data: bytes) -> str | None:
         return None
     found = _of_hello(data) if data[0] == _HANDSHAKE else _of_request(data)
     if found is None:
-        return None if len(data) < MOST else ""
+        return None if len(data) < MOST_SHOWN else ""
     return host_name(found.decode("latin-1"))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from sidegate.gateway.engine.relay import HALF_CLOSED_S, IDLE_S, Flow
+from sidegate.gateway.engine.idle import IDLE_S
+from sidegate.gateway.engine.relay import HALF_CLOSED_S, Flow
 
 
 def test_a_connection_of_which_one_side_has_said_all_is_kept_less_long() -> None:

@@ -17,11 +17,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Never
 
 from sidegate.gateway.engine.handshakes import Proxy, Refused
+from sidegate.gateway.engine.idle import IDLE_S
 from sidegate.gateway.engine.opening import Gone, Opening
 from sidegate.gateway.engine.splicing import Pipes, Way, break_off
 
-IDLE_S = 7440.0
-"""RFC 5382 REQ-5, as `xray` has it."""
 HALF_CLOSED_S = 240.0
 """Without an octet, once one side has said all (RFC 5382 REQ-5)."""
 TELLS_EVERY_S = 60.0
@@ -151,7 +150,7 @@ class Relay:
             if flow := self._flows.get(fd):
                 self._go_on(flow, fd, event, now)
             elif opening := self._openings.get(fd):
-                self._open(*opening, fd, event, now)
+                self._open(*opening, now, fd, event)
         for flow in filter(self._lives, again - self._again):
             self._go_on(flow, -1, 0, now)
         if now - self._minded_s >= _TICK_S:
@@ -218,15 +217,18 @@ class Relay:
         for client in waiting:
             self._begin(port, client, now)
 
-    def _open(self, port: Port, it: Opening, fd: int, event: int, now: float) -> None:
+    def _open(self, port: Port, it: Opening, now: float, fd: int = -1, event: int = 0) -> None:
+        """fd: negative: time has gone by."""
         try:
-            if it.turn(fd, event, now):
-                self._join(it, now)
+            is_done = it.mind(now) if fd < 0 else it.turn(fd, event, now)
         except (OSError, Refused) as error:
             port.tell(error, now)
             self._fail(it)
         except Gone:
             self._fail(it)
+        else:
+            if is_done:
+                self._join(it, now)
 
     def _join(self, it: Opening, now: float) -> None:
         """What came meanwhile is not told again."""
@@ -275,13 +277,8 @@ class Relay:
 
     def _mind(self, now: float) -> None:
         self._minded_s = now
-        for port, opening in {id(it): (port, it) for port, it in self._openings.values()}.values():
-            try:
-                if opening.mind(now):
-                    self._join(opening, now)
-            except (OSError, Refused) as error:
-                port.tell(error, now)
-                self._fail(opening)
+        for port, opening in set(self._openings.values()):
+            self._open(port, opening, now)
         starved, self._starved = self._starved, set()
         for flow in filter(self._lives, starved):
             self._go_on(flow, -1, 0, now)

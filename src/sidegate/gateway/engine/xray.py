@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config.fields import Ipv6Mode
 from sidegate.gateway.engine import geodata, lanport
+from sidegate.gateway.engine.idle import IDLE_S
 from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.plain import plain_proxy
 from sidegate.gateway.engine.sets import domains_of, networks_of
@@ -28,15 +29,14 @@ from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
 from sidegate.gateway.split.ports import dns_port, engine_mark, ports
 
-_IDLE_S = 7440
-"""RFC 5382 REQ-5. UDP ends after 2 minutes, as RFC 4787 REQ-5 has it (app/proxyman/inbound/worker.go)."""
 _HALF_CLOSED_S = 10
 """How long a server may be silent after its client has said all: Xray's own 1 s is short for an answer. It does not
 hand that end on, though: a server that waits for it waits in vain."""
 _SERVER_DONE_S = 1
 """How long a client may be silent after its server has said all. The server's end reaches the client so much later:
 less would be none at all (whole seconds), and cuts off an upload whose server answers before it has all of it."""
-_TIMES = {"connIdle": _IDLE_S, "downlinkOnly": _HALF_CLOSED_S, "uplinkOnly": _SERVER_DONE_S}
+_TIMES = {"connIdle": IDLE_S, "downlinkOnly": _HALF_CLOSED_S, "uplinkOnly": _SERVER_DONE_S}
+"""Of TCP. UDP ends after 2 minutes, as RFC 4787 REQ-5 has it (app/proxyman/inbound/worker.go)."""
 _STRAIGHT, _REFUSED, _DNS, _DNS_STRAIGHT, _DNS_IN = "direct", "block", "dns", "dns-direct", "dns-in"
 _DNS_HERE = "dns-here"
 

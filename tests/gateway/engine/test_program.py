@@ -50,3 +50,12 @@ def test_modules_are_in_reach_where_their_path_is_not(tmp_path: Path) -> None:
     told += f"; keep_modules_in_reach(); os.rename({str(home)!r}, {str(tmp_path / 'gone')!r}); import treasure, wave"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("found\n", "")
+
+
+def test_a_thread_of_ours_that_fails_ends_the_process_which_is_started_again() -> None:
+    """Else Xray would go on, and what the thread does be lost without a word."""
+    told = f"import signal, threading; from {program.__name__} import _lead"
+    told += "; threading.Thread(target=_lead, args=(lambda: 1 / 0,), daemon=True).start(); signal.pause()"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr

@@ -13,6 +13,7 @@ from msgspec import structs
 from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import Config, Dns, parse_config
+from sidegate.gateway.daemon.engineplan import wanted
 from sidegate.gateway.daemon.naming import MUTE_S, Naming
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
@@ -48,14 +49,14 @@ proxied = ["tls://dns.example", "9.9.9.9"]
 [ipv6]
 mode = "gateway"
 """
-    wanted = splitter._wanted(splitter.plan(parse_config(text, "test")), HERE)
-    assert [it.name for it in wanted.engine.upstreams] == ["one", "two"]
-    assert (wanted.choose, wanted.check.host, wanted.check.is_tls) == ("fastest", "192.0.2.1", True)
-    assert wanted.engine.policy.default == "proxy"
-    assert wanted.engine.proxied_dns == ("tls://dns.example", "9.9.9.9")
-    assert wanted.engine.direct_dns == (IPv4Address("192.0.2.53"),)
-    assert wanted.engine.has_ipv6
-    assert wanted.engine.lan == LanPort("block", "proxy", IPv4Address("192.168.1.2"))
+    it = wanted(splitter.plan(parse_config(text, "test")), HERE)
+    assert [upstream.name for upstream in it.engine.upstreams] == ["one", "two"]
+    assert (it.choose, it.check.host, it.check.is_tls) == ("fastest", "192.0.2.1", True)
+    assert it.engine.policy.default == "proxy"
+    assert it.engine.proxied_dns == ("tls://dns.example", "9.9.9.9")
+    assert it.engine.direct_dns == (IPv4Address("192.0.2.53"),)
+    assert it.engine.has_ipv6
+    assert it.engine.lan == LanPort("block", "proxy", IPv4Address("192.168.1.2"))
 
 
 def test_a_proxy_on_the_lan_is_never_sent_its_own_traffic(splitter: Splitter) -> None:

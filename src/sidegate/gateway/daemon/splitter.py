@@ -7,11 +7,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import time
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
 from msgspec import structs
 
@@ -20,24 +19,20 @@ from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon.coming import SETTLE_S, SURE_S, Coming
+from sidegate.gateway.daemon.engineplan import upstreams_on_lan, wanted
 from sidegate.gateway.daemon.naming import Naming
 from sidegate.gateway.daemon.splitplan import Plan, Planner
 from sidegate.gateway.daemon.splitview import split_view
 from sidegate.gateway.decide import NO_SPLIT, Situation, decide
 from sidegate.gateway.dhcp.leases import Lease
-from sidegate.gateway.dns import here, terms
 from sidegate.gateway.dns.places import NAME as RESOLVER
 from sidegate.gateway.dns.places import RELIEF
 from sidegate.gateway.dns.resolver import Proxied
 from sidegate.gateway.engine.foreign import Foreign
-from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.lasting import lasting
-from sidegate.gateway.engine.supervision import Supervision, Wanted
+from sidegate.gateway.engine.supervision import Supervision
 from sidegate.gateway.engine.taken import taken
-from sidegate.gateway.engine.trial import question
-from sidegate.gateway.engine.xray import Engine, asks_names, has_ipv6
 from sidegate.gateway.ruleset.nft import Client
-from sidegate.gateway.split import rules
 from sidegate.gateway.split.explaining import FOREIGN
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports
@@ -174,7 +169,7 @@ class Splitter:
             targets=tuple((name, _judging(self._place(plan, name), judges=judges)) for name in plan.aims),
             held=self._held(plan, judges=judges) if plan.is_ours else (),
             answers_names=self._naming.answers and plan.config.resolves,
-            unsteered=_on_lan(plan, self._facts),
+            unsteered=upstreams_on_lan(plan, self._facts) if self._facts else (),
             has_relief=self._naming.lead == RELIEF,
             lan_port=self._engine.lan_port() if plan.is_ours else None,
         )
@@ -275,7 +270,7 @@ class Splitter:
         return self._start_engine(plan, facts, now)
 
     def _start_engine(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
-        self._engine.want(self._wanted(plan, facts) if plan.is_ours else None, now)
+        self._engine.want(wanted(plan, facts) if plan.is_ours else None, now)
         why = "rules or upstreams are others; connections that are open stay with the one before"
         why = _WAITS if self._engine.waits else why
         is_first = self._engine.state.generation is None
@@ -303,27 +298,6 @@ class Splitter:
         """Names are answered as the plan has it, and learned, before the kernel goes by it. Raises Problems."""
         ruleset = decide(plan.config, facts, self.situation(plan)).ruleset
         return self._naming.want_first(plan, facts, self._proxied(plan, now), self._engine.dns_port(), ruleset)
-
-    def _wanted(self, plan: Plan, facts: Facts) -> Wanted:
-        config, proxy = plan.config, plan.config.proxy
-        engine = Engine(
-            policy=plan.policy,
-            upstreams=plan.upstreams.found,
-            proxied_dns=config.dns.proxied,
-            direct_dns=terms.direct_servers(config, facts, here.own_servers()),
-            has_ipv6=has_ipv6(config.ipv6.mode),
-            lan=self._lan_port(plan, facts) if proxy.lan_port is not None else None,
-        )
-        return Wanted(engine, proxy.choose, plan.check or question(proxy.check))
-
-    def _lan_port(self, plan: Plan, facts: Facts) -> LanPort:
-        """Our resolver knows which names are proxied, unless nothing is but by this very port. An engine that looks
-        names up by itself is asked for them by that resolver, and could not ask it in turn.
-        """
-        config = plan.config
-        knows = config.resolves and rules.proxies(config) and not asks_names(plan.upstreams.found, config.dns.proxied)
-        names_at = facts.interface.addresses[0].ip if knows else None
-        return LanPort(config.proxy.on_failure, rules.lan_default(config), names_at)
 
     def _want_names(self, plan: Plan, facts: Facts, now: float) -> tuple[Change, ...]:
         """Raises Problems where a file cannot be written."""
@@ -374,16 +348,3 @@ def _await(part: Supervision | Naming, condition: Callable[[], bool], end_s: flo
     while not condition() and not part.faults() and time.monotonic() < end_s:
         time.sleep(_LOOK_AGAIN_S)
         part.turn(time.monotonic())
-
-
-def _on_lan(plan: Plan, facts: Facts | None) -> tuple[IPv4Address | IPv6Address, ...]:
-    """Upstreams' servers on the LAN: their own traffic, steered, would come back to them."""
-    if facts is None:
-        return ()
-    networks: list[IPv4Network | IPv6Network] = [*facts.lan, *facts.lan6]
-    found = set()
-    for upstream in plan.upstreams.found:
-        with contextlib.suppress(ValueError):
-            address = ip_address(upstream.host)
-            found |= {address} if any(address in network for network in networks) else set()
-    return tuple(sorted(found, key=str))

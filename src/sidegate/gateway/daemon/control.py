@@ -166,6 +166,7 @@ class Conversation:
         self._socket.setblocking(False)
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_REQUEST)
         self._later: Later | None = None
+        self._is_head = False
         self._out = b""
         self.is_over = False
 
@@ -183,17 +184,17 @@ class Conversation:
 
     @property
     def can_answer(self) -> bool:
-        """Whether it waited, and what was asked for is done."""
+        """Whether what was asked for is done, and not answered yet."""
         return self._later is not None and self._later.reply is not None
 
     def turn(self) -> None:
         """Reads, answers, writes: as far as it goes without waiting."""
         try:
+            if not self._out and not self.can_answer:
+                self._read()
             if self._later is not None and self._later.reply is not None:
                 self._answer(self._later.reply)
                 self._later = None
-            elif not self._out:
-                self._read()
             if self._out:
                 self._out = self._out[self._socket.send(self._out) :]
                 self.is_over = self.is_over or not self._out
@@ -214,11 +215,9 @@ class Conversation:
             self._answer(Reply(error.error_status_hint, {"error": "not an HTTP request"}))
             return
         if isinstance(event, h11.Request):
+            self._is_head = event.method == b"HEAD"
             reply = self._reply_to(event)
-            self._later = reply if isinstance(reply, Later) else None
-            if (done := reply.reply if isinstance(reply, Later) else reply) is not None:
-                self._answer(done, is_head=event.method == b"HEAD")
-                self._later = None
+            self._later = reply if isinstance(reply, Later) else Later(reply)
         elif not data:
             self.is_over = True
 
@@ -239,7 +238,7 @@ class Conversation:
         _, uid, _ = struct.unpack("3i", credentials)
         return Request(event.method.decode("ascii"), target.path, dict(parse_qsl(target.query)), uid)
 
-    def _answer(self, reply: Reply, *, is_head: bool = False) -> None:
+    def _answer(self, reply: Reply) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.is_over = True
             return
@@ -252,7 +251,7 @@ class Conversation:
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
         head, content = h11.Response(status_code=reply.status, headers=headers), h11.Data(data=body)
         # The answer to HEAD has no content (RFC 9110, section 9.3.2).
-        events = [head, h11.EndOfMessage()] if is_head else [head, content, h11.EndOfMessage()]
+        events = [head, h11.EndOfMessage()] if self._is_head else [head, content, h11.EndOfMessage()]
         self._out = b"".join(self._http.send(event) or b"" for event in events)
 
 

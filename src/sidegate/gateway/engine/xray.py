@@ -224,9 +224,12 @@ def _server(text: str) -> tuple[str, int, bool]:
 def _dns(it: Engine) -> Json:
     """The names of the upstreams' own servers, never asked through an upstream; DNS over HTTPS; WireGuard's needs.
 
-    What the LAN's port wants is asked of our resolver, if that serves; nobody else asks then, see `asks_names`.
+    What the LAN's port wants is asked of our resolver, if that serves; nobody else asks then, see `asks_names`. It has
+    a cache: Xray's would keep a refusal for ten minutes (app/dns/dnscommon.go parseResponse), and what was told while
+    no upstream worked.
     """
     here: Json = {"address": str(it.lan and it.lan.names_at), "tag": _DNS_HERE, "queryStrategy": _query_strategy(it)}
+    here["disableCache"] = True
     proxied = [_module_server(it, server) for server in it.proxied_dns]
     servers = [*_direct_servers(it), *([here] if it.lan and it.lan.names_at else proxied)]
     # One after the other, each would be waited for 4 s (app/dns/nameserver.go): of several one is enough.

@@ -7,6 +7,9 @@ prints an error or ends the process.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import msgspec
@@ -55,3 +58,25 @@ class Problems(Exception):
     @property
     def exit_code(self) -> Exit:
         return max(p.exit_code for p in self.problems)
+
+
+def unreadable(path: object, error: OSError, remedy: str = "") -> Problem:
+    """A file that cannot be read, and why. remedy: what to do unless only root may."""
+    if error.errno == errno.EACCES:
+        return Problem(str(path), f"cannot be read: {error.strerror}", "run it as root, with sudo", Exit.MISSING)
+    return Problem(str(path), f"cannot be read: {error.strerror}", remedy)
+
+
+@contextmanager
+def in_file(name: str) -> Iterator[None]:
+    """Problems with settings tell the file that they are in; those with other files name these, by absolute paths."""
+    try:
+        yield
+    except Problems as error:
+        raise Problems(*(_told_in(p, name) for p in error.problems)) from None
+
+
+def _told_in(problem: Problem, name: str) -> Problem:
+    if not name or problem.where.startswith("/"):
+        return problem
+    return msgspec.structs.replace(problem, where=f"{name}: {problem.where}")

@@ -44,6 +44,7 @@ _EXPECTED: dict[Any, str] = {
 }
 _BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 _SHOWN_CHARACTERS = 60
+_SYNTAX = 'a text stands in "quotes", a list in [brackets]; see https://toml.io for the syntax'
 _ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network)
 
 
@@ -96,7 +97,7 @@ def read(text: str, kind: type[T], source: str, check: Callable[[T], list[Proble
     try:
         data = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or a number with too many digits
-        raise Problems(Problem(source, f"not a TOML file: {error}", "see https://toml.io for the syntax")) from None
+        raise Problems(Problem(source, f"not a TOML file: {error}", _SYNTAX)) from None
     except RecursionError:
         raise Problems(Problem(source, "not a TOML file that can be read: nested too deeply")) from None
     problems: list[Problem] = []
@@ -209,7 +210,18 @@ def _convert_leaf(data: Any, kind: Any, path: str, problems: list[Problem]) -> A
 
 
 def _refuse(data: Any, kind: Any, path: str, problems: list[Problem]) -> None:
-    problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}"))
+    problems.append(Problem(path, f"expected {describe(kind)}, got {_shown(data)}", _how_written(data, kind, path)))
+
+
+def _how_written(data: Any, kind: Any, path: str) -> str:
+    """Where one thing stands for a list of such, or the other way round: how TOML writes what was meant."""
+    if isinstance(data, list) and _is_struct(kind):
+        return f"there is one such section only: [{path}]"
+    if typing.get_origin(kind) is not tuple:
+        return ""
+    if isinstance(data, dict):
+        return f"there may be several such sections, hence two brackets: [[{path}]]"
+    return f"in brackets: [{_shown(data)}]"
 
 
 def _shown(data: Any) -> str:

@@ -292,3 +292,19 @@ def test_what_is_wrong_between_the_settings_of_the_split(text: str, wanted: str)
 )
 def test_what_is_right_between_the_settings_of_the_split(text: str) -> None:
     assert parse_config(text, "x.toml").network == Config().network
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ('[proxy]\nlist = "/etc/x.txt"', 'in brackets: ["/etc/x.txt"]'),
+        ('[[rule]]\nsend = "block"\nport = 443', "in brackets: [443]"),
+        ('[client]\nmac = "aa:bb:cc:dd:ee:0f"', "there may be several such sections, hence two brackets: [[client]]"),
+        ('[[nat]]\nmasquerade = "auto"', "there is one such section only: [nat]"),
+        ("[network]\ninterface = eth0", 'a text stands in "quotes", a list in [brackets]; see https://toml.io'),
+    ],
+)
+def test_how_it_is_written_is_told(text: str, remedy: str) -> None:
+    with pytest.raises(Problems) as caught:
+        parse_config(text, "x.toml")
+    assert caught.value.problems[0].remedy.startswith(remedy)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sidegate.gateway.box import programs
 from sidegate.gateway.box.livebox import LiveBox
 from sidegate.problems import Problems
 
@@ -28,3 +29,10 @@ def test_a_module_that_the_kernel_lacks_is_named(
     assert problem.what == said
     assert remedy in problem.remedy
     assert bool(problem.remedy) == bool(remedy)
+
+
+def test_the_resolver_comes_without_a_service_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package dnsmasq would take port 53 for a server of its own."""
+    monkeypatch.setattr(programs, "find", lambda _: None)
+    (problem,) = programs.missing("dnsmasq")
+    assert problem.remedy == "apt install dnsmasq-base"

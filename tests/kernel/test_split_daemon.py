@@ -294,7 +294,7 @@ def test_what_cannot_work_is_said_and_keeps_nobody_offline(box: Box) -> None:
     box.write(CONF, '[proxy]\nupstream = "trojan://hush@"\nlist = ["/no/list"]')
     refused = box.sidegate("reload", check=False)
     assert refused.returncode == 2
-    assert refused.stderr.startswith("proxy.upstream: ")
+    assert refused.stderr.startswith(f"{CONF}: proxy.upstream: ")
     assert "/no/list: cannot be read" in refused.stderr
     assert "hush" not in refused.stderr
     assert by(box, DOMESTIC) == WAN

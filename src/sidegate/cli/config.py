@@ -17,7 +17,7 @@ from sidegate.gateway.change.diff import settings
 from sidegate.gateway.change.history import History, Version
 from sidegate.gateway.config import DEFAULT_PATH, load_config
 from sidegate.gateway.split.review import review
-from sidegate.problems import Exit, Problem, Problems
+from sidegate.problems import Exit, Problem, Problems, in_file
 
 _file = click.argument("file", type=click.Path(path_type=Path), required=False)
 
@@ -39,7 +39,9 @@ def check(file: Path | None, as_json: bool) -> None:
 
     Changes nothing, and needs no privilege but to read those files.
     """
-    hints = review(load_config(file))
+    chosen = history.read(file)
+    with in_file(chosen.source):
+        hints = review(chosen.config)
     if as_json:
         print_json({"schema": 1, "problems": [], "hints": hints})
         return

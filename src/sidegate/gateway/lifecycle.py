@@ -32,7 +32,7 @@ from sidegate.gateway.split import shelf
 from sidegate.gateway.split.explaining import ExplainView
 from sidegate.gateway.split.review import foreseen
 from sidegate.gateway.view import ClientsView, StatusView, clients_in_kernel
-from sidegate.problems import Exit, Problem, Problems
+from sidegate.problems import Exit, Problem, Problems, in_file
 from sidegate.reading import decode_address
 
 SERVES_ALONE = "this box hands out addresses until then, and nobody after: turn on the router's DHCP, or sidegate up"
@@ -411,5 +411,7 @@ def rehearsed(at: Places, config: Path | None) -> Changes:
     told = _ask_daemon(at, f"/v1/diff?{urlencode(query)}")
     if told is not None:
         return msgspec.convert(told, Changes)
-    wanted = load_config(config)
-    return on_this_box(wanted, foreseen(wanted), at.state)
+    chosen = history.read(config)
+    with in_file(chosen.source):
+        situation = foreseen(chosen.config)
+    return on_this_box(chosen.config, situation, at.state)

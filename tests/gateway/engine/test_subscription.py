@@ -118,7 +118,7 @@ def test_fetched_and_kept(life: Life, server: _Server, tmp_path: Path) -> None:
     assert path == copy_path(url(server), tmp_path)
     assert TOKEN not in path.name
     assert path.stat().st_mode & 0o777 == 0o600
-    assert life.rest_s() == EVERY_S
+    assert life.rest_s() == pytest.approx(EVERY_S)
 
 
 def test_the_next_daemon_asks_only_when_a_day_is_over(life: Life, server: _Server, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_tried_at_once_if_somebody_asks(life: Life, server: _Server) -> None:
     server.answer = (200, {}, GOOD)
     assert life.fetch()
     life.it.try_again(life.now)
-    assert life.rest_s() == EVERY_S
+    assert life.rest_s() == pytest.approx(EVERY_S)
 
 
 def test_after_a_failure_by_the_proxy(life: Life, server: _Server) -> None:

@@ -9,7 +9,15 @@ from shutil import which
 from sidegate.problems import Exit, Problem, Problems
 
 TIMEOUT_S = 10.0
-_PACKAGES = {"nft": "nftables", "ip": "iproute2", "iptables-nft": "iptables", "iptables-legacy": "iptables"}
+_PACKAGES = {
+    "nft": "nftables",
+    "ip": "iproute2",
+    "ss": "iproute2",
+    # The package dnsmasq starts a service of its own, which takes port 53.
+    "dnsmasq": "dnsmasq-base",
+    "iptables-nft": "iptables",
+    "iptables-legacy": "iptables",
+}
 
 
 def find(program: str) -> str | None:

@@ -23,7 +23,7 @@ from sidegate.gateway.config.fields import (
     mac_of,
 )
 from sidegate.gateway.config.split import Dns, Ipv6, Lists, Proxy, RuleConfig, UpstreamConfig, check_dns, check_split
-from sidegate.problems import Problem, Problems
+from sidegate.problems import Problem, Problems, unreadable
 from sidegate.reading import read
 
 __all__ = [
@@ -200,7 +200,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError:
         raise Problems(Problem(str(path), "not UTF-8 text")) from None
     except OSError as error:
-        raise Problems(Problem(str(path), f"cannot be read: {error.strerror}")) from None
+        raise Problems(unreadable(path, error, "name a TOML file, or none: every setting has a default")) from None
 
 
 def _check(config: Config) -> list[Problem]:

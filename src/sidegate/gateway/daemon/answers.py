@@ -13,7 +13,7 @@ from sidegate.gateway.daemon import telling
 from sidegate.gateway.daemon.control import Later, Reply, Request
 from sidegate.gateway.decide import forwarded
 from sidegate.gateway.split import lookup
-from sidegate.problems import Problems
+from sidegate.problems import Problems, in_file
 
 Query = Mapping[str, str]
 Reload = Callable[[Path | None, bool, Callable[[Changes | Problems], None]], None]
@@ -71,9 +71,10 @@ class Answers:
         """As a reload, but that nothing is done."""
         split = self._told().splitter
         try:
-            config = history.read(_path(query)).config
-            situation = split.situation(split.plan(config), as_settled=True)
-            return Reply(200, on_this_box(config, situation, self._state))
+            chosen = history.read(_path(query))
+            with in_file(chosen.source):
+                plan = split.plan(chosen.config)
+            return Reply(200, on_this_box(chosen.config, split.situation(plan, as_settled=True), self._state))
         except Problems as error:
             return _refused(error)
 

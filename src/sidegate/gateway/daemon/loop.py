@@ -43,7 +43,7 @@ from sidegate.gateway.health.checkup import Checkup, Place
 from sidegate.gateway.health.formeraddress import FormerAddress
 from sidegate.gateway.health.ownaddress import OwnAddress
 from sidegate.gateway.split import rules
-from sidegate.problems import Exit, Problem, Problems
+from sidegate.problems import Exit, Problem, Problems, in_file
 
 OBSERVE_S = 30.0
 """Between looks at the box and the router, if nothing announces a change."""
@@ -166,7 +166,8 @@ class Daemon:
 
     def _bring_up(self, facts: Facts, *, is_fresh: bool) -> Changes:
         """What packets are led to serves before they are led there. Raises Problems."""
-        plan = self._splitter.plan(self._config, is_tolerant=not self._is_attended)
+        with in_file(self._chosen.source):
+            plan = self._splitter.plan(self._config, is_tolerant=not self._is_attended)
         if is_fresh:
             self._handout.ask_first(decide(self._config, facts).dhcp)
             self._splitter.ask_first(plan, facts)
@@ -336,7 +337,8 @@ class Daemon:
         It touches only what it changes.
         """
         now, config = time.monotonic(), taking.chosen.config
-        plan = self._splitter.plan(config)
+        with in_file(taking.chosen.source):
+            plan = self._splitter.plan(config)
         facts = observe(config, self._places.state)
         self._handout.ask_first(decide(config, facts).dhcp)
         self._splitter.ask_first(plan, facts)

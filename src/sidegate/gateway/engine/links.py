@@ -48,6 +48,7 @@ _SS_CIPHERS = (
 )
 _VMESS_SECURITY = ("auto", "aes-128-gcm", "chacha20-poly1305", "none", "zero")
 _NUMBER = re.compile(r"[0-9]{1,5}")
+_LEFT_OUT = "…"
 
 
 def upstream_of_link(link: str, where: str) -> Upstream:
@@ -58,10 +59,13 @@ def upstream_of_link(link: str, where: str) -> Upstream:
     try:
         return _read(link.strip())
     except Wrong as error:
-        raise Problems(Problem(where, f"the share link's {error.part}: {error.what}", error.remedy)) from None
+        part = "the share link" if error.part == "link" else f"the share link's {error.part}"
+        raise Problems(Problem(where, f"{part}: {error.what}", error.remedy)) from None
 
 
 def _read(link: str) -> Upstream:
+    if _LEFT_OUT in link.partition("#")[0]:
+        raise Wrong("link", f"{_LEFT_OUT} stands for what an example leaves out", "put your own link there, all of it")
     scheme = split_link(link)[0]
     read = _READERS.get(scheme)
     if read is None and scheme in _OTHERS:

@@ -18,7 +18,7 @@ from sidegate.gateway.engine.link_parts import Wrong, checked_host
 from sidegate.gateway.engine.links import upstream_of_link
 from sidegate.gateway.engine.upstream import Json, Kind, Upstream
 from sidegate.gateway.split.ports import MOST_UPSTREAMS
-from sidegate.problems import Problem, Problems
+from sidegate.problems import Problem, Problems, unreadable
 
 _LONGEST_NAME = 32
 _LARGEST_FILE = 1 << 16
@@ -108,7 +108,7 @@ def _text(path: str, read: ReadFile) -> str:
     except UnicodeDecodeError:
         raise Problems(Problem(path, "not UTF-8 text")) from None
     except OSError as error:
-        raise Problems(Problem(path, f"cannot be read: {error.strerror}", "mend [[upstream]] or the file")) from None
+        raise Problems(unreadable(path, error, "mend [[upstream]] or the file")) from None
     if len(text) > _LARGEST_FILE:
         raise Problems(Problem(path, f"larger than {_LARGEST_FILE} bytes"))
     return text

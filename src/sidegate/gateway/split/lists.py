@@ -190,7 +190,9 @@ def _all_of(handle: int, path: Path) -> bytes:
 
 def _unreadable(path: Path, error: OSError | ValueError) -> Problem:
     why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    remedy = "lists are read as the user that Sidegate runs as" if getattr(error, "errno", 0) == errno.EACCES else ""
+    remedy = "lists are read as the user that Sidegate runs as"
+    if getattr(error, "errno", 0) != errno.EACCES:
+        remedy = "put the list there, or take its name out of the configuration"
     return Problem(str(path), f"cannot be read: {why}", remedy)
 
 

@@ -98,3 +98,12 @@ def test_what_cannot_be_removed_is_said(tmp_path: Path) -> None:
     with pytest.raises(Problems, match=r"/it: cannot be removed: "):
         discard_file(tmp_path / "it")
     discard_file(tmp_path / "other")
+
+
+def test_the_state_is_as_readable_as_the_service_has_it_and_files_guard_themselves(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    replace_file(state / "journal.json", b"secret")
+    make_directory(tmp_path / "other" / "dhcp")
+    modes = [path.stat().st_mode & 0o777 for path in (state, state / "journal.json")]
+    modes += [path.stat().st_mode & 0o777 for path in (tmp_path / "other", tmp_path / "other" / "dhcp")]
+    assert modes == [0o755, 0o600, 0o755, 0o700]

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from sidegate.problems import Problem, Problems
 
+_OPEN = 0o755
+"""Of a directory whose files guard themselves."""
+
 
 def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """After a crash there is the old content or the new one; its directory is made where it lacks. Raises OSError.
@@ -15,7 +18,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """
     fresh = path.with_suffix(".new")
     try:
-        make_directory(path.parent)
+        make_directory(path.parent, _OPEN)
         _write(fresh, data, mode)
         os.replace(fresh, path)
         _sync_directory(path.parent)
@@ -27,13 +30,14 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600) -> None:
 def make_directory(path: Path, mode: int = 0o700) -> None:
     """With those above it that lack; each is on the disk when this returns. Fine if it is there. Raises OSError.
 
+    mode: of this directory. Those above it can be read, as the one is that systemd makes for the service.
     A file's directory entry outlives a power cut only if the directory's own entry does (fsync(2)).
     """
     lacking = [path] if not path.is_dir() else []
     while lacking and not lacking[-1].parent.is_dir():
         lacking.append(lacking[-1].parent)
     for directory in reversed(lacking):
-        directory.mkdir(mode=mode, exist_ok=True)
+        directory.mkdir(mode=mode if directory == path else _OPEN, exist_ok=True)
         _sync_directory(directory.parent)
 
 

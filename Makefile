@@ -36,8 +36,8 @@ lint: setup  ## ruff check, ruff format --check, mypy --strict
 bench: setup  ## measure every number of the README
 	@.venv/bin/python -m bench $(ARGS)
 
-# Below --root nothing needs root.
-SUDO = $(if $(findstring --root,$(ARGS)),,$(if $(filter 0,$(shell id -u)),,sudo))
+# Below --root nothing needs root, and to say what would be done neither.
+SUDO = $(if $(findstring --root,$(ARGS))$(findstring --dry-run,$(ARGS)),,$(if $(filter 0,$(shell id -u)),,sudo))
 
 install: setup-run  ## put it on this machine (ARGS="--start": and start it; ARGS="--root DIR": below DIR; ARGS=--dry-run)
 	@$(SUDO) .venv/bin/python -B -m sidegate install $(ARGS)

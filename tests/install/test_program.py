@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidegate import __version__
-from sidegate.install import layout, release
+from sidegate.install import layout, machine, release
 from sidegate.install.disk import Disk
 from sidegate.problems import Problems
 from tests.install.trees import bare_tree, picture
@@ -137,7 +137,21 @@ class TestCommandLine:
         assert "sudo" in done.stderr
 
 
+class TestPrivilege:
+    def test_what_would_be_done_is_told_to_anybody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        machine.look(dry=True)
+        with pytest.raises(Problems, match="only root may change"):
+            machine.look()
+
+
 class TestPython:
+    @pytest.mark.parametrize("place", ["/root/bin/python3", "/home/me/.pyenv/bin/python3"])
+    def test_one_that_was_named_must_be_seen_by_the_service_too(self, place: str) -> None:
+        with pytest.raises(Problems, match="where a service cannot see it"):
+            release.check_visible(Path(place))
+        release.check_visible(Path("/usr/bin/python3"))
+
     def test_one_that_a_service_cannot_see_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "_base_executable", "/root/.pyenv/bin/python3", raising=False)
         monkeypatch.setattr(release, "_version", lambda: "3.0")

@@ -22,10 +22,10 @@ NEEDED = ("nft", "ip")
 """Programs that the gateway cannot do without."""
 
 
-def look(*needed: str) -> Surroundings:
-    """The machine as it is. Raises Problems: no privilege, or one of the needed programs is missing."""
+def look(*needed: str, dry: bool = False) -> Surroundings:
+    """The machine as it is. Raises Problems: one of the needed programs is missing, or, unless `dry`, the privilege."""
     problems = programs.missing(*needed)
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and not dry:
         what = "only root may change what is installed on the machine itself"
         problems.append(
             Problem("privileges", what, "run it with sudo, or give another place with --root", Exit.MISSING)

@@ -71,6 +71,17 @@ def _given(executable: Path) -> Python:
     return Python(str(executable), _version())
 
 
+def check_visible(executable: Path) -> None:
+    """Raises Problems if the service could not start this Python."""
+    if _is_hidden(executable):
+        what = "lies where a service cannot see it (ProtectHome=, PrivateTmp=)"
+        raise Problems(Problem(str(executable), what, "name one below /usr, or leave --python out"))
+
+
+def _is_hidden(executable: Path) -> bool:
+    return any(layout.is_below(str(executable), directory) for directory in layout.HIDDEN_FROM_SERVICE)
+
+
 def find_python() -> Python:
     """A Python of the running version that the service can reach. Raises Problems if there is none.
 
@@ -78,7 +89,7 @@ def find_python() -> Python:
     """
     running = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     for candidate in (running, Path(f"/usr/bin/python{_version()}"), Path(f"/usr/local/bin/python{_version()}")):
-        if candidate.exists() and not any(layout.is_below(str(candidate), d) for d in layout.HIDDEN_FROM_SERVICE):
+        if candidate.exists() and not _is_hidden(candidate):
             return Python(str(candidate), _version())
     what = f"this Python {_version()} lies where a service cannot see it, and there is no other one of that version"
     raise Problems(Problem(str(running), what, "make clean, then make install PYTHON=/usr/bin/python3", Exit.MISSING))

@@ -9,7 +9,7 @@ import click
 from sidegate.install import machine
 from sidegate.install.disk import Disk
 from sidegate.install.plan import Plan, make_plan
-from sidegate.install.release import gather
+from sidegate.install.release import check_visible, gather
 from sidegate.install.steps import (
     EndGateway,
     Kept,
@@ -31,7 +31,9 @@ def install(
 
     command: the whole command line. on_machine: systemd and the group too. start: the service as well.
     """
-    surroundings = machine.look(*machine.NEEDED) if on_machine else None
+    surroundings = machine.look(*machine.NEEDED, dry=dry) if on_machine else None
+    if on_machine and python is not None:
+        check_visible(python)
     plan = make_plan(gather(python), command)
     with disk.alone():
         steps = _checked_steps(plan, disk, surroundings, start)
@@ -49,7 +51,7 @@ def _checked_steps(plan: Plan, disk: Disk, surroundings: Surroundings | None, st
 def uninstall(disk: Disk, keep: frozenset[Kept], *, on_machine: bool, dry: bool) -> tuple[Step, ...]:
     """The steps that were done, or would be if `dry`. Raises Problems; if the gateway cannot be ended, before anything
     is removed."""
-    surroundings = machine.look() if on_machine else None
+    surroundings = machine.look(dry=dry) if on_machine else None
     with disk.alone():
         steps = uninstall_steps(disk.look(), surroundings, keep)
         return steps if dry else _perform(steps, disk)

@@ -173,6 +173,11 @@ class TestGraph:
         assert run("lab", "graph", "simple", "-o", str(path)) == Said(0, "", "")
         assert path.read_text() == run("lab", "graph", "simple").out
 
+    def test_the_picture_of_the_docs_shows_what_the_routers_bridge_does(self, run: Run) -> None:
+        drawn = run("lab", "graph", "velop-mesh").out
+        assert "kernel bridge · conntrack on its frames" in drawn
+        assert (GOLDEN_ROOT.parent.parent / "docs/velop-mesh.svg").read_text() == drawn
+
     def test_to_a_place_that_is_not_there(self, run: Run, tmp_path: Path) -> None:
         said = run("lab", "graph", "simple", "-o", str(tmp_path / "no" / "x.svg"))
         assert said.code == 2

@@ -48,6 +48,7 @@ def test_what_makes_no_sense_is_refused(capsys: pytest.CaptureFixture[str], word
         (("phone", "server"), 1, "reply-lost-private-source"),
         (("phone", "server", "--family", "6"), 0, "delivered"),
         (("phone", "[2001:db8:cafe::4]:80"), 0, "delivered"),
+        (("phone", "Server.example:80", "--masquerade", "all"), 0, "delivered"),
         (("phone", "server", "--masquerade", "auto"), 0, "delivered"),
         (("phone", "server", "--no-forwarding"), 1, "not-forwarding"),
         (("phone", "server", "--proxied"), 0, "delivered"),

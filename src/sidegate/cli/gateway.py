@@ -53,6 +53,11 @@ def up(config: Path | None, foreground: bool, confirm_s: float | None, as_json: 
 
     Finds the interface and the main router, turns on forwarding, loads the nft table, and starts the daemon that meets
     and probes clients. Everything that is changed is written down first, so that `sidegate down` can put it back.
+
+    \b
+    sudo sidegate up                          no configuration is needed
+    sudo sidegate up --confirm 60             undone by itself unless confirmed: from afar
+    sudo sidegate up -c /root/try.toml        with another file than /etc/sidegate/sidegate.toml
     """
     if foreground:
         if confirm_s is not None:
@@ -174,8 +179,7 @@ def _status_lines(found: StatusView) -> list[str]:
             f"up since {duration(found.since_s or 0)} (process {found.pid})",
             f"{found.interface} {found.address}, router {found.router}, masquerade {found.masquerade}",
             f"configuration: {found.config or 'none, all defaults'}",
-            f"clients: {found.clients}, {found.direct} direct, {found.clients - found.direct} masqueraded"
-            + (f", {found.undecided} still to be decided" if found.undecided else ""),
+            _clients_line(found),
             *_dhcp_lines(found.dhcp),
             *_ipv6_lines(found.ipv6),
             *split_lines(found.split),
@@ -185,6 +189,14 @@ def _status_lines(found: StatusView) -> list[str]:
     lines += [f"fault: {fault}" for fault in found.faults] + _confirm_lines(found)
     lines += [f"hint: {hint}" for hint in found.hints]
     return lines + [f"  {event.at}  {event.what}" for event in found.events[-10:]]
+
+
+def _clients_line(found: StatusView) -> str:
+    if not found.clients:
+        own = found.address.partition("/")[0]
+        return f"clients: none yet: one is met when it sends to the internet with {own} as its gateway"
+    undecided = f", {found.undecided} still to be decided" if found.undecided else ""
+    return f"clients: {found.clients}, {found.direct} direct, {found.clients - found.direct} masqueraded{undecided}"
 
 
 def _dhcp_lines(dhcp: DhcpView | None) -> list[str]:
@@ -232,7 +244,7 @@ def clients(client: str | None, evidence: bool, config: Path | None, as_json: bo
     if as_json:
         print_json(found)
     elif evidence or client is not None:
-        click.echo("\n\n".join(_client_text(c) for c in found.clients) or "no clients yet")
+        click.echo("\n\n".join(_client_text(c) for c in found.clients) or _nobody(found))
     else:
         click.echo(_clients_table(found))
 
@@ -268,7 +280,14 @@ def _clients_table(found: ClientsView) -> str:
         )
         for c in found.clients
     ]
-    return table(head, rows) if rows else "no clients yet"
+    return table(head, rows) if rows else _nobody(found)
+
+
+def _nobody(found: ClientsView) -> str:
+    if not found.daemon:
+        return "no clients: no daemon is running\n    sudo sidegate up"
+    what = "no clients yet: one is met when it sends to the internet with this box as its gateway"
+    return f"{what}\n    how it comes to that: sidegate plan; or set it by hand on one device, and see it here"
 
 
 def _lease(lease: LeaseView | None) -> str:

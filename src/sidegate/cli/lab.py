@@ -16,7 +16,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from sidegate.cli.output import json_option, print_json, table
-from sidegate.home import Home, load_home, load_router, shipped_homes
+from sidegate.home import Home, behaviour, load_home, load_router, shipped_homes
 from sidegate.problems import Exit, Problem, Problems
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _drawn(home: Home, form: str) -> str:
     if form == "svg":
         from sidegate.render.svg import svg
 
-        return svg(home)
+        return svg(home, behaviour=behaviour(home, load_router(home.router.profile)))
     if form == "mermaid":
         from sidegate.render.mermaid import mermaid
 

@@ -62,7 +62,8 @@ def walk(
     """What becomes of a packet of CLIENT to DESTINATION in HOME, hop by hop, and why.
 
     HOME is a shipped home or the path of a home file. CLIENT may also be the gateway, the router or a server (then it
-    asks the router for a forwarded port). DESTINATION is a name or an address, with `:port` where it is not 80.
+    asks the router for a forwarded port). DESTINATION is a name, a server's domain name or an address, with `:port`
+    where it is not 80.
 
     Exit code 1: the conversation fails.
 

@@ -45,13 +45,15 @@ def hosts(home: Home) -> dict[str, Host]:
 def question(
     network: Network, asker: str, destination: str, protocol: Protocol = "tcp", family: int = 0, sport: int = 40000
 ) -> Ask:
-    """destination: a name or an address, `:port` appended where it is not the usual one (IPv6: `[address]:port`).
+    """destination: a name or an address, `:port` appended where it is not the usual one (IPv6: `[address]:port`). A
+    server's domain name stands for the server, whatever an ISP says of it.
 
     family: 4, 6, or 0 for what the destination says. A server asks the router at its WAN address, as for a port
     forward. Nobody listens where the home says nothing of a service: the walk then shows the refusal.
     """
     home = network.home
     name, port = _split(destination, protocol)
+    name = next((s.name for s in home.internet.server if s.domain and s.domain == name.lower().rstrip(".")), name)
     known = hosts(home)
     if asker not in known:
         raise Problems(Problem(home.name, f'nobody is called "{asker}"', f"here are: {', '.join(known)}"))

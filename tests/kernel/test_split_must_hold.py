@@ -262,6 +262,15 @@ class TestRules:
             assert seen_from(box.lab.call(WIRED, get, OURS, 1080, FOREIGN)) == PROXY, "a device that prefers a proxy"
             assert seen_from(box.lab.call(WIFI, get, OURS, 1080, FOREIGN)) == WAN, "the rules hold there too"
 
+    def test_a_name_that_was_asked_elsewhere_is_known_by_what_the_traffic_shows(self, box: Box) -> None:
+        """To the engine alone, by HTTP, TLS and QUIC: the kernel has learned no address of it."""
+        up(box, '[[rule]]\ndomain = ["domestic.example"]\nsend = "direct"\n', 'mode = "all"')
+        for who in (WIRED, WIFI):
+            assert bare(box, who, DOMESTIC4) == PROXY, "it shows no name"
+            named = box.lab.call(who, http_get, DOMESTIC4, 80, "/who", 15.0, "", DOMESTIC)
+            others = [box.lab.call(who, get, DOMESTIC4, DOMESTIC, box.lab.ca) for get in (https_get, http3_get)]
+            assert [seen_from(it) for it in (named, *others)] == [WAN] * 3
+
     def test_bad_lines_of_a_list_are_named_and_the_rest_counts_or_nothing(self, box: Box) -> None:
         listed = box.write("/run/list", f"foreign.example\n||bad line##\n{BLOCKED4}/33\n{BLOCKED4}/32\n")
         before, mode = box.state(), f'list = ["{listed}"]'

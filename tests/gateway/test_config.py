@@ -238,7 +238,7 @@ UPSTREAM = '[proxy]\nupstream = "socks5://192.0.2.1:1080"\n'
         ('[proxy]\nlist = ["/l"]', "proxy.list: is to be proxied, and there is no upstream"),
         ('[[rule]]\nport = [1]\nsend = "proxy"', 'rule[0].send: "proxy", and there is no upstream'),
         (UPSTREAM + 'country = ["cn"]', "proxy.country: nothing says which networks cn has"),
-        (UPSTREAM + 'list = ["l.txt"]', 'proxy.list: "l.txt" is no absolute path'),
+        (UPSTREAM + 'list = ["1.1.1.0/24"]', 'proxy.list: "1.1.1.0/24" is no absolute path\n    a list is a file: '),
         ('[lists]\ncountry_db = "c.mmdb"', 'lists.country_db: "c.mmdb" is no absolute path'),
         ('[lists]\ncountry_files = { CHN = "/c" }', "lists.country_files.CHN: no country"),
         ('[[rule]]\nsend = "block"\nport = [1, "9-8"]', 'rule[0].port[1]: "9-8": the lower port comes first'),

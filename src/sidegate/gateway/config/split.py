@@ -38,6 +38,9 @@ MOST_DNS_SERVERS = 8
 _SSH_PORT, _DNS_PORT = 22, 53
 _CONDITIONS = ("domain", "cidr", "list", "country", "port", "protocol", "client", "time")
 _GIVE_UPSTREAM = "set proxy.upstream or proxy.subscription, or add an [[upstream]] section"
+_GIVE_LIST = (
+    "a list is a file: its path begins with /; domains and networks themselves go into a [[rule]], as domain or cidr"
+)
 GIVE_COUNTRY = (
     "set lists.country_db to a country database in MMDB format, such as DB-IP's IP to Country Lite or MaxMind's "
     "GeoLite2-Country, or lists.country_files to a file of the country's networks"
@@ -183,7 +186,8 @@ def check_split(
     problems += _repeated_names(upstreams)
     problems += [] if has_upstream else _check_lonely(proxy)
     problems += _check_subscriptions(proxy)
-    problems += [*_check_lan_port(proxy.lan_port), *_check_paths("proxy.list", proxy.list), *_check_lists(lists)]
+    problems += [*_check_lan_port(proxy.lan_port), *_check_lists(lists)]
+    problems += _check_paths("proxy.list", proxy.list, _GIVE_LIST)
     problems += _check_countries("proxy.country", proxy.country, lists)
     for i, rule in enumerate(rules):
         problems += _check_rule(f"rule[{i}]", rule, clients)
@@ -252,10 +256,10 @@ def _check_lists(lists: Lists) -> list[Problem]:
     return problems
 
 
-def _check_paths(where: str, paths: Sequence[str]) -> list[Problem]:
+def _check_paths(where: str, paths: Sequence[str], remedy: str = "begin it with /") -> list[Problem]:
     """A daemon has no directory of its own that a person would think of."""
     bad = [path for path in paths if not path.startswith("/") or "\0" in path]
-    return [Problem(where, f"{json.dumps(path)} is no absolute path", "begin it with /") for path in bad]
+    return [Problem(where, f"{json.dumps(path)} is no absolute path", remedy) for path in bad]
 
 
 def _check_countries(where: str, countries: Sequence[str], lists: Lists) -> list[Problem]:
@@ -296,7 +300,7 @@ def _check_rule(where: str, rule: RuleConfig, clients: Collection[str]) -> list[
     problems += _check_each(f"{where}.domain", rule.domain, lambda name: ascii_name(name.removeprefix("full:")))
     problems += _check_each(f"{where}.cidr", [str(network) for network in rule.cidr], _check_zone)
     problems += _check_each(f"{where}.client", rule.client, lambda word: _check_client(word, clients))
-    return problems + _check_paths(f"{where}.list", rule.list)
+    return problems + _check_paths(f"{where}.list", rule.list, _GIVE_LIST)
 
 
 def _check_each(where: str, values: Sequence[T], check: Callable[[T], object]) -> list[Problem]:

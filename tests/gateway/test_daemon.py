@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from sidegate.gateway.config import Config
 from sidegate.gateway.daemon import loop
 from sidegate.gateway.daemon.control import Reply, Request
 from sidegate.gateway.daemon.loop import Daemon
+from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import ClientsView, StatusView
+from sidegate.problems import Problem, Problems
 from tests.gateway.test_formeraddress import facts
 
 ROOT, SOMEBODY = 0, 1000
@@ -113,3 +116,20 @@ def test_what_does_not_pass_ends_the_daemon(daemon: Daemon, monkeypatch: pytest.
     monkeypatch.setattr(daemon, "_next_time", lambda: 0.0)
     with pytest.raises(OSError, match="Bad file descriptor"):
         daemon.run()
+
+
+def test_a_program_that_hangs_does_not_hold_the_daemon_up_all_the_time(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on with what else there is to do between two tries."""
+    clock = [1000.0]
+
+    def hang(*_: object) -> None:
+        clock[0] += 10.0
+        raise Problems(Problem("nft list tables", "no end after 10 s"))
+
+    monkeypatch.setattr(loop, "bring", hang)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    daemon._reconcile(clock[0], Plan(), "put right")
+    assert daemon._observe_at_s == clock[0] + loop.RETRY_S
+    assert daemon._log.faults != ()

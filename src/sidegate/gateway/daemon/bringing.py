@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from msgspec import Struct
 
 from sidegate.gateway.box import journal as journals
 from sidegate.gateway.box.apply import Change, Changes, apply
-from sidegate.gateway.box.facts import Facts
+from sidegate.gateway.box.facts import Facts, observe
 from sidegate.gateway.box.livebox import LiveBox
-from sidegate.gateway.config import Config
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.decide import decide
@@ -18,8 +18,12 @@ from sidegate.gateway.desired import Desired
 
 
 class Brought(Struct, frozen=True):
-    """desired: what the box is like now. changes: what was done to it. begun: what the engine and the resolver do."""
+    """facts: before. desired: what the box is like now. changes: what was done to it.
 
+    begun: what the engine and the resolver do.
+    """
+
+    facts: Facts
     desired: Desired
     changes: Changes
     begun: tuple[Change, ...]
@@ -37,16 +41,17 @@ class CarryingBox(LiveBox):
         super().nft(text)
 
 
-def bring(config: Config, facts: Facts, plan: Plan, splitter: Splitter, state_dir: Path, now: float) -> Brought:
+def bring(plan: Plan, splitter: Splitter, state_dir: Path) -> Brought:
     """Raises Problems; what was begun by then, the next one goes on with. state_dir: where the journal is."""
+    facts = observe(plan.config, state_dir)
     situation = splitter.situation(plan)
-    desired = decide(config, facts, situation)
+    desired = decide(plan.config, facts, situation)
     is_lost = _is_table_lost(facts, state_dir)
     changes = apply(desired, facts, CarryingBox("" if is_lost else splitter.carried()), state_dir)
     splitter.applied(situation)
     if is_lost:
         splitter.forget()
-    return Brought(desired, changes, splitter.want(plan, facts, now))
+    return Brought(facts, desired, changes, splitter.want(plan, facts, time.monotonic()))
 
 
 def is_table_new(changes: Changes) -> bool:

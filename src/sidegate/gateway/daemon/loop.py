@@ -24,15 +24,17 @@ from sidegate.gateway.box.events import Changed, KernelEvents, Met
 from sidegate.gateway.box.facts import Facts, list_table, observe, vantage_of
 from sidegate.gateway.box.livebox import LiveBox
 from sidegate.gateway.box.places import Places
-from sidegate.gateway.change import history, timer
+from sidegate.gateway.change import timer
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.clients.clientele import Clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon import telling
 from sidegate.gateway.daemon.answers import Answers
-from sidegate.gateway.daemon.bringing import bring, is_table_new
+from sidegate.gateway.daemon.bringing import Brought, bring, is_table_new
 from sidegate.gateway.daemon.control import ControlSocket
 from sidegate.gateway.daemon.eventlog import EventLog
+from sidegate.gateway.daemon.inforce import InForce
+from sidegate.gateway.daemon.reloading import Reloading, Taking
 from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.decide import decide
@@ -60,9 +62,6 @@ TIMER_S = 5.0
 """Between looks at the timer of a change that waits to be confirmed."""
 
 
-_OVERTAKEN = Problem("sidegate", "another change came before this one was in force", "sidegate config history")
-
-
 class Part(Protocol):
     """What the loop waits for, until it is time."""
 
@@ -73,14 +72,6 @@ class Part(Protocol):
     def close(self) -> None: ...
 
 
-class Taking(msgspec.Struct, frozen=True):
-    """A configuration that is to be in force. path: where it is read again. hear: is told how that went."""
-
-    chosen: Chosen
-    path: Path | None
-    hear: Callable[[Changes | Problems], None]
-
-
 class Daemon:
     """Made by `begin`, which has done all that can fail before anybody relies on it."""
 
@@ -89,9 +80,9 @@ class Daemon:
 
         is_attended: whether a person sees what is wrong; else list files that cannot be used are done without.
         """
-        self._chosen, self._path, self._places, self._is_attended = chosen, path, at, is_attended
-        self._kept_badly: tuple[Problem, ...] = ()
+        self._places, self._is_attended = at, is_attended
         self._log = EventLog(at.log)
+        self._in_force = InForce(chosen, path, at.state, self._log.tell)
         self._answers = Answers(at.state, self._told, self._reload_from)
         self._selector = selectors.DefaultSelector()
         self._facts: Facts | None = None
@@ -104,14 +95,14 @@ class Daemon:
         self._former_address = FormerAddress(at.state, self._log.tell)
         self._desired: Desired | None = None
         self._splitter = Splitter(at, self._log.tell, self._handout.own_leases)
+        self._reloading = Reloading(self._splitter, self._handout, at.state)
         self._observed_s = self._observe_at_s = self._timer_at_s = 0.0
-        self._taking: Taking | None = None
         self._shortages = 0
         self._stopping = self._is_reload_asked = False
 
     @property
     def _config(self) -> Config:
-        return self._chosen.config
+        return self._in_force.config
 
     @property
     def _parts(self) -> tuple[Part, ...]:
@@ -148,7 +139,7 @@ class Daemon:
         self._clientele.adopt(() if is_table_new(changes) else proofs, self._observed_s)
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
-        self._keep_version()
+        self._in_force.keep()
         self._former_address.stand_at(facts)
         self._aside.settle(facts)
         self._stand_asking()
@@ -166,7 +157,7 @@ class Daemon:
 
     def _bring_up(self, facts: Facts, *, is_fresh: bool) -> Changes:
         """What packets are led to serves before they are led there. Raises Problems."""
-        with in_file(self._chosen.source):
+        with in_file(self._in_force.chosen.source):
             plan = self._splitter.plan(self._config, is_tolerant=not self._is_attended)
         if is_fresh:
             self._handout.ask_first(decide(self._config, facts).dhcp)
@@ -245,8 +236,8 @@ class Daemon:
         self._advertising.turn(now)
         self._own_address.turn(now)
         plan = self._turn_splitter(now)
-        if plan is not None and self._taking is not None:
-            self._take(self._taking, plan)
+        if plan is not None and (taking := self._reloading.waited()) is not None:
+            self._take(taking, plan)
         elif plan is not None:
             self._reconcile(now, plan, "the split")
         elif now >= self._observe_at_s and not self._splitter.is_preparing:
@@ -259,7 +250,7 @@ class Daemon:
         except Problems as error:
             self._log.note_faults(error.problems, "the split")
             self._splitter.give_up()
-            self._drop_taking(error)
+            self._reloading.give_up(error)
             self._observe_soon()
             return None
         self._log.note_faults((), "the split")
@@ -276,20 +267,29 @@ class Daemon:
         """The box as it should be, whatever was done to it meanwhile."""
         self._observed_s, self._observe_at_s = now, now + OBSERVE_S
         try:
-            facts = observe(self._config, self._places.state)
-            brought = bring(self._config, facts, plan, self._splitter, self._places.state, now)
+            brought = self._bring(plan)
         except Problems as error:
             self._log.note_faults(error.problems)
-            self._splitter.give_up()
             # Later than the failure, which may have held us up for as long as a program may take.
             self._observe_at_s = time.monotonic() + RETRY_S
             return
         self._log.note_faults(())
-        self._hand_out(brought.desired)
         for change in brought.changes.changes:
             self._log.tell(f"{occasion}: {change.what}: {change.why}")
-        self._stand_at(facts)
-        self._former_address.stand_at(facts)
+        self._hand_out(brought.desired)
+        self._go_on_with(brought)
+
+    def _bring(self, plan: Plan) -> Brought:
+        """Raises Problems; what was in force is to be brought back then."""
+        try:
+            return bring(plan, self._splitter, self._places.state)
+        except Problems:
+            self._splitter.give_up()
+            raise
+
+    def _go_on_with(self, brought: Brought) -> None:
+        self._stand_at(brought.facts)
+        self._former_address.stand_at(brought.facts)
         if is_table_new(brought.changes):
             self._clientele.prove_again()
 
@@ -331,79 +331,44 @@ class Daemon:
 
     # Another configuration
 
-    def _reload(self, taking: Taking) -> None:
-        """Begins to take it. Raises Problems; what was in force stays so then, as it does until what it needs is there.
-
-        It touches only what it changes.
-        """
-        now, config = time.monotonic(), taking.chosen.config
-        with in_file(taking.chosen.source):
-            plan = self._splitter.plan(config)
-        facts = observe(config, self._places.state)
-        self._handout.ask_first(decide(config, facts).dhcp)
-        self._splitter.ask_first(plan, facts)
-        self._drop_taking(Problems(_OVERTAKEN))
+    def _reload(self, it: Taking) -> None:
+        """Begins to take it. Raises Problems. It touches only what it changes."""
+        now = time.monotonic()
         try:
-            is_ready = self._splitter.prepare(plan, facts, now)
+            plan = self._reloading.begin(it, now)
         except Problems:
             # What was begun is put right at once.
             self._observe_at_s = now
             raise
-        if is_ready:
-            self._take(taking, plan)
+        if plan is not None:
+            self._take(it, plan)
         else:
-            self._taking = taking
             self._log.tell("another configuration waits until engine and resolver are ready for it")
 
-    def _take(self, taking: Taking, plan: Plan) -> None:
+    def _take(self, it: Taking, plan: Plan) -> None:
         """What it needs is there."""
-        self._taking, now = None, time.monotonic()
-        chosen = taking.chosen
         try:
-            facts = observe(chosen.config, self._places.state)
-            brought = bring(chosen.config, facts, plan, self._splitter, self._places.state, now)
+            brought = self._bring(plan)
         except Problems as error:
-            self._splitter.give_up()
-            self._observe_at_s = now
-            taking.hear(error)
+            self._observe_at_s = time.monotonic()
+            it.hear(error)
             return
-        self._chosen, self._path = chosen, taking.path
         handed = self._hand_out(brought.desired)
         changes = Changes((*brought.changes.changes, *brought.begun, *handed))
         for change in changes.changes:
             self._log.tell(f"{change.what}: {change.why}")
-        self._keep_version()
-        self._clientele.take(chosen.config, facts)
-        self._stand_at(facts)
-        if is_table_new(changes):
-            self._clientele.prove_again()
-        taking.hear(changes)
-
-    def _drop_taking(self, why: Problems) -> None:
-        taking, self._taking = self._taking, None
-        if taking is not None:
-            taking.hear(why)
+        self._in_force.take(it.chosen, it.path)
+        self._clientele.take(it.chosen.config, brought.facts)
+        self._go_on_with(brought)
+        it.hear(changes)
 
     def _reload_from(self, path: Path | None, is_back: bool, hear: Callable[[Changes | Problems], None]) -> None:
         """path: None: the file in force. is_back: to the last good one instead. Raises Problems."""
-        path = path or self._path
-        chosen = history.last_good(self._places.state) if is_back else history.read(path)
-        self._reload(Taking(chosen, path, hear))
-
-    def _keep_version(self) -> None:
-        """Told first: a configuration that is not the file's is nothing to be found out by chance."""
-        for fault in self._chosen.faults:
-            self._log.tell(f"fault: {fault.where}: {fault.what}")
-        try:
-            history.record(self._chosen, self._places.state)
-            self._kept_badly = ()
-        except Problems as error:
-            self._kept_badly = error.problems
-            self._log.tell(f"fault: {error}")
+        self._reload(Taking(*self._in_force.read(path, is_back=is_back), hear))
 
     def _reload_for_signal(self) -> None:
         try:
-            self._reload(Taking(history.read(self._path), self._path, self._hear_of_signal))
+            self._reload_from(None, False, self._hear_of_signal)
         except Problems as error:
             self._hear_of_signal(error)
 
@@ -411,8 +376,7 @@ class Daemon:
         if isinstance(outcome, Changes):
             self._log.tell("configuration read again")
         else:
-            self._chosen = msgspec.structs.replace(self._chosen, faults=outcome.problems)
-            self._log.tell(f"fault: the configuration was not taken: {outcome}")
+            self._in_force.refuse(outcome)
 
     def _stand_at(self, facts: Facts) -> None:
         """Our place in the LAN."""
@@ -437,7 +401,7 @@ class Daemon:
 
     def _told(self) -> telling.Parts:
         return telling.Parts(
-            self._chosen,
+            self._in_force.chosen,
             self._facts,
             self._clientele,
             self._checkup,
@@ -447,7 +411,7 @@ class Daemon:
             self._splitter,
             self._log,
             self._former_address,
-            (*self._kept_badly, *self._own_address.faults()),
+            (*self._in_force.faults(), *self._own_address.faults()),
             self._own_address.callers(),
         )
 

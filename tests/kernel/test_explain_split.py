@@ -143,8 +143,9 @@ def test_a_rule_for_one_port(box: Box) -> None:
 
 
 def test_a_ping_goes_straight_to_what_is_proxied(box: Box) -> None:
+    assert seen_as(box, FOREIGN) == SERVERS["proxy"]
     said = explained(box, SERVERS["foreign"], "--proto", "icmp")
-    assert said["split"]["goes"] == "straight"
+    assert (said["split"]["goes"], said["split"]["rule"]) == ("straight", 'rule[2]: "lab"')
     assert said["walk"]["verdict"]["code"] == "delivered"
     assert box.lab.call("my-computer", ping, SERVERS["foreign"]).ok
 

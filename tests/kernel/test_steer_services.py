@@ -180,6 +180,7 @@ def test_destination_port_of_the_engine_on_the_internet_is_nothing_special() -> 
     for flags in (SYN, ACK):
         packet = Ipv4(CLIENT, OUTSIDE, TCP, Tcp(40000, CHOSEN.decided, 1000, 1, flags))
         assert rig.went(packet) == "direct"
+    assert rig.went(syn(40001, dport=CHOSEN.decided)) == "engine"
 
 
 @in_namespaces

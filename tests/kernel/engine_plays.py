@@ -30,11 +30,12 @@ from tests.kernel.engine_stage.addresses import (
     TARGET,
     TARGET6,
 )
-from tests.kernel.engine_stage.clients import dns_answer, dns_answers, read_page, udp_answer, web_answer
+from tests.kernel.engine_stage.clients import WITHIN_S, dns_answer, dns_answers, read_page, udp_answer, web_answer
 from tests.kernel.engine_stage.kinds import Json
 from tests.kernel.engine_stage.networks import Inside, network
 from tests.kernel.engine_stage.programs import engine, sh
 from tests.kernel.engine_stage.stage import stage, upstreams_of
+from tests.kernel.gateway_rig import once_own
 
 
 def every_kind() -> Json:
@@ -89,7 +90,7 @@ def port_taken() -> Json:
     with stage() as it, socket.create_server(("127.0.0.1", ports(0, 0).socks)):
         engine_ = Engine(Policy(), upstreams_of({"ss": it.links["ss"]}))
         with engine(engine_, it.directory) as program:
-            return {"code": program.wait(10)}
+            return {"code": program.wait(2 * WITHIN_S)}
 
 
 def names() -> Json:
@@ -174,8 +175,9 @@ def steered() -> Json:
 def lan() -> Iterator[Inside]:
     """A client behind this box."""
     with network("lan", BOX, CLIENT) as inside:
-        sh(f"ip addr add {BOX6}/64 dev lan nodad")
-        inside(lambda: sh(f"ip addr add {CLIENT6}/64 dev eth0 nodad; ip route add default via {BOX6}"))
+        sh(f"ip addr add {BOX6}/64 dev lan nodad\n{once_own(BOX6)}")
+        way = f"ip route add default via {BOX6}"
+        inside(lambda: sh(f"ip addr add {CLIENT6}/64 dev eth0 nodad; {way}\n{once_own(CLIENT6)}"))
         for version in (4, 6):
             sh(f"ip -{version} rule add fwmark {STEERED_MARK}/{MARK_MASK} lookup {TABLE}")
             sh(f"ip -{version} route add local default dev lo table {TABLE}")
@@ -206,7 +208,7 @@ def _nft(text: str) -> None:
 
 def page(host: str, at: str = TARGET) -> str:
     """host: empty: words that are no HTTP, which the server takes for a broken request."""
-    with socket.create_connection((at, 80), 5) as it:
+    with socket.create_connection((at, 80), WITHIN_S) as it:
         it.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() if host else b"GET /\r\n\r\n")
         with suppress(OSError):
             return read_page(it)
@@ -215,7 +217,7 @@ def page(host: str, at: str = TARGET) -> str:
 
 def late_answer() -> str:
     """To a client that has closed its own way."""
-    with socket.create_connection((TARGET, 81), 5) as it:
+    with socket.create_connection((TARGET, 81), WITHIN_S) as it:
         it.sendall(b"that is all")
         it.shutdown(socket.SHUT_WR)
         return it.recv(2048).decode() or "closed"
@@ -223,7 +225,7 @@ def late_answer() -> str:
 
 def datagram(words: bytes, at: str = TARGET) -> str:
     with socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET, socket.SOCK_DGRAM) as it:
-        it.settimeout(4)
+        it.settimeout(WITHIN_S)
         it.sendto(words, (at, 7))
         try:
             data, peer = it.recvfrom(2048)

@@ -14,7 +14,7 @@ import subprocess
 import traceback
 from collections import deque
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import ParamSpec
 
@@ -74,6 +74,13 @@ def shell(script: str) -> str:
     done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{script}\n{done.stderr}"
     return done.stdout
+
+
+def once_own(*addresses: IPv6Address | str) -> str:
+    """Words for `shell` that end when packets to these are this box's own: after "nodad" too a work queue enters the
+    route, and waits for the one lock of all networks (net/ipv6/addrconf.c, addrconf_dad_start).
+    """
+    return "\n".join(f"until ip -6 route get {a} 2>&1 | grep -q ^local; do sleep 0.01; done" for a in addresses)
 
 
 def _enter() -> None:

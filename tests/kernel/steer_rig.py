@@ -34,6 +34,7 @@ from tests.kernel.gateway_rig import (
     SHAPE,
     SYN,
     Rig,
+    once_own,
     shell,
 )
 
@@ -165,7 +166,7 @@ class SplitRig(Rig):
             f"ip -6 address add {GATEWAY6}/64 dev eth0 nodad; ip -6 route add default dev eth0 via {LAN6[1]}"
             f"\nip neighbour add {LAN6[1]} lladdr {ROUTER_MAC} dev eth0"
             f"\nip neighbour add {CLIENT6} lladdr {CLIENT_MAC} dev eth0"
-            "\necho 1 >/proc/sys/net/ipv6/conf/all/forwarding"
+            f"\necho 1 >/proc/sys/net/ipv6/conf/all/forwarding\n{once_own(GATEWAY6)}"
         )
         self.shape = shape
         self.steer(policy, **settings)

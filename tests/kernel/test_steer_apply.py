@@ -34,6 +34,7 @@ from tests.kernel.gateway_rig import (
     SERVER,
     Rig,
     in_namespaces,
+    once_own,
     shell,
 )
 from tests.kernel.killing import Watching, every_step, killed
@@ -53,6 +54,7 @@ LEGACY = "iptables-legacy -P INPUT DROP; ip6tables-legacy -P INPUT DROP; ip6tabl
 ADDRESSES6 = (
     f"ip -6 address add {LAN6[2]}/64 dev eth0 nodad; ip -6 route add default via {LAN6[1]} dev eth0;"
     f" ip neighbour add {LAN6[1]} lladdr {ROUTER_MAC} dev eth0; ip neighbour add {CLIENT6} lladdr {CLIENT_MAC} dev eth0"
+    f"\n{once_own(LAN6[2])}"
 )
 NETWORK = IPv4Network("192.168.1.0/24")
 SETTINGS6 = ("forwarding", "force_forwarding", "accept_ra")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
+from ipaddress import IPv6Interface
 from pathlib import Path
 
 from sidegate.lab import namespaces as ns
@@ -26,6 +29,9 @@ _LOAD_REMEDY = (
 TRUSTED = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 """Where programs look for the authorities they trust (Go, src/crypto/x509/root_linux.go, certFiles)."""
 
+_OWN_WITHIN_S = 20.0
+_RTF_LOCAL = 0x80000000
+"""include/uapi/linux/ipv6_route.h."""
 
 OF_THE_BOX = "/etc/sidegate"
 """The configuration of a gateway that this very machine may be: it is no machine's of a lab."""
@@ -91,6 +97,7 @@ def configure(machine: Machine, wires: tuple[Wire, ...], pid: int) -> None:
     for rules in machine.rules:
         _load(rules)
     ip_batch(machine.name, _inside_lines(machine, wires))
+    _wait_until_own(machine.addresses)
     _limit_rates(machine, wires)
     for daemon in machine.daemons:
         _run(daemon)
@@ -109,6 +116,27 @@ def _inside_lines(machine: Machine, wires: tuple[Wire, ...]) -> list[str]:
                 lines.append(f"link set {end.interface}{master} {state}")
     lines += [f"link set {bridge.name} up" for bridge in machine.bridges]
     return [*lines, *machine.addresses]
+
+
+def _wait_until_own(lines: Iterable[str]) -> None:
+    """Until what is sent to the IPv6 addresses of these lines is this machine's own. Raises Problems.
+
+    Where no duplicate is looked for, a work queue enters the route all the same (net/ipv6/addrconf.c,
+    addrconf_dad_start), and waits for the one lock of all networks (RTNL): 0.2 s, while others are built and ended.
+    """
+    wanted = {IPv6Interface(line.split()[2]).ip.packed.hex() for line in lines if line.endswith(" nodad")}
+    end_s = time.monotonic() + _OWN_WITHIN_S
+    while missing := wanted and wanted - _own_addresses6():
+        if time.monotonic() > end_s:
+            what = f"{len(missing)} IPv6 addresses are not usable within {_OWN_WITHIN_S:g} s"
+            raise Problems(Problem("lab", what, exit_code=Exit.FAULT))
+        time.sleep(0.005)
+
+
+def _own_addresses6() -> set[str]:
+    """As 32 hexadecimal digits (net/ipv6/route.c, rt6_info_route)."""
+    routes = [line.split() for line in Path("/proc/net/ipv6_route").read_text("ascii").splitlines()]
+    return {route[0] for route in routes if int(route[8], 16) & _RTF_LOCAL}
 
 
 def _limit_rates(machine: Machine, wires: tuple[Wire, ...]) -> None:

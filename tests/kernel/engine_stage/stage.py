@@ -28,6 +28,7 @@ from tests.kernel.engine_stage.networks import network
 from tests.kernel.engine_stage.programs import serving, sh, wait_until
 from tests.kernel.engine_stage.resolver import Resolver
 from tests.kernel.engine_stage.target import serve_target
+from tests.kernel.gateway_rig import once_own
 
 
 def upstreams_of(links: dict[str, str]) -> tuple[Upstream, ...]:
@@ -41,7 +42,7 @@ class Stage:
         for address in (SERVER, TARGET, OTHER, RESOLVER, DIRECT_RESOLVER):
             sh(f"ip addr add {address}/32 dev lo")
         for address in (SERVER6, TARGET6):
-            sh(f"ip addr add {address}/128 dev lo nodad")
+            sh(f"ip addr add {address}/128 dev lo nodad\n{once_own(address)}")
         self.directory = directory
         self.certificate = Certificate(directory)
         self.resolver = Resolver(RESOLVER, "203.0.113.5", self.certificate)

@@ -30,7 +30,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.packet import Ipv4, Mac, Redirect, frame_of
-from sidegate.probe.bridge_attempt import Attempt, Conclusion, Sent, Step, conclusion_of
+from sidegate.probe.bridge_attempt import Attempt, Conclusion, Confidence, Sent, Step, Verdict, conclusion_of
 from sidegate.probe.bridge_evidence import Evidence
 from sidegate.probe.bridge_message import Question, words
 from sidegate.probe.bridge_plan import DEFAULT_TARGETS, METHODS, Method, Plan
@@ -65,8 +65,8 @@ class BridgeResult(Struct, frozen=True):
 
     client_ip: IPv4Address
     client_mac: Mac
-    verdict: Literal["direct", "masquerade", "unknown"]
-    confidence: Literal["strong", "fair", "none"]
+    verdict: Verdict
+    confidence: Confidence
     reason: str
     method: Method | Literal[""]
     target: IPv4Address | None
@@ -103,7 +103,7 @@ class BridgeProbe:
         self._rng = rng or _RANDOM
         self._token = self._rng.randbytes(_TOKEN_BYTES)
         self._evidence = Evidence()
-        self._silent: list[str] = []
+        self._told_nothing: list[str] = []
         self._now_s = 0.0
 
     def talk(self) -> Talk[BridgeResult]:
@@ -111,14 +111,14 @@ class BridgeProbe:
         self._evidence.began_s = self._now_s = yield Clock()
         if self._client_mac in (self._vantage.router_mac, self._vantage.mac):
             # proxy ARP: no frame of ours would go to the client itself, and the answers would look direct
-            self._silent.append(f"{self._client_ip} answers ARP with the MAC of the router or of this box")
+            self._told_nothing.append(f"{self._client_ip} answers ARP with the MAC of the router or of this box")
             return self._nothing_learned()
         for method in METHODS:
             for target in self._targets:
                 attempt = Attempt(Question(self._vantage.ip, target, method, self._token))
                 conclusion = yield from self._try(attempt)
                 if conclusion is not None:
-                    return self._result(conclusion, attempt)
+                    return self._told(conclusion, method, target)
         return self._nothing_learned()
 
     def _try(self, attempt: Attempt) -> Talk[Conclusion | None]:
@@ -142,7 +142,7 @@ class BridgeProbe:
         return None
 
     def _learned_nothing_from(self, attempt: Attempt, why: str) -> None:
-        self._silent.append(f"{attempt.question.target} by {_METHOD_NAMES[attempt.question.method]}: {why}")
+        self._told_nothing.append(f"{attempt.question.target} by {_METHOD_NAMES[attempt.question.method]}: {why}")
 
     # The steps
 
@@ -245,11 +245,11 @@ class BridgeProbe:
 
     def _answered(self, attempt: Attempt, flow: int, sent: Sent, heard: Heard) -> None:
         if sent.step == "poison" and heard.frame.src == self._client_mac:
-            return self._evidence.note("the client passed on the frame that it should have dropped")
+            self._evidence.note("the client passed on the frame that it should have dropped")
+            return
         if sent.step == "poison":
             attempt.poison_answered_by = heard.frame.src
         attempt.answered.setdefault((flow, sent.step), heard.at_s - sent.at_s)
-        return None
 
     def _take_error(self, attempt: Attempt, sent: Sent, packet: Ipv4) -> None:
         if packet.src == self._client_ip:
@@ -263,23 +263,13 @@ class BridgeProbe:
 
     # Telling
 
-    def _result(self, found: Conclusion, attempt: Attempt) -> BridgeResult:
-        asked = attempt.question
-        return self._told(found.verdict, found.confidence, found.reason, asked.method, asked.target)
-
     def _nothing_learned(self) -> BridgeResult:
-        return self._told("unknown", "none", "no target told anything: " + "; ".join(self._silent), "", None)
+        reason = "no target told anything: " + "; ".join(self._told_nothing)
+        return self._told(Conclusion("unknown", "none", reason), "", None)
 
-    def _told(
-        self,
-        verdict: Literal["direct", "masquerade", "unknown"],
-        confidence: Literal["strong", "fair", "none"],
-        reason: str,
-        method: Method | Literal[""],
-        target: IPv4Address | None,
-    ) -> BridgeResult:
+    def _told(self, found: Conclusion, method: Method | Literal[""], target: IPv4Address | None) -> BridgeResult:
         told, took_s = self._evidence, self._now_s - self._evidence.began_s
         return BridgeResult(
-            *(self._client_ip, self._client_mac, verdict, confidence, reason),
+            *(self._client_ip, self._client_mac, found.verdict, found.confidence, found.reason),
             *(method, target, took_s, tuple(told.seen), tuple(told.notes)),
         )

@@ -11,6 +11,8 @@ from sidegate.packet import Mac
 from sidegate.probe.bridge_message import Question
 
 Step = Literal["control", "poison", "treatment"]
+Verdict = Literal["direct", "masquerade", "unknown"]
+Confidence = Literal["strong", "fair", "none"]
 
 
 class Sent(Struct, frozen=True):
@@ -39,8 +41,8 @@ class Attempt(Struct):
 class Conclusion(Struct, frozen=True):
     """As in a `BridgeResult`."""
 
-    verdict: Literal["direct", "masquerade"]
-    confidence: Literal["strong", "fair"]
+    verdict: Verdict
+    confidence: Confidence
     reason: str
 
 
@@ -49,7 +51,7 @@ def conclusion_of(attempt: Attempt) -> Conclusion | str:
     if attempt.poison_answered_by is not None:
         return _poison_answered(attempt.poison_answered_by)
     asked, answered = len(attempt.flows), sum((flow, "treatment") in attempt.answered for flow in attempt.flows)
-    confidence: Literal["strong", "fair"] = "fair" if attempt.controls_lost else "strong"
+    confidence: Confidence = "fair" if attempt.controls_lost else "strong"
     if answered == asked and attempt.poison_strayed_to is not None:
         return f"{attempt.poison_strayed_to} took the frames that were meant for the client"
     if answered == asked:

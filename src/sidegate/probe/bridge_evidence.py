@@ -28,10 +28,10 @@ class Evidence:
     ) -> None:
         """flow: of an error, which shows it only in what it quotes."""
         if len(self.seen) >= _SEEN_MOST:
-            return self.note(_MORE)
+            self.note(_MORE)
+            return
         number = flow_number(packet) if flow is None else flow
         self.seen.append(Observation(at_s - self.began_s, way, mac, step, words(packet), number))
-        return None
 
     def note(self, note: str) -> None:
         if len(self.notes) < _NOTES_MOST and note not in self.notes:

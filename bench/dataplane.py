@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
-from bench.figures import Figure, median_interval
+from bench.figures import Figure, sureness
 from bench.gateway import SERVER
 from sidegate.gateway.desired import TABLE
 from sidegate.home import load_home
@@ -101,8 +101,7 @@ def medians(what: str, unit: str, rates: Rates) -> Iterator[Figure]:
 def ratios(us: Sequence[float], them: Sequence[float]) -> tuple[float, str]:
     """The median of the rounds' ratios, and how sure that is."""
     found = [ours / theirs for ours, theirs in zip(us, them, strict=True)]
-    low, high = median_interval(found)
-    return statistics.median(found), f"of {len(found)} pairs; 95 %: {low:.3f} to {high:.3f}"
+    return statistics.median(found), sureness(found, "pairs")
 
 
 def close_whatever_connects() -> int:

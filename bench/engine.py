@@ -24,9 +24,10 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from bench.blocks import Way, transfer_s
-from bench.figures import Figure, median_interval
+from bench.dataplane import CLIENT
+from bench.figures import Figure, sureness
 from bench.gateway import SERVER
-from bench.proxies import BY_HAND, CLIENT, KINDS, REDSOCKS, V2RAY, Engaged, Kind, all_of_them
+from bench.proxies import BY_HAND, KINDS, REDSOCKS, V2RAY, Engaged, Kind, all_of_them
 from sidegate.home import Home, load_home
 from sidegate.lab.lab import Lab
 
@@ -162,10 +163,7 @@ def _figures(turns: Turns, what: str, *, is_line: bool) -> Iterator[Figure]:
 
 
 def _median(name: str, values: Sequence[float], unit: str) -> Figure:
-    low, high = median_interval(values)
-    digits = 0 if low > 10 else 2
-    note = f"{len(values)} rounds; between {low:.{digits}f} and {high:.{digits}f} in 95 of 100 such runs"
-    return Figure(name, statistics.median(values), unit, note=note)
+    return Figure(name, statistics.median(values), unit, note=sureness(values, "rounds"))
 
 
 def _pairs(by_name: dict[str, list[Turn]]) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,13 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return listed[last], listed[-1 - last]
 
 
+def sureness(values: Sequence[float], what: str) -> str:
+    """As a note on the median of these, of which there is one for each of `what`."""
+    low, high = median_interval(values)
+    digits = 0 if low > 10 else 3
+    return f"{len(values)} {what}; between {low:.{digits}f} and {high:.{digits}f} in 95 of 100 such runs"
+
+
 def table(figures: list[Figure]) -> str:
     """The figures in columns; what misses its bar is marked."""
     rows = [("", "FIGURE", "VALUE", "BAR", "NOTE"), *(_row(f) for f in figures)]

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from msgspec import Struct, structs
 
 from bench.blocks import serve
+from bench.dataplane import GATEWAY
 from bench.gateway import SERVER
 from sidegate.gateway.engine.child import engine_child
 from sidegate.gateway.engine.links import upstream_of_link
@@ -36,7 +37,7 @@ from sidegate.lab.lab import Lab
 
 Kind = Literal["socks", "shadowsocks"]
 
-CLIENT, GATEWAY, INTERNET = "nas", "gateway", "internet"
+INTERNET = "internet"
 KINDS: tuple[Kind, ...] = ("socks", "shadowsocks")
 BY_HAND, REDSOCKS, V2RAY = "Xray by hand", "redsocks", "v2ray"
 _FIRST_PORT, _ASKED = 5201, 9

@@ -137,12 +137,13 @@ def pytest_runtest_makereport(
 def _told_by_labs(item: pytest.Item) -> list[tuple[str, str]]:
     """Of those that a fixture made, which are still there."""
     fixtures = getattr(item, "funcargs", {})
-    labs = {name: getattr(it, "lab", it) for name, it in fixtures.items() if hasattr(getattr(it, "lab", it), "holder")}
+    found = {name: getattr(it, "lab", it) for name, it in fixtures.items()}
+    labs = {id(lab): (name, lab) for name, lab in found.items() if hasattr(lab, "holder")}
     if not labs:
         return []
     from tests.kernel.gateway_lab import happened
 
-    return [(f"what happened on the gateway of {name}", happened(lab)) for name, lab in labs.items()]
+    return [(f"what happened on the gateway of {name}", happened(lab)) for name, lab in labs.values()]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -136,7 +136,7 @@ def lab() -> Iterator[Lab]:
         ip = get_lease(lab, CLIENT)[0]
         lab.run(CLIENT, "ip", "address", "replace", f"{ip}/24", "dev", "eth0")
         lab.run(CLIENT, "ip", "route", "replace", "default", "via", OURS)
-        lab.run(CLIENT, "busybox", "ping", "-c", "1", "-W", "2", "1.1.1.1")
+        lab.run(CLIENT, "busybox", "ping", "-c", "1", "-W", "15", "1.1.1.1")
         yield lab
 
 

@@ -147,6 +147,8 @@ def test_while_no_upstream_works_proxied_traffic_fares_as_everywhere(box: Box, o
     chain = "type filter hook input priority 0\ntcp dport 8388 reject with tcp reset\n"
     box.lab.run("internet", "nft", "-f", "-", text=f"table inet cut {{\nchain input {{\n{chain}}}\n}}\n")
     wait_for(lambda: _tried(box) == "")
+    # What an engine before sent straight, as it should, ends with it.
+    wait_for(lambda: box.status()["split"]["proxy"]["ending"] == 0, within_s=60)
     with Wiretap(box.lab) as tap:
         wait_for(lambda: got(box, WIRED, SERVERS["foreign"]) == seen)
         assert got(box, WIRED, DOMESTIC) == WAN

@@ -74,8 +74,17 @@ def test_every_error_at_once(tmp_path: Path) -> None:
         review(parse_config(TEXT.format(tmp_path, "second"), "x"))
 
 
+def test_a_subscription_that_is_a_file_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "links").write_text("hysteria2://hunter2@a.example:443\nsocks5://192.0.2.1:1080#tokyo\n")
+    sources = f'["{tmp_path}/links", "{tmp_path}/gone", "https://example.org/links"]'
+    told = review(parse_config(f'[proxy]\nmode = "all"\nsubscription = {sources}\n', "x"))
+    assert [p.where for p in told] == ["proxy.subscription[1]", "proxy.subscription[0], entry 1"]
+    assert "cannot be read" in told[0].what
+    assert "hunter2" not in str(told)
+
+
 def test_names_of_subscriptions_are_taken_on_trust() -> None:
-    text = '[proxy]\nsubscription = "/s"\n[[rule]]\nport = [22]\nsend = "tokyo"\n'
+    text = '[proxy]\nsubscription = "https://example.org/s"\n[[rule]]\nport = [22]\nsend = "tokyo"\n'
     assert review(parse_config(text, "x")) == ()
 
 

@@ -51,6 +51,12 @@ def is_address(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
+def file_copies(sources: Sequence[str]) -> tuple[Copy, ...]:
+    """Of those that are files on this box, as they are now: nobody is asked for the others."""
+    named = [(f"proxy.subscription[{i}]", Path(it)) for i, it in enumerate(sources) if not is_address(it)]
+    return tuple(Copy(where, *_read(path, where, must_be=True)) for where, path in named)
+
+
 class Subscriptions:
     """For a selectors loop: wait for `fileno` until `next_deadline`, then `turn`. Times are `time.monotonic()`.
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from sidegate.gateway.config import Config
 from sidegate.gateway.config.split import TARGETS
 from sidegate.gateway.decide import Situation
+from sidegate.gateway.engine.subscription import file_copies
 from sidegate.gateway.engine.trial import question
 from sidegate.gateway.engine.upstreams import upstreams
 from sidegate.gateway.split.policy import PROXY
@@ -22,21 +23,24 @@ T = TypeVar("T")
 
 
 def review(config: Config) -> tuple[Problem, ...]:
-    """What is no error and yet worth knowing: bad lines of lists, rules that never match.
+    """What is no error and yet worth knowing: bad lines of lists, rules that never match, subscriptions' files.
 
-    Subscriptions are not asked: that a rule sends to an upstream of theirs is taken on trust. Raises Problems with all
-    that is wrong with lists, country databases, share links, the address to check by, and what rules send to.
+    Nobody is asked for subscriptions: that a rule sends to an upstream of theirs is taken on trust. Raises Problems with
+    all that is wrong with lists, country databases, share links, the address to check by, and what rules send to.
     """
     errors: list[Problem] = []
-    found = _tried(lambda: upstreams(config, _text), errors)
+    copies = file_copies(config.proxy.subscriptions)
+    listed = [(it.where, it.text) for it in copies if it.text is not None]
+    found = _tried(lambda: upstreams(config, _text, listed), errors)
     material = _tried(lambda: Shelf().read(config), errors)
     _tried(lambda: question(config.proxy.check), errors)
     names = (*(found.names if found else ()), *_trusted(config))
     if found is not None and material is not None:
         _tried(lambda: policy(config, material, names, local_now()), errors)
-    if errors or material is None:
+    if errors or material is None or found is None:
         raise Problems(*errors)
-    return (*material.warnings, *hints(config, material, names))
+    unread = [it.problem for it in copies if it.problem is not None]
+    return (*unread, *found.problems, *material.warnings, *hints(config, material, names))
 
 
 def _tried(make: Callable[[], T], errors: list[Problem]) -> T | None:

@@ -80,10 +80,10 @@ def _try(asks_box: bool) -> str:
 
 def _look(wish: Wish) -> tuple[str, ...]:
     proxied = (
-        "On the box: `sidegate status` shows whether the proxy works, `sidegate explain DEVICE NAME` where that device "
-        "is sent for that name, and why."
+        "On the box: `sudo sidegate status` shows whether the proxy works, `sudo sidegate explain DEVICE NAME` where that "
+        "device is sent for that name, and why."
     )
-    clients = "After some minutes: `sidegate clients` shows who is answered directly, who is masqueraded, and why."
+    clients = "After some minutes: `sudo sidegate clients` shows who is answered directly, who is masqueraded, and why."
     return (*((proxied,) if wish.proxy != "none" else ()), clients)
 
 
@@ -141,7 +141,7 @@ def _hands_out(wish: Wish) -> str:
     return f"From now on the box hands out addresses, and itself{told}."
 
 
-_WHOSE = "`sidegate clients` shows who got its address elsewhere, and so may go round the box."
+_WHOSE = "`sudo sidegate clients` shows who got its address elsewhere, and so may go round the box."
 _RECONNECT = "Reconnect the devices (Wi-Fi off and on, cable out and in), so that they ask anew."
 
 

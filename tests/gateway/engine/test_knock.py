@@ -24,6 +24,7 @@ def upstream(name: str, host: str, port: int, kind: str = "socks") -> Upstream:
     ("answered", "said"),
     [
         (0, "its server answers, and lets nothing through: look at its id and this box's clock, which says 2026-11-22"),
+        (0, "may be off by 120 s at most; or at whether it gets out itself, names too"),
         (errno.ECONNREFUSED, "its server x:1 refuses connections"),
         (errno.ENETUNREACH, "its server x:1 is not to be reached: Network is unreachable"),
         (None, "its server x:1 is not to be reached: it does not answer"),

@@ -73,7 +73,8 @@ def words(answered: int | None, it: Upstream, now: datetime) -> str:
     Servers of several kinds are silent, or close the connection, for whoever has a wrong key or a wrong clock.
     """
     if answered == 0:
-        return f"its server answers, and lets nothing through: {hint(it, now, is_there=True)}"
+        looks = hint(it, now, is_there=True)
+        return f"its server answers, and lets nothing through: {looks}; or at whether it gets out itself, names too"
     if answered == errno.ECONNREFUSED:
         return f"its server {it.where} refuses connections: nothing listens there"
     return f"its server {it.where} is not to be reached: {os.strerror(answered) if answered else 'it does not answer'}"

@@ -76,8 +76,8 @@ def _of_names(recipe: Recipe) -> Iterator[str]:
         )
     yield (
         "A device that asks elsewhere for names (DNS over HTTPS or TLS; an IPv6 DNS server that the router advertises, "
-        "see `sudo sidegate probe ra`) is not known by them: what is to be proxied by its name goes straight. Turn that "
-        "off on the device, or at the router."
+        "see `sudo sidegate probe ra`) is not known by them: what is to be proxied by its name goes straight. Turn "
+        "that off on the device, or at the router."
     )
 
 

@@ -80,8 +80,8 @@ def _try(asks_box: bool) -> str:
 
 def _look(wish: Wish) -> tuple[str, ...]:
     proxied = (
-        "On the box: `sudo sidegate status` shows whether the proxy works, `sudo sidegate explain DEVICE NAME` where that "
-        "device is sent for that name, and why."
+        "On the box: `sudo sidegate status` shows whether the proxy works, `sudo sidegate explain DEVICE NAME` where "
+        "that device is sent for that name, and why."
     )
     clients = "After some minutes: `sudo sidegate clients` shows who is answered directly, who is masqueraded, and why."
     return (*((proxied,) if wish.proxy != "none" else ()), clients)

@@ -25,8 +25,8 @@ T = TypeVar("T")
 def review(config: Config) -> tuple[Problem, ...]:
     """What is no error and yet worth knowing: bad lines of lists, rules that never match, subscriptions' files.
 
-    Nobody is asked for subscriptions: that a rule sends to an upstream of theirs is taken on trust. Raises Problems with
-    all that is wrong with lists, country databases, share links, the address to check by, and what rules send to.
+    Nobody is asked for subscriptions: that a rule sends to an upstream of theirs is taken on trust. Raises Problems
+    with all that is wrong with lists, country databases, share links, the address to check by, what rules send to.
     """
     errors: list[Problem] = []
     copies = file_copies(config.proxy.subscriptions)

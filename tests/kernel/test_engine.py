@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sidegate.gateway.engine.privileges import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE
+from tests.kernel.engine_stage import playing
+from tests.kernel.engine_stage.addresses import BOX_OUTSIDE as DIRECT
+from tests.kernel.engine_stage.addresses import OTHER, TARGET, TARGET6
+from tests.kernel.engine_stage.addresses import SERVER as PROXIED
+from tests.kernel.engine_stage.addresses import SERVER6 as PROXIED6
 
 pytestmark = pytest.mark.kernel
 
-ROOT = Path(__file__).parents[2]
-PROXIED, DIRECT = "192.0.2.1", "172.16.0.2"
-"""Whom the target sees: the upstream's server, or this box."""
-TARGET, OTHER = "198.51.100.1", "198.51.100.2"
-PROXIED6, TARGET6 = "2001:db8:1::1", "2001:db8:2::1"
 NO_UDP = ("http", "https")
 
-
-def play(name: str, module: str = "engine_plays") -> Any:
-    command = ("unshare", "-Urn", sys.executable, "-m", f"tests.kernel.{module}", name)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+play = partial(playing.play, "engine_plays")
 
 
 def test_every_kind_of_link_carries_web_and_udp() -> None:
@@ -55,7 +47,7 @@ def _has_few_rights(rights: dict[str, Any]) -> None:
 
 def test_who_says_nothing_at_first_is_not_closed() -> None:
     """Xray takes silence for the end of the client's words, with some kinds of upstreams (`engine/silence.py`)."""
-    told = play("silent", "engine_silence")
+    told = playing.play("engine_silence", "silent")
     assert told.pop("unmarked") == 0
     assert {"ss", "ss-chacha20", "vmess zero", "ss, mux", "lan_port, vmess", "steered"} <= set(told)
     assert {name: words for name, words in told.items() if set(words) != {"the same"}} == {}

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import pytest
 
+from tests.kernel.engine_stage import playing
+from tests.kernel.engine_stage.addresses import OTHER, TARGET, TARGET6
+from tests.kernel.engine_stage.addresses import SERVER as PROXIED
+from tests.kernel.engine_stage.addresses import SERVER6 as PROXIED6
+
 pytestmark = pytest.mark.kernel
 
-ROOT = Path(__file__).parents[2]
-PROXIED, PROXIED6 = "192.0.2.1", "2001:db8:1::1"
-TARGET, OTHER, TARGET6 = "198.51.100.1", "198.51.100.2", "2001:db8:2::1"
-
-
-def play(name: str, module: str = "relay_plays") -> Any:
-    command = ("unshare", "-Urn", sys.executable, "-m", f"tests.kernel.{module}", name)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+play = partial(playing.play, "relay_plays")
 
 
 def test_whom_the_proxy_is_asked_for() -> None:
@@ -47,7 +39,7 @@ def test_both_kinds_of_ends_are_told_each_way() -> None:
 
 
 def test_of_connections_that_ended_in_every_way_nothing_is_left() -> None:
-    told = play("every_ending", "relay_endings")
+    told = playing.play("relay_endings", "every_ending")
     assert told.pop("joined") > 200
     assert told["sockets"] == 0
     assert told["pipes"] <= 2 * 16, "some are kept for others"

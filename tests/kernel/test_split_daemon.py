@@ -205,12 +205,17 @@ def test_no_upstream_works(box: Box, on_failure: str) -> None:
     wait_for(lambda: box.lab.call("nas", resolve, FOREIGN, OURS).detail == FOREIGN4)
 
 
-def test_a_changed_rule_drops_no_connection(box: Box) -> None:
+MANY = range(10_000)
+LONG_LIST = "\n".join([f"{DOMESTIC4}/32", *(f"d{i}.example.net\n60.{i // 125}.{2 * (i % 125)}.0/24" for i in MANY), ""])
+
+
+def test_a_long_list_drops_no_connection(box: Box) -> None:
     """The old engine goes on with what it has; the new one takes the rest."""
+    box.write("/run/long.txt", LONG_LIST)
     up(box, conf(box, "socks", rule=f'cidr = ["{FOREIGN4}/32"]'))
     with Connection(box.lab, "phone", FOREIGN4) as proxied, Connection(box.lab, "phone", DOMESTIC4) as direct:
         pid = engine_pid(box)
-        reload(box, conf(box, "socks", rule=f'cidr = ["{FOREIGN4}/32", "{DOMESTIC4}/32"]'))
+        reload(box, conf(box, "socks", rule=f'cidr = ["{FOREIGN4}/32"]', more='list = ["/run/long.txt"]'))
         wait_for(lambda: proxy_state(box)["ending"] == 1)
         assert engine_pid(box) != pid
         assert by(box, DOMESTIC) == PROXY

@@ -89,7 +89,7 @@ def find_python() -> Python:
     """
     running = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     for candidate in (running, Path(f"/usr/bin/python{_version()}"), Path(f"/usr/local/bin/python{_version()}")):
-        if candidate.exists() and not _is_hidden(candidate):
+        if not _is_hidden(candidate) and candidate.exists():
             return Python(str(candidate), _version())
     what = f"this Python {_version()} lies where a service cannot see it, and there is no other one of that version"
     raise Problems(Problem(str(running), what, "make clean, then make install PYTHON=/usr/bin/python3", Exit.MISSING))

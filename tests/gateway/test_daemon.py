@@ -13,6 +13,7 @@ import pytest
 from sidegate.gateway import view
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.change.history import Chosen
+from sidegate.gateway.clients import clientele
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon import loop
 from sidegate.gateway.daemon.control import Reply, Request
@@ -21,6 +22,7 @@ from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.ruleset.nft import Client
 from sidegate.gateway.view import ClientsView, StatusView
 from sidegate.problems import Problem, Problems
+from tests.gateway import test_decide
 from tests.gateway.test_formeraddress import facts
 
 ROOT, SOMEBODY = 0, 1000
@@ -133,3 +135,18 @@ def test_a_program_that_hangs_does_not_hold_the_daemon_up_all_the_time(
     daemon._reconcile(clock[0], Plan(), "put right")
     assert daemon._observe_at_s == clock[0] + loop.RETRY_S
     assert daemon._log.faults != ()
+
+
+def test_an_interface_that_goes_between_two_looks_ends_no_daemon(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a USB adapter that is plugged out: what was seen a moment ago is there no more."""
+
+    def gone(*_: object) -> None:
+        raise Problems(Problem("eth0", "no such network interface"))
+
+    monkeypatch.setattr(clientele, "Prober", gone)
+    daemon._observe_at_s = 1e9
+    daemon._clientele.stand_at(test_decide.facts())
+    assert [it.what for it in daemon._log.faults] == ["no such network interface"]
+    assert daemon._observe_at_s < 1e9, "the next look is soon"

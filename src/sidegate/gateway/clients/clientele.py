@@ -175,9 +175,16 @@ class Clientele:
 
     def _open_prober(self, vantage: Vantage | None) -> None:
         self._close_prober()
-        if vantage is not None:
+        if vantage is None:
+            return
+        try:
             self._prober = Prober(vantage, self._config.probe.targets)
-            self._poll.register(self._prober, select.EPOLLIN)
+        except Problems as error:
+            # The interface went since it was looked at.
+            self._log.note_faults(error.problems)
+            self._look_again()
+            return
+        self._poll.register(self._prober, select.EPOLLIN)
 
     def _close_prober(self) -> None:
         if self._prober is not None:

@@ -16,7 +16,7 @@ def walk_text(it: Journey, why: bool = False) -> str:
     """The journey step by step, the verdict, and what conntrack holds. why: every decision, with its kernel source."""
     lines = [it.walk.title, ""]
     for number, step in enumerate(it.walk.steps):
-        lines.append(f"{step.title}{'' if step.arrived else ': does not arrive'}")
+        lines.append(f"{step.title}{'' if step.arrived else ': fails'}")
         for part in it.parts:
             if part.step == number:
                 lines += _leg(part, why) if isinstance(part, Leg) else _ending(part, why)

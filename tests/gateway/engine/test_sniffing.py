@@ -28,13 +28,17 @@ def hello(name: str = NAME) -> bytes:
     return goes.read()
 
 
-def with_large_keys(data: bytes, at_front: bool) -> bytes:
-    """The hello with 1,216 more octets in an extension, as post-quantum keys take them (X25519MLKEM768)."""
+LARGE_KEYS = b"\x0a\x0a" + (1216).to_bytes(2, "big") + bytes(1216)
+"""An extension, as post-quantum ones take it (X25519MLKEM768)."""
+EMPTY = b"\x0a\x0a\0\0"
+
+
+def with_extensions(data: bytes, extra: bytes, at_front: bool) -> bytes:
+    """The hello with some more."""
     begin = 5 + 4 + 2 + 32
     begin += 1 + data[begin]
     begin += 2 + int.from_bytes(data[begin : begin + 2], "big")
     begin += 1 + data[begin]
-    extra = b"\x0a\x0a" + (1216).to_bytes(2, "big") + bytes(1216)
     old = data[begin + 2 :]
     extensions = extra + old if at_front else old + extra
     body = data[9:begin] + len(extensions).to_bytes(2, "big") + extensions
@@ -49,8 +53,8 @@ def in_records(message: bytes, size: int) -> bytes:
 WITH_NAME = [
     pytest.param(REQUEST, id="request"),
     pytest.param(hello(), id="hello"),
-    pytest.param(with_large_keys(hello(), at_front=True), id="large keys first"),
-    pytest.param(with_large_keys(hello(), at_front=False), id="large keys last"),
+    pytest.param(with_extensions(hello(), LARGE_KEYS, at_front=True), id="large keys first"),
+    pytest.param(with_extensions(hello(), LARGE_KEYS, at_front=False), id="large keys last"),
     pytest.param(in_records(hello()[5:], 100), id="several records"),
 ]
 
@@ -98,6 +102,15 @@ def test_every_beginning_shows_the_name_or_waits_for_it(data: bytes) -> None:
 def test_no_name(data: bytes) -> None:
     found = shown_name(data)
     assert found == "" or (NAME in str(found) and data.startswith(b"\x16"))
+
+
+def test_who_makes_many_parts_of_it_keeps_nobody_busy() -> None:
+    """A few milliseconds of each of a thousand connections would be seconds for all others."""
+    large = with_extensions(hello(), LARGE_KEYS, at_front=True)[5:]
+    assert shown_name(in_records(large, 4)) == NAME
+    assert shown_name(in_records(large, 1)) == ""
+    assert shown_name(with_extensions(hello(), EMPTY * 100, at_front=True)) == NAME
+    assert shown_name(with_extensions(hello(), EMPTY * 1000, at_front=True)) == ""
 
 
 def test_a_record_of_another_kind_ends_a_hello() -> None:

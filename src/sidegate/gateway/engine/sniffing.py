@@ -21,6 +21,8 @@ _HOST = re.compile(rb"\nhost:([^\r\n]*)\r?\n", re.IGNORECASE)
 _END_OF_HEADER = re.compile(rb"\n\r?\n")
 _HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST_NAME = 22, 1, 0, 0
 _LONGEST_RECORD = 1 << 14
+_MOST_PARTS = 512
+"""Of records and of extensions: 4,000 of them take ten milliseconds, which all other connections would wait."""
 
 
 class _Short(Exception):
@@ -69,7 +71,7 @@ def _without_port(host: bytes) -> bytes:
 
 def _of_hello(data: bytes) -> bytes | None:
     """RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3. It may show its name before all of it is there."""
-    message = _handshake(data)
+    message, may_go_on = _of_records(data)
     if message[:1] not in (b"", bytes([_CLIENT_HELLO])):
         return b""
     length = int.from_bytes(message[1:4], "big")
@@ -77,30 +79,26 @@ def _of_hello(data: bytes) -> bytes | None:
     try:
         return _server_name(message[4 : 4 + length] if is_whole else message[4:])
     except _Short:
-        return b"" if is_whole or not _may_go_on(data) else None
+        return b"" if is_whole or not may_go_on else None
 
 
-def _handshake(data: bytes) -> bytes:
-    """What the records hold, as far as they are there."""
-    return b"".join(content for content, _ in _records(data))
-
-
-def _may_go_on(data: bytes) -> bool:
-    """Whether what follows the records that are there may be another one."""
-    return all(is_good for _, is_good in _records(data))
-
-
-def _records(data: bytes) -> list[tuple[bytes, bool]]:
-    found, at = [], 0
-    while at < len(data):
+def _of_records(data: bytes) -> tuple[bytes, bool]:
+    """What the records hold, as far as they are there, and whether more of it may follow."""
+    message, at = b"", 0
+    for _ in range(_MOST_PARTS):
         header = data[at : at + 5]
-        length = int.from_bytes(header[3:5], "big")
-        is_whole = len(header) == 5
-        is_good = header[0] == _HANDSHAKE and header[1:2] in (b"", b"\3")
-        is_good = is_good and (not is_whole or 0 < length <= _LONGEST_RECORD)
-        found.append((data[at + 5 : at + 5 + length] if is_good and is_whole else b"", is_good))
-        at += 5 + length if is_good and is_whole else len(data)
-    return found
+        if not header or not _may_begin_record(header):
+            return message, not header
+        length = int.from_bytes(header[3:], "big")
+        message += data[at + 5 : at + 5 + length]
+        at += 5 + length
+    return message, False
+
+
+def _may_begin_record(header: bytes) -> bool:
+    """Of a handshake; as far as it is there."""
+    is_kind = header[0] == _HANDSHAKE and header[1:2] in (b"", b"\3")
+    return is_kind and (len(header) < 5 or 0 < int.from_bytes(header[3:], "big") <= _LONGEST_RECORD)
 
 
 def _server_name(hello: bytes) -> bytes:
@@ -111,7 +109,9 @@ def _server_name(hello: bytes) -> bytes:
     at += 1 + _number(hello, at, 1)
     end = at + 2 + _number(hello, at, 2)
     at += 2
-    while at < end:
+    for _ in range(_MOST_PARTS):
+        if at >= end:
+            break
         kind, length = _number(hello, at, 2), _number(hello, at + 2, 2)
         if kind == _SERVER_NAME:
             return _first_host(_part(hello, at + 4, length))
@@ -120,13 +120,10 @@ def _server_name(hello: bytes) -> bytes:
 
 
 def _first_host(names: bytes) -> bytes:
-    at = 2
-    while at + 3 <= len(names):
-        length = _number(names, at + 1, 2)
-        if names[at] == _HOST_NAME:
-            return names[at + 3 : at + 3 + length] if at + 3 + length <= len(names) else b""
-        at += 3 + length
-    return b""
+    """There are no other kinds of names, and one of a kind (RFC 6066 section 3)."""
+    length = int.from_bytes(names[3:5], "big")
+    is_there = names[2:3] == bytes([_HOST_NAME]) and len(names) >= 5 + length
+    return names[5 : 5 + length] if is_there else b""
 
 
 def _number(data: bytes, at: int, size: int) -> int:

@@ -19,6 +19,7 @@ from sidegate.gateway.daemon.splitplan import Plan
 from sidegate.gateway.daemon.splitter import Splitter
 from sidegate.gateway.dns import terms
 from sidegate.gateway.engine.lanport import LanPort
+from sidegate.gateway.engine.supervision import State
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import ports
 from sidegate.problems import Problem, Problems
@@ -66,6 +67,43 @@ def test_a_proxy_on_the_lan_is_never_sent_its_own_traffic(splitter: Splitter) ->
     plan = splitter.plan(parse_config(f'[proxy]\nmode = "all"\nupstream = [{listed}]\n', "test"))
     assert _unsteered(splitter, plan, None) == ()
     assert _unsteered(splitter, plan, HERE) == (IPv4Address("192.168.1.9"), IPv6Address("2001:db8:1::9"))
+
+
+class Slow:
+    """An engine whose upstream has answered at the third look; or a resolver that serves then."""
+
+    state = State(0, True)
+    looks = 0
+
+    def turn(self, now: float) -> None:
+        self.looks += 1
+
+    @property
+    def is_sure(self) -> bool:
+        return self.looks > 2
+
+    def serves(self) -> bool:
+        return self.is_sure
+
+    def faults(self) -> tuple[Problem, ...]:
+        return ()
+
+
+def test_up_leads_nobody_to_who_does_not_answer_yet(splitter: Splitter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are the first that are led to an upstream; and who asks past us would tell the provider."""
+    plan = splitter.plan(parse_config('[proxy]\nupstream = "socks5://192.0.2.9:1080"\nmode = "all"\n', "test"))
+    engine, naming, was_sure = Slow(), Slow(), []
+
+    def begin_names(*_: object) -> tuple[()]:
+        was_sure.append(engine.is_sure)
+        return ()
+
+    for name, value in {"_engine": engine, "_naming": naming, "_begin_names": begin_names}.items():
+        monkeypatch.setattr(splitter, name, value)
+    monkeypatch.setattr(splitter, "_want_engine", lambda *_: ())
+    splitter.begin(plan, HERE)
+    assert was_sure == [True]
+    assert naming.serves()
 
 
 def test_datagrams_that_began_elsewhere_are_let_stay(splitter: Splitter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from sidegate.render.report_split import split_section
 from sidegate.render.report_style import ASIDE, style_sheet
 from sidegate.render.signs import tone_html
 from sidegate.render.svg import svg
-from sidegate.render.words import duration, escape, rate
+from sidegate.render.words import duration, escape, rate, unbroken
 
 Pair = tuple[Stage, Stage]
 
@@ -191,7 +191,7 @@ def _cell(reach: Reach | None) -> str:
     if reach is None:
         return '<td class="none">not asked</td>'
     tone, words = OUTCOMES[reach.outcome]
-    took = f" · {duration(reach.took_ms)}" if reach.took_ms is not None else ""
+    took = f" · {unbroken(duration(reach.took_ms))}" if reach.took_ms is not None else ""
     detail = f"{escape(reach.detail)}{took}".removeprefix(" · ")
     return f"<td>{tone_html(tone, words)}{f'<small>{detail}</small>' if detail else ''}</td>"
 

@@ -8,7 +8,7 @@ from sidegate.demo.result import Split, Visit
 from sidegate.render.picture import VISITS
 from sidegate.render.report_style import ASIDE
 from sidegate.render.signs import tone_html
-from sidegate.render.words import duration, escape
+from sidegate.render.words import duration, escape, unbroken
 
 
 def split_section(split: Split | None) -> Iterator[str]:
@@ -34,6 +34,6 @@ def split_section(split: Split | None) -> Iterator[str]:
 def _cell(visit: Visit | None) -> str:
     if visit is None:
         return '<td class="none">not asked</td>'
-    took = f" · {duration(visit.took_ms)}" if visit.took_ms is not None else ""
+    took = f" · {unbroken(duration(visit.took_ms))}" if visit.took_ms is not None else ""
     detail = f"{escape(visit.detail)}{took}".removeprefix(" · ")
     return f"<td>{tone_html(*VISITS[visit.outcome])}{f'<small>{detail}</small>' if detail else ''}</td>"

@@ -115,3 +115,8 @@ def rate(mbit: float) -> str:
 def duration(ms: float) -> str:
     """A duration as people write it: `42 ms`, `1.84 s`."""
     return f"{ms / 1000:.2f} s" if ms >= 1000 else f"{ms:.0f} ms"
+
+
+def unbroken(text: str) -> str:
+    """The same, which no browser breaks into lines."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

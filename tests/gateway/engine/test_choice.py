@@ -249,8 +249,8 @@ class Line:
                 self.under_way = [it for it in self.under_way if it[1] != name]
         for name in self.choice.due(self.now_s):
             self.begin(name, self.choice[name].patience_s)
-        for name, within_s in self.choice.doubted(self.now_s):
-            self.begin(name, within_s)
+        for name in self.choice.doubted(self.now_s):
+            self.begin(name, GRACE_S)
         if self.choice.chosen.name != self.used[-1]:
             self.used.append(self.choice.chosen.name)
 

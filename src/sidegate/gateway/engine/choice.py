@@ -153,14 +153,14 @@ class Choice:
             standing.due_s = now_s + (EVERY_S if standing.name == self.chosen.name else OTHERS_EVERY_S)
         return [s.name for s in due]
 
-    def doubted(self, now_s: float) -> list[tuple[str, float]]:
-        """Whom to try once more now, beside a trial that takes long, and how long that may take, in seconds."""
+    def doubted(self, now_s: float) -> list[str]:
+        """Whom to try once more now, for `GRACE_S`, beside a trial that takes long."""
         late = [s for s in self._standings.values() if (at_s := _doubted_s(s)) is not None and at_s <= now_s]
         for standing in late:
             standing.is_doubted = True
             if standing.name == self.chosen.name:
                 self._hurry(now_s)
-        return [(s.name, max(0.0, s.asked_s + s.patience_s - now_s)) for s in late]
+        return [s.name for s in late]
 
     def next_due_s(self) -> float | None:
         """When `due` or `doubted` has something to do; None: only when a trial has ended."""

@@ -17,7 +17,7 @@ from msgspec import Struct
 from sidegate.gateway.box.files import replace_file
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.engine.child import engine_children, refused_file
-from sidegate.gateway.engine.choice import Choice, Standing, Way
+from sidegate.gateway.engine.choice import GRACE_S, Choice, Standing, Way
 from sidegate.gateway.engine.generations import Generations
 from sidegate.gateway.engine.hints import hint
 from sidegate.gateway.engine.knock import Knocks
@@ -283,8 +283,8 @@ class Supervision:
             return
         for name in self._choice.due(now):
             self._ask(name, made, now, self._choice[name].patience_s)
-        for name, within_s in self._choice.doubted(now):
-            self._ask(name, made, now, within_s)
+        for name in self._choice.doubted(now):
+            self._ask(name, made, now, GRACE_S)
 
     def _ask(self, name: str, made: Wanted, now: float, within_s: float) -> None:
         if name in self._refused:

@@ -27,6 +27,8 @@ WITHIN_S = 5.0
 """For a whole trial. A page that takes longer through an upstream is one that people give up on."""
 FIRST_WITHIN_S = 2.0
 """For one that never answered: few take longer, and those are tried again with more time."""
+_LATE_S = 0.5
+"""A turn that comes so much later than it was wanted was kept waiting by something else."""
 _MOST_BYTES = 1 << 16
 _HEAD_MOST = 1 << 14
 _RECEIVE = 1 << 14
@@ -223,6 +225,7 @@ class Trials:
     def __init__(self) -> None:
         self._calls: list[tuple[str, _Call]] = []
         self._poll = select.epoll()
+        self._turned_s = 0.0
 
     def fileno(self) -> int:
         return self._poll.fileno()
@@ -239,6 +242,8 @@ class Trials:
 
     def turn(self, now_s: float) -> list[tuple[str, Outcome]]:
         """What came of those that are done. With an answer all trials of that name are: it works."""
+        self._forgive(now_s)
+        self._turned_s = now_s
         ready = {fd for fd, _ in self._poll.poll(0)}
         turned = [
             (it, _turn(it[1], now_s)) for it in self._calls if it[1].socket.fileno() in ready or now_s >= it[1].ends_s
@@ -251,6 +256,13 @@ class Trials:
         for _, call in self._calls:
             self._poll.modify(call.socket, call.wants)
         return [(name, outcome) for (name, _), outcome in done if outcome.is_good or name not in answered]
+
+    def _forgive(self, now_s: float) -> None:
+        """Time in which nobody listened is no upstream's silence."""
+        wanted_s = self.next_deadline()
+        if wanted_s is not None and now_s > wanted_s + _LATE_S:
+            for _, call in self._calls:
+                call.ends_s += now_s - max(call.began_s, self._turned_s)
 
     def give_up(self, *names: str) -> None:
         for it in [it for it in self._calls if it[0] in names]:

@@ -1,4 +1,5 @@
-"""Two connections made one: the kernel moves what comes, page by page, and no octet is copied here (splice(2)).
+"""Two connections made one: the kernel moves what comes, page by page, and no octet is copied here (splice(2)), but
+for those at an urgent one.
 
 Each end that is told by one side is told to the other at once: the end of its words as the end of its words, a break as
 a break. Who does not take what is his is not sent more, and the other is not read any further.

@@ -117,9 +117,11 @@ class Box:
         assert look(self.lab, "gateway", "probe", "again").returncode == 0
 
     def pid(self) -> int:
-        """Of the daemon, as this process sees it."""
+        """Of the daemon, as this process sees it. A child of its own looks like it until it has become nft or ip."""
         network = os.readlink(f"/proc/{self.lab.holder('gateway').outside}/ns/net")
-        found = [p for p in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_daemon(p, network)]
+        numbers = map(int, filter(str.isdigit, os.listdir("/proc")))
+        parents = {p: parent for p in numbers if (parent := _parent_of_daemon(p, network)) is not None}
+        found = [p for p, parent in parents.items() if parent not in parents]
         assert len(found) == 1, f"{len(found)} daemons"
         return found[0]
 
@@ -148,12 +150,16 @@ class Box:
         wait_for(lambda: self.in_set("direct4") == 0)
 
 
-def _is_daemon(pid: int, network: str) -> bool:
+def _parent_of_daemon(pid: int, network: str) -> int | None:
+    """None if it is no daemon, or ends."""
     try:
         is_there = os.readlink(f"/proc/{pid}/ns/net") == network
-        return is_there and b"sidegate.gateway.daemon.service" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if not is_there or b"sidegate.gateway.daemon.service" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return None
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return False
+        return None
+    return int(status.partition("PPid:")[2].split()[0])
 
 
 @contextmanager

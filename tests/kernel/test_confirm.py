@@ -182,6 +182,15 @@ def test_unconfirmed_configuration_goes_back_to_the_one_before(lab: Lab) -> None
     assert (found["masquerade"], found["faults"], found["confirm"]) == ("always", [], None)
 
 
+def test_nothing_is_changed_that_nobody_would_undo(lab: Lab) -> None:
+    before = state(lab)
+    lab.run("gateway", "mkdir", "-p", "/run/sidegate/timer.pid")
+    done = box(lab, "up", "--confirm", "600")
+    assert (done.returncode, "the process that would undo the change does not start" in done.stderr) == (1, True)
+    assert (state(lab), pending(lab)) == (before, None)
+    assert "timer.pid" in lab.run("gateway", "tail", "-n", "5", "/run/sidegate/daemon.log").stdout
+
+
 def test_unconfirmed_configuration_goes_back_without_a_daemon(lab: Lab) -> None:
     """And a start without a person, as at boot, keeps to it, although the file says otherwise."""
     set_config(lab, "")

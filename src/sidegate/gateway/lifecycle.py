@@ -161,8 +161,8 @@ def _change_for_a_while(config: Path | None, running: Any | None, at: Places, co
     back_to = history.load(at.state).in_force if is_up else None
     connection = pending.own_connection()
     pending.save(pending.fresh(confirm_s, back_to, connection), at.state)
-    timer.begin(at)
     try:
+        timer.start(at)
         went = _change(config, running, at)
     except Problems:
         pending.discard(at.state)

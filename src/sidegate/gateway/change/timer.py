@@ -9,18 +9,33 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 from sidegate.gateway.box.places import Places, running_pid
 from sidegate.gateway.change import pending
+from sidegate.problems import Exit, Problem, Problems
 
 _MODULE = "sidegate.gateway.change.rollback"
+_STARTS_WITHIN_S = 30.0
+_LOOK_AGAIN_S = 0.02
 
 
-def begin(at: Places) -> None:
+def start(at: Places) -> None:
+    """Returns once it runs. Raises Problems if it does not."""
+    process = begin(at)
+    end_s = time.monotonic() + _STARTS_WITHIN_S
+    while running_pid(at.timer) is None:
+        if process.poll() is not None or time.monotonic() >= end_s:
+            what = "nothing was changed: the process that would undo the change does not start"
+            raise Problems(Problem("sidegate", what, f"see the end of {at.log}", Exit.FAULT))
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def begin(at: Places) -> subprocess.Popen[bytes]:
     """Begins it in the background; a second one ends by itself. Its words go to the daemon's log."""
     at.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
     with open(os.open(at.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab") as log:
-        subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -32,6 +32,7 @@ from typing import Literal
 from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
+from sidegate.gateway.engine.idle import IDLE_S
 from sidegate.gateway.ruleset import restraint
 from sidegate.gateway.ruleset.networks import Listed, listed
 from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
@@ -43,8 +44,8 @@ Kind = Literal["decided", "named"]
 
 DATAGRAMS_S = 180
 """How long a UDP flow may pause and is still the same (RFC 4787 REQ-5: not under 2 minutes)."""
-ENGAGED_S = 7440
-"""How long a proxied TCP connection may pause and is still known as one; RFC 5382 REQ-5 asks this of a NAT."""
+ENGAGED_S = IDLE_S
+"""How long a proxied TCP connection may pause and is still known as one."""
 LEARNED_SIZE = 65536
 LEARNED_S = 30 * 86_400
 """How long an address stays in `names` while nobody looks, as without a daemon; see `dns.learned`."""

@@ -14,7 +14,7 @@ from sidegate import packet as wire
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import Blueprint
 from sidegate.lab.machine import main_environment
-from sidegate.lab.tracing.orders import Barrage, Capture
+from sidegate.lab.tracing.orders import QUIET_S, Barrage, Capture
 from sidegate.lab.tracing.packets import packet_of, parse_entry
 from sidegate.walk.data import Sighting, Tracked
 
@@ -22,7 +22,6 @@ _ETH_ALL = 3
 _OUTGOING = 4  # linux/if_packet.h, PACKET_OUTGOING
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _NETLINK_NETFILTER = 12  # linux/netlink.h
-QUIET_S = 0.0025
 
 
 class Stage:
@@ -73,10 +72,11 @@ class Stage:
         """Sends the frames one by one, each when the last one's effects are over."""
         if self.alone != it.box:
             self._leave_alone(it.box)
+        self.settle(0, it.quiet_s)
         seen: list[tuple[int, Sighting]] = []
         for number, (machine, interface, frame) in enumerate(it.frames):
             self.taps[machine].sendto(frame, (interface, 0))
-            seen += self.settle(number)
+            seen += self.settle(number, it.quiet_s)
         seen.sort(key=lambda sighting: sighting[0])
         entries = tuple(self.connections())
         self.forget()
@@ -103,14 +103,14 @@ class Stage:
             found += [entry for line in text.splitlines() if (entry := parse_entry(machine, line))]
         return sorted(found)
 
-    def settle(self, step: int) -> list[tuple[int, Sighting]]:
+    def settle(self, step: int, quiet_s: float = QUIET_S) -> list[tuple[int, Sighting]]:
         """Waits until all is quiet. Everything seen since the last time, each with its time in ns."""
         seen: list[tuple[int, Sighting]] = []
-        end = time.monotonic() + QUIET_S
+        end = time.monotonic() + quiet_s
         while (left := end - time.monotonic()) > 0:
             if self.poll.poll(left * 1000):
                 seen += (it for machine, tap in self.taps.items() for it in self._drained(machine, tap, step))
-                end = time.monotonic() + QUIET_S
+                end = time.monotonic() + quiet_s
         return seen
 
     def _drained(self, machine: str, tap: socket.socket, step: int) -> Iterator[tuple[int, Sighting]]:

@@ -14,7 +14,7 @@ import msgspec
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import Blueprint
 from sidegate.lab.lab import Lab
-from sidegate.lab.tracing.orders import Arrangement, Barrage, Capture, Failed, Order, Played
+from sidegate.lab.tracing.orders import QUIET_S, Arrangement, Barrage, Capture, Failed, Order, Played
 from sidegate.lab.tracing.packets import frame_of, hops_of
 from sidegate.lab.tracing.scene import Scene
 from sidegate.lab.tracing.stage import Stage
@@ -52,12 +52,12 @@ class Tracer:
         lan = str(home.router.lan.network)
         self._ask(Arrangement(names, gateway, lan, network.setting, ruleset, neighbours))
 
-    def fire(self, volley: Volley) -> Outcome:
+    def fire(self, volley: Volley, quiet_s: float = QUIET_S) -> Outcome:
         """What one box does with these frames. From the first time on, no other machine takes in IP packets."""
         node = self.network.nodes[volley.box]
         peers = [(node.ports[shot.port].peer, shot.packet) for shot in volley.shots]
         frames = tuple((peer.node.name, peer.name, frame_of(packet)) for peer, packet in peers if peer)
-        capture = self._ask(Barrage(volley.box, frames)).capture
+        capture = self._ask(Barrage(volley.box, frames, quiet_s)).capture
         here = (tuple(it for it in kind if it.node == volley.box) for kind in (capture.seen, capture.entries))
         return Outcome(*here)  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from sidegate.lab import machine
 from sidegate.lab.asking import http_get
 from sidegate.lab.blueprint import Blueprint, Rules, blueprint
 from sidegate.lab.capture import capture
+from sidegate.lab.carriers import interfaces_that_carry
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
 from sidegate.packet import Arp
@@ -266,6 +268,14 @@ class TestHandle:
     def test_capture_refuses_an_interface_that_is_not_there(self, lab: Lab) -> None:
         with pytest.raises(Problems, match='phone: no interface "eth1"'):
             next(capture(lab, "phone", "eth1"))
+
+
+@pytest.mark.parametrize("name", ["velop-mesh", "bypass-removed"])
+def test_every_wire_carries_from_the_start(name: str) -> None:
+    with Lab.up(load_home(name)) as lab:
+        links = {m: json.loads(lab.run(m, "ip", "-json", "link").stdout) for m in lab.machines}
+    wanted = {m: set(interfaces_that_carry(lab.plan, m)) for m in lab.machines}
+    assert {m: {it["ifname"] for it in found if it["operstate"] == "UP"} for m, found in links.items()} == wanted
 
 
 class TestRoaming:

@@ -21,6 +21,7 @@ import msgspec
 
 from sidegate.lab import namespaces as ns
 from sidegate.lab import proxying, servers
+from sidegate.lab.carriers import wait_until_carried
 from sidegate.lab.machine import configure, furnish, ip_batch, set_up
 from sidegate.lab.papers import Papers
 from sidegate.lab.parts import Blueprint, Machine, Wire
@@ -149,7 +150,8 @@ def _build(plan: Blueprint, papers: Papers | None) -> Ready:
     pids = {name: holder.inside for name, holder in machines.items()}
     ip_batch(None, [line for wire in plan.wires for line in _wire_lines(wire, pids)])
     _in_parallel([(m.name, partial(configure, m, plan.wires, pids[m.name])) for m in plan.machines])
-    _wait_for_all(_start_servers(plan, pids, papers))
+    carried = _Child.start(partial(wait_until_carried, plan, pids))
+    _wait_for_all([carried, *_start_servers(plan, pids, papers)])
     return Ready(pid_outside, machines)
 
 

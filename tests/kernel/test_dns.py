@@ -17,7 +17,21 @@ from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.resolving import TYPES, labels, read_reply, resolve
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.dns_box import ENGINE_PORT, ISP, KEPT4, LIE, NAMES4, NAMES6, TRUTH, WE, DnsBox, proxied, resolver
+from tests.kernel.dns_box import (
+    ENGINE_PORT,
+    ISP,
+    KEPT4,
+    LIE,
+    NAMES4,
+    NAMES6,
+    PATIENCE_S,
+    TRUTH,
+    WE,
+    DnsBox,
+    end,
+    proxied,
+    resolver,
+)
 from tests.kernel.gateway_lab import wait_for
 
 pytestmark = pytest.mark.kernel
@@ -31,6 +45,8 @@ ENGINE = (
     "--address=/inside.foreign.example/192.168.1.127",
     f"--address=/use-application-dns.net/{CLOUD}",
 )
+QUESTION = b"\0\1\1\0\0\1\0\0\0\0\0\0"
+"""Whose name, type and class follow."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +63,8 @@ def box(lab: Lab) -> DnsBox:
 
 
 def test_proxied_names_are_asked_through_the_engine_and_learned(box: DnsBox) -> None:
+    box.want(None)
+    box.nft(f"flush set inet sidegate {NAMES4}")
     said = box.want(resolver(FOREIGN))
     assert said[0] == "resolver answers DNS on eth0"
     for over in ("udp", "tcp"):
@@ -75,7 +93,7 @@ def test_a_server_behind_the_engine_that_turns_silent_keeps_nobody_waiting(box: 
     box.stop_engine()
     assert [box.ask(f"{name}.foreign.example") for name in "pqr"] == [TRUTH] * 3
     lab.run("gateway", *command, "--listen-address=127.0.0.1", "--pid-file=/run/engine.pid")
-    lab.run("gateway", "sh", "-c", "kill $(cat /run/second.pid)")
+    end(lab, "gateway", "/run/second.pid")
     assert [box.ask(f"{name}.foreign.example") for name in "stu"] == [TRUTH] * 3
     box.stop_engine()
     box.start_engine(*ENGINE)
@@ -88,7 +106,7 @@ def test_a_server_for_direct_names_that_turns_silent_keeps_nobody_waiting(box: D
     lab.run("nas", *command, "--pid-file=/run/near.pid")
     box.want(resolver(FOREIGN, direct=(nas, ISP)))
     assert box.ask("near.domestic.example") in ("36.9.9.9", "no such name"), "whoever is the first to answer"
-    lab.run("nas", "sh", "-c", "kill $(cat /run/near.pid)")
+    end(lab, "nas", "/run/near.pid")
     assert box.ask("www.domestic.example") == "36.1.2.3"
     assert box.ask("nobody.domestic.example") == "no such name"
 
@@ -97,8 +115,9 @@ def test_no_answer_outlives_a_minute_at_a_client(box: DnsBox) -> None:
     """The engine's stand-in gives ten."""
     box.want(resolver(FOREIGN))
     with box.lab.socket("phone", socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(PATIENCE_S)
         asker.connect((WE, 53))
-        asker.send(b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels("www.foreign.example") + b"\0\1\0\1")
+        asker.send(QUESTION + labels("www.foreign.example") + b"\0\1\0\1")
         _, records = read_reply(asker.recv(512))
     assert [r.ttl_s for r in records if r.kind == TYPES["A"]] == [60]
 
@@ -210,10 +229,11 @@ def test_a_server_that_asks_us_is_asked_no_more(box: DnsBox, lab: Lab) -> None:
     lab.run("nas", "dnsmasq", "--conf-file=/dev/null", "--user=root", "--group=", "--pid-file=/run/loop.pid", *options)
     nas = next(c.v4 for c in lab.home.client if c.name == "nas")
     box.want(resolver(FOREIGN, direct=(nas,)))
-    wait_for(lambda: box.ask("www.domestic.example") == "refused")
+    wait_for(lambda: box.ask("www.domestic.example", again_s=1.0) == "refused")
     assert box.ask("www.foreign.example") == TRUTH
     said = lab.run("gateway", "cat", "/run/own/resolver/resolver.log").stdout
     assert [str(nas) in p.what for p in loops(said)] == [True]
+    end(lab, "nas", "/run/loop.pid")
 
 
 def test_another_resolver_on_port_53_is_named_before_ours_starts(box: DnsBox, lab: Lab) -> None:
@@ -233,7 +253,11 @@ def test_the_internet_gets_no_answer(box: DnsBox, lab: Lab) -> None:
     rules = f"type nat hook prerouting priority -101\nip daddr {wan} udp dport 53 dnat to {WE}\n"
     lab.run("router", "nft", "-f", "-", text=f"table ip forward53 {{\nchain pre {{\n{rules}}}\n}}\n")
     box.want(resolver(FOREIGN))
-    assert lab.call("internet", resolve, "www.domestic.example", wan, "A", "udp", 3.0).detail == "36.1.2.3"
-    box.guard()
-    assert not lab.call("internet", resolve, "www.domestic.example", wan, "A", "udp", 0.5).ok
-    assert box.ask("www.domestic.example") == "36.1.2.3"
+    assert lab.call("internet", resolve, "www.domestic.example", wan, "A", "udp", PATIENCE_S).detail == "36.1.2.3"
+    with box.guarded(), lab.socket("internet", socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.connect((wan, 53))
+        asker.send(QUESTION + labels("www.domestic.example") + b"\0\1\0\1")
+        assert box.ask("www.domestic.example") == "36.1.2.3", "whoever asks before is answered before"
+        with pytest.raises(BlockingIOError):
+            asker.recv(512, socket.MSG_DONTWAIT)
+    lab.run("router", "nft", "delete", "table", "ip", "forward53")

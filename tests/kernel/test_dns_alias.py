@@ -18,7 +18,7 @@ from sidegate.gateway.split.policy import Destination, Policy, Rule
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
 from sidegate.packet import UDP, Ipv4, Udp
-from tests.kernel.dns_box import LIE, TABLE, TRUTH, DnsBox, proxied, resolver
+from tests.kernel.dns_box import LIE, TABLE, TRUTH, DnsBox, end, proxied, resolver
 from tests.kernel.gateway_rig import GATEWAY, ROUTER_MAC, SERVER, SHAPE, in_namespaces, shell
 from tests.kernel.steer_rig import SplitRig
 from tests.kernel.test_steer import LISTED
@@ -61,7 +61,8 @@ def box(lab: Lab) -> Iterator[DnsBox]:
     yield box
     box.want(None)
     box.stop_engine()
-    lab.run("nas", "sh", "-c", "kill $(cat /run/liar.pid); rm /run/liar.log")
+    end(lab, "nas", "/run/liar.pid")
+    lab.run("nas", "rm", "/run/liar.log")
 
 
 def test_an_alias_does_not_answer_for_a_proxied_name(box: DnsBox) -> None:

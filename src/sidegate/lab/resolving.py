@@ -40,15 +40,16 @@ def resolve(
     timeout_s: float = ANSWERED_WITHIN_S,
     port: int = 53,
     ca: str = "",
+    again_s: float = _ASK_AGAIN_S,
 ) -> Answer:
     """What the server says: the values of that type, in order, apart by a space, or why there are none.
 
     Not ok: no answer, an error that the server names, or no such record ("nothing"). ca: for TLS and HTTPS, the
-    certificate (PEM) by which the one of the server's address is checked.
+    certificate (PEM) by which the one of the server's address is checked. again_s: a datagram is sent again after it.
     """
     start = time.monotonic()
     try:
-        reply, asker = _exchange(_question(name, TYPES[kind]), server, over, timeout_s, port, ca)
+        reply, asker = _exchange(_question(name, TYPES[kind]), server, over, timeout_s, port, ca, again_s)
     except (OSError, http.client.HTTPException) as error:
         return Answer(False, why(error), answered_since(start))
     try:
@@ -70,7 +71,7 @@ def labels(name: str) -> bytes:
 
 
 def _exchange(
-    question: bytes, server: str, over: str, timeout_s: float, port: int, ca: str
+    question: bytes, server: str, over: str, timeout_s: float, port: int, ca: str, again_s: float
 ) -> tuple[bytes, tuple[str, int]]:
     kind = socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM
     with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, kind) as plain:
@@ -78,24 +79,24 @@ def _exchange(
         plain.connect((server, port))
         asker: tuple[str, int] = plain.getsockname()[:2]
         if over == "udp":
-            return _over_datagrams(plain, question, timeout_s), asker
+            return _over_datagrams(plain, question, timeout_s, again_s), asker
         if over == "tcp":
             return _over_stream(plain, question), asker
         with ssl.create_default_context(cadata=ca).wrap_socket(plain, server_hostname=server) as secure:
             return (_over_stream if over == "tls" else _over_https)(secure, question), asker
 
 
-def _over_datagrams(connection: socket.socket, question: bytes, timeout_s: float) -> bytes:
+def _over_datagrams(connection: socket.socket, question: bytes, timeout_s: float, again_s: float) -> bytes:
     """Asks again, with the same id: a datagram that a resolver lost while it was replaced says nothing of the next."""
     end_s = time.monotonic() + timeout_s
     while True:
         connection.send(question)
         left_s = end_s - time.monotonic()
-        connection.settimeout(max(0.01, min(_ASK_AGAIN_S, left_s)))
+        connection.settimeout(max(0.01, min(again_s, left_s)))
         try:
             return connection.recv(65535)
         except TimeoutError:
-            if left_s <= _ASK_AGAIN_S:
+            if left_s <= again_s:
                 raise
 
 

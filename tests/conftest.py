@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts in the background so, and every child would inherit it: Ctrl-C is tested here.
@@ -23,13 +25,18 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 
 # How long an example takes says nothing on a loaded machine. CI asks the same every time: what is red there is new.
+_ASKS_THE_SAME = os.environ.get("SIDEGATE_REQUIRE_KERNEL") == "1"
 settings.register_profile(
     "sidegate",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=os.environ.get("SIDEGATE_REQUIRE_KERNEL") == "1",
+    derandomize=_ASKS_THE_SAME,
 )
 settings.load_profile("sidegate")
+if _ASKS_THE_SAME:
+    # Else it draws from the constants of all modules that are loaded by then as well, derandomized or not, and which
+    # ones are is the work of whatever tests this worker was given before.
+    vars(providers)["_get_local_constants"] = Constants
 
 
 Golden = Callable[[str | Path, str], None]

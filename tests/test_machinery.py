@@ -181,3 +181,25 @@ class TestKernelGate:
         (tests / "tests/test_other.py").write_text(PASSING)
         code, output = self.outcome(tests, ALL_WORKS, PASSING, True, "--ignore=tests/kernel")
         assert (code, "1 passed" in output) == (1, True), output
+
+
+DRAWING = """
+import sys, tests.conftest
+from hypothesis import given, strategies as st
+if sys.argv[1:]:
+    import constants
+drawn = []
+given(st.lists(st.integers(0, 1 << 30), min_size=20))(lambda n: drawn.append(n))()
+print(drawn)
+"""
+
+
+def test_examples_where_kernel_tests_are_required_do_not_depend_on_what_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "constants.py").write_text(f"ALL = {list(range(1000, 1100))}")
+
+    def drawn(*loaded: str) -> str:
+        command = [sys.executable, "-c", DRAWING, *loaded]
+        path = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "SIDEGATE_REQUIRE_KERNEL": "1"}
+        return run(command, tmp_path, os.environ["PATH"], **path).stdout
+
+    assert drawn("constants") == drawn() != ""

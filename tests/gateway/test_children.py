@@ -144,7 +144,10 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """How soon anything starts, on a disk that others use too, is not what is asked here."""
+    monkeypatch.setattr("sidegate.gateway.box.children.nursery._STARTS_WITHIN_S", 60.0)
+    monkeypatch.setattr(process, "STOP_WITHIN_S", 60.0)
     home = Home(tmp_path)
     yield home
     home.down()
@@ -271,9 +274,30 @@ def test_a_stranger_with_a_recorded_process_id_is_left_alone(home: Home) -> None
     assert home.down() == [False]
     pid = nursery.pid("sleeper")
     assert pid is None, "its record is gone"
-    assert sleeping(home.path) != []
+    # While it becomes `tail` it has no words for a moment (fs/proc/base.c, get_mm_cmdline).
+    until(lambda: sleeping(home.path))
     for left in sleeping(home.path):
         os.kill(left, signal.SIGKILL)
+
+
+def test_who_is_held_up_after_a_look_looks_once_more(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process is that gets no processor for a while; the child got one."""
+    child, ahead_s, real = sleeper(home.path), [0.0], time.monotonic
+    one = home.nursery(child)
+    monkeypatch.setattr(time, "monotonic", lambda: real() + ahead_s[0])
+    looks, serves = [], one.serves
+
+    def look(it: Child) -> bool:
+        looks.append(serves(it))
+        if len(looks) == 1:
+            until(lambda: serves(it))
+            ahead_s[0] += 1000.0
+            return False
+        return looks[-1]
+
+    monkeypatch.setattr(one, "serves", look)
+    one.settle()
+    assert len(looks) == 2
 
 
 def test_killed_anywhere_while_starting_it_is_found_and_ended(home: Home) -> None:

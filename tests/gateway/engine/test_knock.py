@@ -36,9 +36,10 @@ def test_words(answered: int | None, said: str) -> None:
 
 def test_servers() -> None:
     knocks = Knocks()
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as gone:
-        there, nobody = server.getsockname()[1], gone.getsockname()[1]
-        gone.close()
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as deaf:
+        # It is bound and does not listen: so nobody else does at its port.
+        deaf.bind(("127.0.0.1", 0))
+        there, nobody = server.getsockname()[1], deaf.getsockname()[1]
         knocks.start(upstream("there", "127.0.0.1", there), time.monotonic())
         knocks.start(upstream("nobody", "127.0.0.1", nobody), time.monotonic())
         knocks.start(upstream("named", "proxy.example", 1), time.monotonic())
@@ -68,12 +69,8 @@ def test_silence_ends() -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
-        others = [socket.socket() for _ in range(2)]
-        for it in others:
-            it.setblocking(False)
-            it.connect_ex(server.getsockname())
-        knocks.start(upstream("silent", *server.getsockname()), time.monotonic())
-        assert dict(knocks.turn(time.monotonic() + 60))["silent"].endswith("it does not answer")
-        for it in others:
-            it.close()
+        with socket.create_connection(server.getsockname(), 30):
+            assert select.select([server], [], [], 30)[0], "one waits there, and there is room for no more"
+            knocks.start(upstream("silent", *server.getsockname()), time.monotonic())
+            assert dict(knocks.turn(time.monotonic() + 60))["silent"].endswith("it does not answer")
     knocks.close()

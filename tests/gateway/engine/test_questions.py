@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import struct
-import time
 
 import pytest
 
@@ -24,16 +24,27 @@ def test_an_answer_that_is_too_long_is_to_be_asked_for_over_tcp(question: bytes,
     assert bool(found[2] & 0x02) == (length < len(LONG))
 
 
+def both_kinds(*, is_alone: bool) -> tuple[socket.socket, Port]:
+    """A server of TCP, and a port of the same number, which another program may have for UDP: then other ones."""
+    while True:
+        server = socket.create_server(("127.0.0.1", 0))
+        try:
+            return server, Port(server.getsockname(), is_alone=is_alone)
+        except OSError as error:
+            server.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 class Both:
     """A port, a client, and the server behind it."""
 
     def __init__(self, *, is_alone: bool = False) -> None:
-        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server, self.port = both_kinds(is_alone=is_alone)
         self.at = self.server.getsockname()
-        self.port = Port(self.at, is_alone=is_alone)
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.connect(self.at)
-        self.now = time.monotonic()
+        self.now = 1000.0
 
     def ask(self, number: int) -> None:
         self.client.send(struct.pack("!H", number) + PLAIN[2:])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from sidegate.home import load_home
-from sidegate.lab.asking import Answer
+from sidegate.lab.asking import NO_ANSWER, Answer, http_get
 from sidegate.lab.visiting import visit
-from tests.kernel.gateway_lab import Box
+from tests.kernel.gateway_lab import Box, wait_for
 
 HOME = load_home("split")
 SERVERS = {server.name: server for server in HOME.internet.server}
@@ -19,6 +20,8 @@ FOREIGN4, BLOCKED4, DOMESTIC4 = (str(SERVERS[name].v4) for name in ("foreign", "
 LIE = str(SERVERS["lie"].v4)
 FOREIGN6 = str(SERVERS["foreign"].v6)
 
+PATIENCE_S = 15.0
+"""For what is to come: with the machine to itself it takes milliseconds."""
 CONF = "/run/split.toml"
 CHECK = f"http://{DOMESTIC}/who"
 NAMED = 'domain = ["foreign.example", "blocked.example"]'
@@ -47,11 +50,48 @@ def seen_from(answer: Answer) -> str:
 
 def page(box: Box, who: str, name: str, scheme: Any = "http", kind: Any = "A") -> str:
     """A page by name, as `seen_from` tells it."""
-    return seen_from(box.lab.call(who, visit, scheme, name, OURS, "/who", box.lab.ca, kind))
+    return seen_from(box.lab.call(who, visit, scheme, name, OURS, "/who", box.lab.ca, kind, PATIENCE_S))
+
+
+def bare(box: Box, who: str, address: str) -> str:
+    """A page by address, as `seen_from` tells it."""
+    return seen_from(box.lab.call(who, http_get, address, 80, "/who", PATIENCE_S))
+
+
+def insisting(box: Box, who: str, ask: Callable[..., Answer], *args: Any) -> Answer:
+    """What comes of asking again where nothing comes: of a datagram, or of an ICMP error, nobody sends a second one."""
+    for _ in range(3):
+        answer = box.lab.call(who, ask, *args)
+        if answer.detail != NO_ANSWER:
+            break
+    return answer
+
+
+def proxy_state(box: Box) -> dict[str, Any]:
+    found: dict[str, Any] = box.status()["split"]["proxy"]
+    return found
+
+
+def served(box: Box) -> Box:
+    """The engine serves, and what is to be proxied is led there: `up` waits only so long for it (SETTLE_S)."""
+    wait_for(lambda: proxy_state(box)["serves"])
+    return box
+
+
+def in_time(box: Box, bring_up: Callable[[], object], is_so: Callable[[], bool]) -> None:
+    """Brings it up anew until it is so when that returns: an engine that starts in more than SETTLE_S is not waited
+    for, and what is steered goes straight until then.
+    """
+    for _ in range(5):
+        bring_up()
+        if is_so():
+            return
+        box.sidegate("down", "--now")
+    raise AssertionError("never in time")
 
 
 def upstreams(box: Box) -> dict[str, dict[str, Any]]:
-    return {it["name"]: it for it in box.status()["split"]["proxy"]["upstreams"]}
+    return {it["name"]: it for it in proxy_state(box)["upstreams"]}
 
 
 def states(box: Box) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
+from tests.kernel.split_home import PATIENCE_S
 
 pytestmark = pytest.mark.kernel
 
@@ -35,7 +36,7 @@ def explain(lab: Lab, *words: str) -> CompletedProcess[str]:
 )
 def test_the_walk_says_what_happens(lab: Lab, client: str, address: str, path: str) -> None:
     said = json.loads(explain(lab, address, SERVER, "--json").stdout)
-    assert lab.call(client, http_get, SERVER).ok
+    assert lab.call(client, http_get, SERVER, 80, "/", PATIENCE_S).ok
     assert any(line.startswith(f"return path: {path}: ") for line in said["told"])
     assert said["walk"]["verdict"]["code"] == "delivered"
     at_gateway = [hop["before"] for hop in said["walk"]["hops"] if hop["node"] == "gateway"]

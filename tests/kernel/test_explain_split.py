@@ -15,6 +15,7 @@ from sidegate.lab.asking import http_get, ping
 from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import visit
 from tests.kernel.gateway_lab import Box, gateway_in, wait_for
+from tests.kernel.split_home import PATIENCE_S, insisting
 
 pytestmark = pytest.mark.kernel
 
@@ -66,7 +67,11 @@ def explained(box: Box, *words: str, client: str = WIRED) -> dict[str, Any]:
 
 def seen_as(box: Box, name: str, who: str = "my-computer") -> str:
     """The address from which the server sees the client."""
-    return box.lab.call(who, visit, "http", name, OURS, "/who", box.lab.ca).detail.split()[0]
+    return box.lab.call(who, visit, "http", name, OURS, "/who", box.lab.ca, "A", PATIENCE_S).detail.split()[0]
+
+
+def is_reached(box: Box, address: str, who: str = "my-computer") -> bool:
+    return box.lab.call(who, http_get, address, 80, "/", PATIENCE_S).ok
 
 
 def test_a_proxied_name(box: Box) -> None:
@@ -82,7 +87,7 @@ def test_a_proxied_name(box: Box) -> None:
 def test_a_proxied_address(box: Box) -> None:
     said = explained(box, SERVERS["blocked-site"], "--port", "80")
     assert (said["split"]["goes"], said["split"]["decides"]) == ("proxied", "kernel")
-    assert box.lab.call("my-computer", http_get, SERVERS["blocked-site"]).ok
+    assert is_reached(box, SERVERS["blocked-site"])
 
 
 def test_what_goes_straight_is_walked(box: Box) -> None:
@@ -97,23 +102,32 @@ def test_ipv6_goes_round_this_box_where_that_does_not_split_it(box: Box) -> None
     domestic6 = {server.name: str(server.v6) for server in HOME.internet.server}["domestic"]
     done = box.sidegate("explain", WIRED, domestic6)
     assert done.stdout.splitlines()[3].startswith("goes: round this box, to the main router")
-    assert box.lab.call("my-computer", http_get, domestic6, 80, "/who").detail.split()[0] == WIRED6
+    assert box.lab.call("my-computer", http_get, domestic6, 80, "/who", PATIENCE_S).detail.split()[0] == WIRED6
     assert not box.lab.call("my-computer", resolve, DOMESTIC, OURS, "AAAA").ok
     assert IPV6_OFF in explained(box, DOMESTIC, "--port", "80")["told"]
 
 
+@pytest.mark.usefixtures("by_our_ipv6")
 def test_ipv6_is_split_where_this_box_is_its_gateway(box: Box) -> None:
     foreign6 = {server.name: str(server.v6) for server in HOME.internet.server}["foreign"]
     text = box.lab.run("gateway", "cat", CONF).stdout
     box.up("--config", box.write("/run/six.toml", text + '[ipv6]\nmode = "gateway"\n'))
-    box.shell(f"ip -6 route replace default via {HOME.gateway.v6}", "my-computer")  # type: ignore[union-attr]
     wait_for(lambda: box.status()["split"]["proxy"]["chosen"] == "lab")
     wait_for(lambda: box.lab.call("my-computer", resolve, FOREIGN, OURS, "AAAA").detail == foreign6)
     said = explained(box, foreign6, "--port", "80")["split"]
     assert (said["goes"], said["upstream"], said["rule"]) == ("proxied", "lab", 'rule[2]: "lab"')
     proxy = next(server for server in HOME.internet.server if server.name == "proxy")
-    seen = box.lab.call("my-computer", http_get, foreign6, 80, "/who", 3.0, "", FOREIGN).detail.split()[0]
+    seen = box.lab.call("my-computer", http_get, foreign6, 80, "/who", PATIENCE_S, "", FOREIGN).detail.split()[0]
     assert seen in (str(proxy.v4), str(proxy.v6))
+
+
+@pytest.fixture
+def by_our_ipv6(box: Box) -> Iterator[None]:
+    """This box is the IPv6 gateway of `my-computer`, as long as the test lasts."""
+    way = box.shell("ip -6 route show default", "my-computer").splitlines()[0].partition(" metric")[0]
+    box.shell(f"ip -6 route replace default via {HOME.gateway.v6}", "my-computer")  # type: ignore[union-attr]
+    yield
+    box.shell(f"ip -6 route replace {way}", "my-computer")
     box.up("--config", CONF)
 
 
@@ -125,7 +139,7 @@ def forget(box: Box, it: Destination) -> None:
 
 def test_a_rule_for_one_client(box: Box) -> None:
     forget(box, Destination(names=(DOMESTIC,)))
-    assert box.lab.call("nas", http_get, SERVERS["domestic"]).ok
+    assert is_reached(box, SERVERS["domestic"], "nas")
     before = explained(box, SERVERS["domestic"], "--port", "80", client="192.168.1.127")
     assert before["split"]["goes"] == "straight"
     said = explained(box, DOMESTIC, "--port", "80", client="192.168.1.127")
@@ -147,7 +161,7 @@ def test_a_ping_goes_straight_to_what_is_proxied(box: Box) -> None:
     said = explained(box, SERVERS["foreign"], "--proto", "icmp")
     assert (said["split"]["goes"], said["split"]["rule"]) == ("straight", 'rule[2]: "lab"')
     assert said["walk"]["verdict"]["code"] == "delivered"
-    assert box.lab.call("my-computer", ping, SERVERS["foreign"]).ok
+    assert insisting(box, "my-computer", ping, SERVERS["foreign"]).ok
 
 
 def test_what_another_rule_would_change_is_that_rule_alone(box: Box) -> None:

@@ -104,6 +104,9 @@ def test_the_wiretap_sees_what_leaves_the_home(lab: Lab) -> None:
         lab.call("nas", https_get, "5.1.2.3", BLOCKED, lab.ca)
         assert {packet.dst for packet in tap.leaks(BLOCKED)} == {"5.1.2.3"}
         assert ("tcp", "5.6.7.8", 443) in tap.reached()
+        assert {"5.6.7.8", "5.1.2.3"} <= tap.spoken_to()
+        assert {packet.is_bare for packet in tap.seen if packet.dst == "5.1.2.3"} == {True, False}
+        assert {packet.is_bare for packet in tap.seen if packet.dst == "5.6.7.8"} == {False}, "it answers no SYN"
 
 
 def test_a_resolver_answers_over_tls_and_https(lab: Lab) -> None:

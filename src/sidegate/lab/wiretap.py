@@ -11,7 +11,7 @@ from msgspec import Struct
 from sidegate.lab.lab import Lab
 from sidegate.lab.parts import INTERNET
 from sidegate.lab.resolving import labels
-from sidegate.packet import Ipv4, Ipv6, Tcp, Udp, parse
+from sidegate.packet import Ipv4, Ipv6, Tcp, TcpFlags, Udp, parse
 from sidegate.problems import Exit, Problem, Problems
 
 _ETH_P_ALL = 0x0003
@@ -22,13 +22,18 @@ _ROOM_BYTES = 1 << 25
 
 
 class Seen(Struct, frozen=True):
-    """One packet from the home. protocol: "tcp", "udp", or its number. payload: what the transport carries."""
+    """One packet from the home. protocol: "tcp", "udp", or its number. payload: what the transport carries.
+
+    is_bare: a segment that neither begins a connection nor says anything. Those go on for minutes after a connection,
+    and by another way: each FIN that is sent again, by whoever did not hear it acknowledged, is acknowledged again.
+    """
 
     protocol: str
     src: str
     dst: str
     port: int
     payload: bytes
+    is_bare: bool = False
 
     @property
     def asks_for(self) -> str | None:
@@ -91,6 +96,10 @@ class Wiretap:
         """The plain DNS questions, each as the server's address and the name."""
         return {(packet.dst, name) for packet in self.seen if (name := packet.asks_for) is not None}
 
+    def spoken_to(self) -> set[str]:
+        """The addresses to which a connection was begun, or something was said."""
+        return {packet.dst for packet in self.seen if not packet.is_bare}
+
     def reached(self) -> set[tuple[str, str, int]]:
         """To whom something was sent, as protocol, address and port."""
         return {(packet.protocol, packet.dst, packet.port) for packet in self.seen}
@@ -106,6 +115,9 @@ class Wiretap:
 
 def _told(packet: Ipv4 | Ipv6) -> Seen:
     ends, inner = (str(packet.src), str(packet.dst)), packet.body
-    if isinstance(inner, Tcp | Udp):
-        return Seen("tcp" if isinstance(inner, Tcp) else "udp", *ends, inner.dport, inner.payload)
+    if isinstance(inner, Tcp):
+        is_bare = not inner.payload and not inner.flags & TcpFlags.SYN
+        return Seen("tcp", *ends, inner.dport, inner.payload, is_bare)
+    if isinstance(inner, Udp):
+        return Seen("udp", *ends, inner.dport, inner.payload)
     return Seen(str(packet.protocol), *ends, 0, inner if isinstance(inner, bytes) else b"")

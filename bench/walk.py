@@ -21,7 +21,6 @@ from sidegate.gateway.ruleset import inbound, nft
 from sidegate.home import Assumed, PortForward, load_home, load_router
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
-from sidegate.lab.tracing.orders import QUIET_S
 from sidegate.walk.compare import differences, differences_of_volley
 from sidegate.walk.conversation import Ask, Player
 from sidegate.walk.data import Walk
@@ -157,23 +156,53 @@ def differential(worlds: Iterable[World]) -> Tally:
 
 
 def _again(tracer: Tracer, world: World, ask: Ask) -> list[str]:
-    """A second try, begun anew: the gateway's table remembers clients whose SYN came to nothing.
+    """A second try, begun anew: the gateway's table remembers clients whose SYN came to nothing."""
+    if world.setting.redirects_sent:
+        return in_new_labs(world, ask).lines
+    return compare(tracer, arrange(tracer, world), ask)
 
-    Where redirects are sent it takes a new lab, and more tries while each takes so long that a second redirect is due.
-    """
-    if not world.setting.redirects_sent:
-        return compare(tracer, arrange(tracer, world), ask)
-    for _ in range(_MOST_TRIES):
-        with Lab.up(world.home) as lab, Tracer(lab) as fresh:
-            lines = compare(fresh, arrange(fresh, world), ask)
-        if not lines or fresh.took_ms < _REDIRECT_PAUSE_MS:
-            break
-    return lines
+
+class Look(NamedTuple):
+    """What the kernel did, and what differs from the model."""
+
+    kernel: Walk
+    lines: list[str]
 
 
 _MOST_TRIES = 5
 _REDIRECT_PAUSE_MS = 40
 """net/ipv4/route.c, ip_rt_send_redirect: ip_rt_redirect_load << 1."""
+_SENT_AGAIN_MS = 200
+"""include/net/tcp.h, TCP_RTO_MIN"""
+
+
+def look(tracer: Tracer, network: Network, ask: Ask) -> Look:
+    """Begun anew, a few times, where they differ and TCP may have sent something again, so long did it take."""
+    for _ in range(_MOST_TRIES):
+        found = _look(tracer, network, ask)
+        if not found.lines or tracer.took_ms < _SENT_AGAIN_MS or network.setting.redirects_sent:
+            break
+        network = arrange(tracer, World(network.home, network.setting, ()))
+    return found
+
+
+def in_new_labs(world: World, ask: Ask) -> Look:
+    """Where redirects are sent each try needs a new lab: a kernel remembers whom it told.
+
+    There are more tries while each takes so long that a second redirect is due, or delays packets: a redirect that
+    comes after the system call is taken, one within it is not (see `walk.conversation`).
+    """
+    for _ in range(_MOST_TRIES):
+        with Lab.up(world.home) as lab, Tracer(lab) as fresh:
+            found = _look(fresh, arrange(fresh, world), ask)
+        if not found.lines or (fresh.is_prompt and fresh.took_ms < _REDIRECT_PAUSE_MS):
+            break
+    return found
+
+
+def _look(tracer: Tracer, network: Network, ask: Ask) -> Look:
+    kernel = tracer.walk(ask)
+    return Look(kernel, differences(Player(network, ask).walk(), kernel))
 
 
 def _by_lab(worlds: Iterable[World]) -> Iterator[list[World]]:
@@ -199,11 +228,7 @@ def arrange(tracer: Tracer, world: World) -> Network:
 
 def compare(tracer: Tracer, network: Network, ask: Ask) -> list[str]:
     """What differs between model and kernel."""
-    return differences(Player(network, ask).walk(), tracer.walk(ask))
-
-
-_PATIENT_S = 0.1
-"""40 times what a step has at first."""
+    return look(tracer, network, ask).lines
 
 
 class BoxLab(NamedTuple):
@@ -215,11 +240,11 @@ class BoxLab(NamedTuple):
     network: Network
     box: str
 
-    def fire(self, volley: Volley, quiet_s: float = QUIET_S) -> Outcome:
+    def fire(self, volley: Volley) -> Outcome:
         """What the kernel does with it; Sidegate's table begins anew, for it remembers what came before."""
         if text := ruleset(self.network):
             self.lab.run(self.box, "nft", "-f", "-", text=text)
-        return self.tracer.fire(volley, quiet_s)
+        return self.tracer.fire(volley)
 
 
 _PROVED = Setting(
@@ -254,16 +279,25 @@ def box_lab(level: str) -> Iterator[BoxLab]:
     """The lab of one of `BOX_LEVELS`. The router's own services are ended: a box answers for itself."""
     world, box = box_world(level)
     with Lab.up(world.home) as lab, Tracer(lab) as tracer:
-        lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
+        end_names(lab)
         yield BoxLab(level, lab, tracer, arrange(tracer, world), box)
 
 
 def compare_volley(lab: BoxLab, volley: Volley) -> list[str]:
-    """What differs between model and kernel. What does is looked at again with patience: on a busy machine the kernel
-    may come to a frame only when the next one has been sent.
+    """What differs between model and kernel. It is fired anew, a few times, where it took so long that a table may have
+    forgotten an element (`ruleset.nft.ANSWERED_S`), or TCP sent something again.
     """
     model = carried(lab.network, volley)
-    return differences_of_volley(model, lab.fire(volley)) and differences_of_volley(model, lab.fire(volley, _PATIENT_S))
+    for _ in range(_MOST_TRIES):
+        lines = differences_of_volley(model, lab.fire(volley))
+        if not lines or lab.tracer.took_ms < _SENT_AGAIN_MS:
+            break
+    return lines
+
+
+def end_names(lab: Lab) -> None:
+    """Ends the router's DNS server, and waits until it has."""
+    lab.run("router", "sh", "-c", "it=$(cat /run/dnsmasq-router.pid); kill $it; while kill -0 $it; do sleep 0.01; done")
 
 
 def ruleset(network: Network) -> str:

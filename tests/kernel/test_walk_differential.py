@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bench.walk import Tally, arrange, compare, differential
+from bench.walk import Tally, arrange, compare, differential, end_names
 from sidegate.home import Assumed, GatewayRuns, Home, PortForward, load_home
 from sidegate.lab.lab import Lab
 from sidegate.lab.tracing import Tracer
@@ -113,7 +113,7 @@ def test_a_hijacked_port_53(articles_home: Home, filtered: str) -> None:
     assume = Assumed(filtered, dns_hijack=True)  # type: ignore[arg-type]
     home = replace(articles_home, router=replace(articles_home.router, assume=assume))
     with Lab.up(home) as lab, Tracer(lab) as tracer:
-        lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
+        end_names(lab)
         network = arrange(tracer, World(home, Setting("masquerade"), ()))
         caught = {}
         for i, name in enumerate(("my-computer", "phone")):

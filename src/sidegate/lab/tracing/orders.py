@@ -11,9 +11,6 @@ from sidegate.walk.setting import Setting
 ENGINE_LISTENS = 39998
 """Where a proxy engine listens on the gateway while a proxied conversation is captured."""
 
-QUIET_S = 0.0025
-"""Of silence, after which a step is over on a machine that has time."""
-
 
 class Order(Struct, frozen=True, tag="order"):
     """A conversation to be played. ear: where to listen; None: nobody does. engine: one listens on the gateway.
@@ -46,22 +43,23 @@ class Arrangement(Struct, frozen=True, tag="arrangement"):
 
 
 class Barrage(Struct, frozen=True, tag="barrage"):
-    """Frames for one box, each as (machine, its interface, the frame). All other machines fall silent for good.
-
-    quiet_s: after so much silence the effects of a frame are over.
-    """
+    """Frames for one box, each as (machine, its interface, the frame). All other machines fall silent for good."""
 
     box: str
     frames: tuple[tuple[str, str, bytes], ...]
-    quiet_s: float = QUIET_S
 
 
 class Capture(Struct, frozen=True):
-    """What was seen and heard. entries: what conntrack held in the end, on every machine."""
+    """What was seen and heard. entries: what conntrack held in the end, on every machine.
+
+    took_s: from the first step to the end of the last. is_prompt: see `Stage`.
+    """
 
     steps: tuple[Step, ...]
     seen: tuple[Sighting, ...]
     entries: tuple[Tracked, ...]
+    took_s: float = 0.0
+    is_prompt: bool = True
 
 
 class Failed(Struct, frozen=True, tag="failed"):

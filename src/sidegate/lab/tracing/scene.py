@@ -9,6 +9,7 @@ import operator
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import Any
@@ -56,16 +57,20 @@ class Scene:
             # With -force: what another conversation has not taught again is gone already.
             run("bridge", "-force", "-batch", "-", text="\n".join(lines) + "\n", check=False)
         self.stage.settle(0)
+        self.stage.is_prompt = True
         seen: list[tuple[int, Sighting]] = []
         steps: list[Step] = []
+        start_s = time.monotonic()
         for number, do in enumerate(self.order.steps):
             self._act(do)
             seen += self.stage.settle(number)
             steps.append(Step(do.title, self._arrived(do, number)))
             if not steps[-1].arrived:
                 break
+        took_s = time.monotonic() - start_s
         seen.sort(key=lambda it: it[0])
-        return Capture(tuple(steps), tuple(it for _, it in seen), tuple(self.stage.connections()))
+        sightings, entries = tuple(it for _, it in seen), tuple(self.stage.connections())
+        return Capture(tuple(steps), sightings, entries, took_s, self.stage.is_prompt)
 
     def _socket(self, machine: str, kind: int, protocol: int = 0, family: int = 0) -> socket.socket:
         self.stage.enter(machine)

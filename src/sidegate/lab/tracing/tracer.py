@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import struct
-import time
 import traceback
 
 import msgspec
@@ -14,7 +13,7 @@ import msgspec
 from sidegate.lab import namespaces as ns
 from sidegate.lab.blueprint import Blueprint
 from sidegate.lab.lab import Lab
-from sidegate.lab.tracing.orders import QUIET_S, Arrangement, Barrage, Capture, Failed, Order, Played
+from sidegate.lab.tracing.orders import Arrangement, Barrage, Capture, Failed, Order, Played
 from sidegate.lab.tracing.packets import frame_of, hops_of
 from sidegate.lab.tracing.scene import Scene
 from sidegate.lab.tracing.stage import Stage
@@ -30,12 +29,13 @@ from sidegate.walk.volley import Outcome, Volley
 class Tracer:
     """Plays conversations on a lab, one after the other. Close it before the lab ends.
 
-    took_ms: how long the latest one took; on a busy machine longer than the model has in mind.
+    took_ms: how long the latest one took. is_prompt: whether in it every packet had gone all its way when the call that
+    sent it returned. A busy machine takes longer than the model has in mind, and delays packets.
     """
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.took_ms = 0.0
+        self.took_ms, self.is_prompt = 0.0, True
         self._prepared = False
         self._pid, self._channel = _start(lab)
 
@@ -52,12 +52,12 @@ class Tracer:
         lan = str(home.router.lan.network)
         self._ask(Arrangement(names, gateway, lan, network.setting, ruleset, neighbours))
 
-    def fire(self, volley: Volley, quiet_s: float = QUIET_S) -> Outcome:
+    def fire(self, volley: Volley) -> Outcome:
         """What one box does with these frames. From the first time on, no other machine takes in IP packets."""
         node = self.network.nodes[volley.box]
         peers = [(node.ports[shot.port].peer, shot.packet) for shot in volley.shots]
         frames = tuple((peer.node.name, peer.name, frame_of(packet)) for peer, packet in peers if peer)
-        capture = self._ask(Barrage(volley.box, frames, quiet_s)).capture
+        capture = self._ask(Barrage(volley.box, frames)).capture
         here = (tuple(it for it in kind if it.node == volley.box) for kind in (capture.seen, capture.entries))
         return Outcome(*here)  # type: ignore[arg-type]
 
@@ -66,6 +66,7 @@ class Tracer:
         answer: Failed | Played = msgspec.json.decode(_read_frame(self._channel), type=Failed | Played)
         if isinstance(answer, Failed):
             raise RuntimeError(answer.said)
+        self.took_ms, self.is_prompt = answer.capture.took_s * 1000, answer.capture.is_prompt
         return answer
 
     def walk(self, ask: Ask) -> Walk:
@@ -76,9 +77,7 @@ class Tracer:
         order = Order(ask, player.ear, script(ask, player.proxied), *at_gateway, network.engine_runs, self._unheard)
         asked = network.node_with(ask.at)
         order = msgspec.structs.replace(order, answers=asked.name if asked else "")
-        start = time.monotonic()
         capture = self._ask(order).capture
-        self.took_ms = (time.monotonic() - start) * 1000
         return _as_walk(network, ask, player.proxied, capture)
 
     def close(self) -> None:

@@ -27,6 +27,8 @@ from sidegate.problems import Exit, Problem
 EVERY_S = 86400.0
 RETRY_FIRST_S, RETRY_LONGEST_S = 60.0, 3600.0
 """After a failure, and after many: twice as long each time."""
+_ENDS_WITHIN_S = 2.0
+"""A process that has closed its output: it has nothing left to do, and needs no longer than until its turn comes."""
 _CHUNK = 1 << 16
 _LONGEST_WORDS = 200
 
@@ -199,6 +201,7 @@ class _Fetching:
     def __init__(self, url: str, proxy_port: int | None) -> None:
         proxy = f"http://127.0.0.1:{proxy_port}" if proxy_port else None
         self._got = bytearray()
+        self._is_closed = False
         self._program = subprocess.Popen(
             [sys.executable, "-I", "-m", "sidegate.gateway.engine.fetch"],
             stdin=subprocess.PIPE,
@@ -217,9 +220,10 @@ class _Fetching:
         return self._out.fileno()
 
     def read(self) -> bool:
-        """Whether that was all."""
+        """Whether that was all, or is too much."""
         while (piece := self._out.read(_CHUNK)) is not None:
-            if not piece or len(self._got) > LARGEST:
+            self._is_closed = not piece
+            if self._is_closed or len(self._got) > LARGEST:
                 return True
             self._got += piece
         return False
@@ -227,8 +231,7 @@ class _Fetching:
     def end(self) -> tuple[bytes, str | None]:
         """What was got, or words about why there is nothing."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # It has closed its output, unless it is too late, and is about to end.
-            self._program.wait(0.1)
+            self._program.wait(_ENDS_WITHIN_S if self._is_closed else 0.0)
         self._program.kill()
         code = self._program.wait()
         self._out.close()

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import trustme
@@ -20,6 +21,8 @@ from sidegate.problems import Problems
 PLAIN = Question("www.example.org", 80, "/generate_204", is_tls=False)
 CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+LONG_S = 60.0
+"""For what answers: how soon that is, on a machine that has much else to do, is not what is asked here."""
 
 
 def converse(talk: Talk, *comes: bytes) -> tuple[list[bytes], int | str | None]:
@@ -108,21 +111,24 @@ Script = Callable[[socket.socket], None]
 @pytest.fixture
 def serve() -> Iterator[Callable[[Script], int]]:
     """Runs a script for one connection; the port."""
-    threads = []
+    began = []
 
     def begin(script: Script) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
 
         def run() -> None:
-            with listener, listener.accept()[0] as connection:
+            with suppress(OSError), listener, listener.accept()[0] as connection:
                 script(connection)
 
-        threads.append(threading.Thread(target=run))
-        threads[-1].start()
+        began.append((threading.Thread(target=run), listener))
+        began[-1][0].start()
         return int(listener.getsockname()[1])
 
     yield begin
-    for thread in threads:
+    for thread, listener in began:
+        # Whose trial was over before it was connected does not come: it is waited for no longer.
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
         thread.join(30)
         assert not thread.is_alive()
 
@@ -164,13 +170,14 @@ def proxied(answer: bytes, *, by: ssl.SSLContext | None = None) -> Script:
 
 def test_many_at_once(serve: Callable[[Script], int]) -> None:
     trials, now = Trials(), time.monotonic()
-    trials.start("good", serve(proxied(NO_CONTENT)), PLAIN, now)
-    trials.start("forbidden", serve(proxied(b"HTTP/1.1 403 Forbidden\r\n\r\n")), PLAIN, now)
-    trials.start("closed", serve(lambda connection: None), PLAIN, now)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    trials.start("nobody", port, PLAIN, now)
-    found = outcomes(trials)
+    trials.start("good", serve(proxied(NO_CONTENT)), PLAIN, now, LONG_S)
+    trials.start("forbidden", serve(proxied(b"HTTP/1.1 403 Forbidden\r\n\r\n")), PLAIN, now, LONG_S)
+    trials.start("closed", serve(lambda connection: None), PLAIN, now, LONG_S)
+    with socket.socket() as deaf:
+        # It is bound and does not listen: so nobody else does at its port.
+        deaf.bind(("127.0.0.1", 0))
+        trials.start("nobody", deaf.getsockname()[1], PLAIN, now, LONG_S)
+        found = outcomes(trials)
     trials.close()
     assert {name: it.is_good for name, it in found.items()} == {
         "good": True,
@@ -213,8 +220,8 @@ def _read_all(connection: socket.socket) -> None:
 @pytest.mark.parametrize("first", [_read_all, proxied(NO_CONTENT)])
 def test_with_one_answer_all_trials_of_that_name_are_done(serve: Callable[[Script], int], first: Script) -> None:
     trials, now = Trials(), time.monotonic()
-    trials.start("a", serve(first), PLAIN, now)
-    trials.start("a", serve(proxied(NO_CONTENT) if first is _read_all else _read_all), PLAIN, now)
+    trials.start("a", serve(first), PLAIN, now, LONG_S)
+    trials.start("a", serve(proxied(NO_CONTENT) if first is _read_all else _read_all), PLAIN, now, LONG_S)
     assert outcomes(trials)["a"].is_good
     trials.close()
 
@@ -254,7 +261,8 @@ def test_over_tls(
     monkeypatch.setattr("sidegate.gateway.engine.trial._trust", lambda: trust)
     trials = Trials()
     script = proxied(NO_CONTENT, by=served_by(authority, name))
-    trials.start("a", serve(script), question("https://www.example.org/generate_204"), time.monotonic())
+    asked = question("https://www.example.org/generate_204")
+    trials.start("a", serve(script), asked, time.monotonic(), LONG_S)
     assert outcomes(trials)["a"].why.startswith(words)
     trials.close()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from sidegate.gateway.engine import questions
 from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy, Rule
@@ -30,12 +31,25 @@ from tests.kernel.engine_stage.addresses import (
     TARGET,
     TARGET6,
 )
-from tests.kernel.engine_stage.clients import WITHIN_S, dns_answer, dns_answers, read_page, udp_answer, web_answer
+from tests.kernel.engine_stage.clients import (
+    WITHIN_S,
+    dns_answer,
+    dns_answers,
+    exactly,
+    read_page,
+    talking,
+    udp_answer,
+    web_answer,
+)
 from tests.kernel.engine_stage.kinds import Json
 from tests.kernel.engine_stage.networks import Inside, network
-from tests.kernel.engine_stage.programs import engine, sh
-from tests.kernel.engine_stage.stage import stage, upstreams_of
+from tests.kernel.engine_stage.programs import engine, sh, wait_until
+from tests.kernel.engine_stage.resolver import Resolver
+from tests.kernel.engine_stage.stage import Stage, stage, upstreams_of
 from tests.kernel.gateway_rig import once_own
+
+_ATTEMPTS = 4
+"""At what is a fault only where nobody who takes part was kept waiting for a second, as by a busy machine."""
 
 
 def every_kind() -> Json:
@@ -121,27 +135,53 @@ def many_names() -> Json:
         with engine(Engine(Policy(), upstreams_of({"socks": it.links["socks"]}), 0, servers), it.directory):
             (at,) = dns_endpoints(0, 0, servers)
             it.resolver.closes, it.resolver.allows = False, 3
-            kept = dns_answers(at, [f"n{i}.example" for i in range(200)])
+            kept = _all_in_time(it.resolver, at)
             most = it.resolver.most
             it.resolver.closes, it.resolver.allows = True, 1000
             dns_answers(at, [f"l{i}.example" for i in range(20)])
-            closed = dns_answers(at, [f"m{i}.example" for i in range(60)])
+            closed, _ = dns_answers(at, [f"m{i}.example" for i in range(60)])
             return {"kept": sorted(set(kept)), "closed": sorted(set(closed)), "most": most}
+
+
+def _all_in_time(resolver: Resolver, at: tuple[str, int]) -> list[str]:
+    """What comes of many names. Only where none is answered late, more than one connection says anything: what is late
+    is asked for on another."""
+    for attempt in range(_ATTEMPTS):
+        wait_until(lambda: resolver.open == 0)
+        resolver.most = 0
+        found, slowest_s = dns_answers(at, [f"n{attempt}-{i}.example" for i in range(200)])
+        if resolver.most == 1 or slowest_s < questions.LATE_S:
+            break
+    return found
 
 
 def names_over_https() -> Json:
     """Many at a time, of two servers of which one says nothing; the authority is one that this system trusts."""
     with stage() as it:
-        servers = (f"https://{SILENT}/dns-query", f"https://{NAME}/dns-query")
         os.environ["SSL_CERT_FILE"] = str(it.certificate.authority)
-        with engine(Engine(Policy(), upstreams_of({"socks": it.links["socks"]}), 0, servers), it.directory):
-            first, second = dns_endpoints(0, 0, servers)
-            found = dns_answers(first, [f"n{i}.example" for i in range(50)])
-            found += dns_answers(second, [f"m{i}.example" for i in range(50)])
+        for _ in range(_ATTEMPTS):
+            it.resolver.most = 0
+            found, slowest_s = _asked_over_https(it)
+            # The first one goes alone, so that the others share its connection, but for no longer than this.
+            if it.resolver.most == 1 or slowest_s < questions.ALONE_S:
+                break
         return {"found": sorted(set(found)), "direct": it.direct_resolver.asked, "most": it.resolver.most}
 
 
+def _asked_over_https(it: Stage) -> tuple[list[str], float]:
+    """As `dns_answers`, of an engine that has no connection yet."""
+    servers = (f"https://{SILENT}/dns-query", f"https://{NAME}/dns-query")
+    with engine(Engine(Policy(), upstreams_of({"socks": it.links["socks"]}), 0, servers), it.directory):
+        first, second = dns_endpoints(0, 0, servers)
+        found, slowest_s = dns_answers(first, [f"n{i}.example" for i in range(50)])
+        others, slowest_of_others_s = dns_answers(second, [f"m{i}.example" for i in range(50)])
+    return found + others, max(slowest_s, slowest_of_others_s)
+
+
 # With a client behind it
+
+_CLIENT, _WITHOUT_COOKIE = 1, 4
+"""Documentation/networking/ip-sysctl.rst, tcp_fastopen; who is asked has none of it, and hears as from anybody."""
 
 
 def steered() -> Json:
@@ -178,6 +218,7 @@ def lan() -> Iterator[Inside]:
         sh(f"ip addr add {BOX6}/64 dev lan nodad\n{once_own(BOX6)}")
         way = f"ip route add default via {BOX6}"
         inside(lambda: sh(f"ip addr add {CLIENT6}/64 dev eth0 nodad; {way}\n{once_own(CLIENT6)}"))
+        inside(lambda: sh(f"echo {_CLIENT | _WITHOUT_COOKIE} > /proc/sys/net/ipv4/tcp_fastopen"))
         for version in (4, 6):
             sh(f"ip -{version} rule add fwmark {STEERED_MARK}/{MARK_MASK} lookup {TABLE}")
             sh(f"ip -{version} route add local default dev lo table {TABLE}")
@@ -208,10 +249,9 @@ def _nft(text: str) -> None:
 
 def page(host: str, at: str = TARGET) -> str:
     """host: empty: words that are no HTTP, which the server takes for a broken request."""
-    with socket.create_connection((at, 80), WITHIN_S) as it:
-        it.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() if host else b"GET /\r\n\r\n")
-        with suppress(OSError):
-            return read_page(it)
+    words = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() if host else b"GET /\r\n\r\n"
+    with talking((at, 80), words) as it, suppress(ConnectionResetError):
+        return read_page(it)
     return "closed"
 
 
@@ -220,7 +260,7 @@ def late_answer() -> str:
     with socket.create_connection((TARGET, 81), WITHIN_S) as it:
         it.sendall(b"that is all")
         it.shutdown(socket.SHUT_WR)
-        return it.recv(2048).decode() or "closed"
+        return exactly(it, len(b"late")).decode() or "closed"
 
 
 def datagram(words: bytes, at: str = TARGET) -> str:

@@ -29,7 +29,7 @@ Way = Callable[[int], socket.socket]
 _TALKS: dict[int, Callable[[socket.socket], str]] = {7: silent_then_asks, 82: greeted_then_asks}
 _FIRST_WORDS_ARE_THE_CLIENTS = ("http", "https")
 """Xray asks an HTTP proxy for nothing before the client's first words are there (proxy/http/client.go, Process)."""
-_WITHIN_S = 20.0
+_WITHIN_S = 60.0
 _STEERED = "ss"
 
 
@@ -71,7 +71,7 @@ def _ways(upstreams: Sequence[Upstream]) -> dict[str, Way]:
 
 
 def _steered(inside: Inside, port: int) -> socket.socket:
-    made: socket.socket = inside(lambda: socket.create_connection((TARGET, port), 5))
+    made: socket.socket = inside(lambda: socket.create_connection((TARGET, port), _WITHIN_S))
     return made
 
 

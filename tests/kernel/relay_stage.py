@@ -9,6 +9,7 @@ import threading
 from sidegate.gateway.engine import relay
 from sidegate.gateway.engine.handshakes import Proxy
 from sidegate.gateway.split.ports import engine_mark
+from tests.kernel.engine_stage.clients import exactly
 from tests.kernel.engine_stage.programs import sh
 
 PORT, WITHIN_S = 15000, 30.0
@@ -32,17 +33,17 @@ class Target:
     def _accept_http(self, it: socket.socket, first: bytes) -> str:
         request = b""
         while not request.endswith(b"\r\n\r\n"):
-            request += it.recv(1)
+            request += it.recv(1) or b"ended\r\n\r\n"
         it.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + first)
         return request.split()[1].decode()
 
     def _accept_socks(self, it: socket.socket, first: bytes) -> str:
-        it.recv(3, socket.MSG_WAITALL)
+        exactly(it, 3)
         it.sendall(b"\5\0")
-        kind = it.recv(4, socket.MSG_WAITALL)[3]
-        length = it.recv(1)[0] if kind == 3 else {1: 4, 4: 16}[kind]
-        host = it.recv(length, socket.MSG_WAITALL)
-        port = int.from_bytes(it.recv(2, socket.MSG_WAITALL), "big")
+        kind = exactly(it, 4)[3]
+        length = exactly(it, 1)[0] if kind == 3 else {1: 4, 4: 16}[kind]
+        host = exactly(it, length)
+        port = int.from_bytes(exactly(it, 2), "big")
         it.sendall(b"\5\0\0\1" + bytes(6) + first)
         family = socket.AF_INET6 if kind == 4 else socket.AF_INET
         return f"{host.decode() if kind == 3 else socket.inet_ntop(family, host)}:{port}"

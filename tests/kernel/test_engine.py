@@ -79,9 +79,10 @@ def test_what_is_steered() -> None:
 
 
 def test_who_is_asked_for_names() -> None:
+    """What is answered late may be asked for once more."""
     told = play("names")
-    assert told.pop("direct") == ["server.example"], "the upstream's own server, and nothing else"
-    assert told.pop("proxied") == ["a.example", "b.example", "c.example", "d.example"]
+    assert set(told.pop("direct")) == {"server.example"}, "the upstream's own server, and nothing else"
+    assert list(dict.fromkeys(told.pop("proxied"))) == ["a.example", "b.example", "c.example", "d.example"]
     assert told.pop("https") == "nothing", "a record that would hide names from the rules"
     assert told.pop("web") == f"{PROXIED} at {TARGET}"
     assert set(told.values()) == {"203.0.113.5"}

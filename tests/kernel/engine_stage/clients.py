@@ -22,13 +22,31 @@ def over_socks(port: int, host: str, to_port: int) -> socket.socket:
     """RFC 1928. Raises OSError."""
     it = socket.create_connection(("127.0.0.1", port), WITHIN_S)
     it.sendall(b"\x05\x01\x00")
-    assert it.recv(2) == b"\x05\x00"
+    assert exactly(it, 2) == b"\x05\x00"
     name = host.encode()
     it.sendall(b"\x05\x01\x00\x03" + bytes([len(name)]) + name + struct.pack("!H", to_port))
-    reply = it.recv(4, socket.MSG_WAITALL)
+    reply = exactly(it, 4)
     if reply[:2] != b"\x05\x00":
         raise OSError(f"SOCKS says {reply!r}")
-    it.recv(18 if reply[3] == _IPV6 else 6, socket.MSG_WAITALL)
+    exactly(it, 18 if reply[3] == _IPV6 else 6)
+    return it
+
+
+def exactly(it: socket.socket, octets: int) -> bytes:
+    """So many of what comes; fewer where the connection ends. With a time limit MSG_WAITALL waits for none of them."""
+    heard = b""
+    while len(heard) < octets and (more := it.recv(octets - len(heard))):
+        heard += more
+    return heard
+
+
+def talking(at: tuple[str, int], words: bytes) -> socket.socket:
+    """A connection whose first words the kernel sends as soon as it can, where `lan` is: who takes it in listens for a
+    name for a fifth of a second, and who speaks once it is connected may be kept from the processor for longer.
+    """
+    it = socket.socket(socket.AF_INET6 if ":" in at[0] else socket.AF_INET)
+    it.settimeout(WITHIN_S)
+    assert it.sendto(words, socket.MSG_FASTOPEN, at) == len(words)
     return it
 
 
@@ -40,13 +58,8 @@ def silent_then_asks(it: socket.socket) -> str:
 
 def greeted_then_asks(it: socket.socket) -> str:
     """By who speaks first (port 82)."""
-    heard = b""
-    while len(heard) < len(GREETING):
-        more = it.recv(len(GREETING) - len(heard))
-        if not more:
-            return "closed before a greeting"
-        heard += more
-    return _mirrored(it) if heard == GREETING else "another greeting"
+    heard = exactly(it, len(GREETING))
+    return _mirrored(it) if heard == GREETING else f"greeted with {heard!r}"
 
 
 def _mirrored(it: socket.socket) -> str:
@@ -75,10 +88,16 @@ def dns_answer(at: tuple[str, int], name: str, kind: int = 1) -> str:
     return socket.inet_ntoa(reply[-4:]) if reply[6:8] != b"\0\0" else "nothing"
 
 
-def dns_answers(at: tuple[str, int], names: Sequence[str]) -> list[str]:
-    """As `dns_answer`, many of them at a time."""
+def dns_answers(at: tuple[str, int], names: Sequence[str]) -> tuple[list[str], float]:
+    """As `dns_answer`, many of them at a time; and how long the slowest took."""
+
+    def timed(name: str) -> tuple[str, float]:
+        began_s = time.monotonic()
+        return dns_answer(at, name), time.monotonic() - began_s
+
     with ThreadPoolExecutor(20) as pool:
-        return list(pool.map(lambda name: dns_answer(at, name), names))
+        answers, took_s = zip(*pool.map(timed, names), strict=True)
+    return list(answers), max(took_s)
 
 
 def web_answer(port: int, host: str = TARGET) -> str:
@@ -94,12 +113,15 @@ def web_answer(port: int, host: str = TARGET) -> str:
 def read_page(it: socket.socket) -> str:
     """Up to its end, or that of the connection: Xray tells the end of a server's words a second late."""
     answer = b""
-    while not answer.rpartition(b"\r\n\r\n")[2].endswith(b"\n"):
-        more = it.recv(4096)
-        if not more:
-            break
+    while not _is_whole(answer) and (more := it.recv(4096)):
         answer += more
     return answer.rpartition(b"\r\n\r\n")[2].decode().strip() or "closed"
+
+
+def _is_whole(answer: bytes) -> bool:
+    """A line, which follows a head unless the question was of HTTP 0.9."""
+    _, end, page = answer.rpartition(b"\r\n\r\n")
+    return page.endswith(b"\n") and (bool(end) or not answer.startswith(b"HTTP/"))
 
 
 def udp_answer(port: int) -> str:
@@ -107,9 +129,9 @@ def udp_answer(port: int) -> str:
     try:
         with socket.create_connection(("127.0.0.1", port), WITHIN_S) as control:
             control.sendall(b"\x05\x01\x00")
-            control.recv(2)
+            exactly(control, 2)
             control.sendall(b"\x05\x03\x00\x01" + bytes(6))
-            reply = control.recv(10)
+            reply = exactly(control, 10)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
                 it.settimeout(WITHIN_S)
                 header = b"\x00\x00\x00\x01" + socket.inet_aton(TARGET) + struct.pack("!H", 7)

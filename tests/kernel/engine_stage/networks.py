@@ -12,6 +12,8 @@ from typing import Any
 from tests.kernel.engine_stage.programs import sh, wait_until
 
 _CLONE_NEWNET = 0x40000000
+_INDEX = 100
+"""Another one than at the wire's other end, or it is told late that it carries (linkwatch_urgent_event)."""
 
 Inside = Callable[[Callable[[], Any]], Any]
 """Does something in another network: sockets that are made there stay there, and so do programs."""
@@ -20,7 +22,7 @@ Inside = Callable[[Callable[[], Any]], Any]
 @contextmanager
 def network(interface: str, box: str, other: str) -> Iterator[Inside]:
     """A network of its own with the address `other`, at the end of a wire to this one, which is `box` there."""
-    child = subprocess.Popen(["unshare", "-n", "sleep", "120"])
+    child = subprocess.Popen(["unshare", "-n", "sleep", "300"])
     try:
         wait_until(lambda: os.readlink(f"/proc/{child.pid}/ns/net") != os.readlink("/proc/self/ns/net"))
         here = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -33,14 +35,22 @@ def network(interface: str, box: str, other: str) -> Iterator[Inside]:
             finally:
                 _enter(here)
 
-        sh(f"ip link add {interface} type veth peer name eth0 netns {child.pid}")
+        sh(f"ip link add {interface} type veth peer name eth0 index {_INDEX} netns {child.pid}")
         sh(f"ip addr add {box}/24 dev {interface}; ip link set {interface} up; ip link set lo up")
         inside(lambda: sh(f"ip link set lo up; ip addr add {other}/24 dev eth0; ip link set eth0 up"))
-        inside(lambda: sh(f"ip route add default via {box}"))
+        inside(lambda: sh(f"ip route add default via {box}\n{_once_up('eth0')}"))
+        sh(_once_up(interface))
         yield inside
     finally:
         child.kill()
         child.wait()
+
+
+def _once_up(interface: str) -> str:
+    """Words for `sh` that end when the interface sends what it is given: a work queue has acted on its carrier then,
+    until which all is dropped (net/core/link_watch.c, linkwatch_do_dev).
+    """
+    return f"until ip link show dev {interface} | grep -q 'state UP'; do sleep 0.01; done"
 
 
 def _enter(namespace: int) -> None:

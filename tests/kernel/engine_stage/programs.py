@@ -59,7 +59,7 @@ def _is_ready(path: str, pid: int) -> bool:
     return Path(path).exists() and Path(path).read_text().strip() == str(pid)
 
 
-def wait_until(holds: Callable[[], object], within_s: float = 40.0) -> None:
+def wait_until(holds: Callable[[], object], within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > deadline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from tests.kernel.engine_stage.addresses import (
     TARGET6,
 )
 from tests.kernel.engine_stage.certificate import Certificate
-from tests.kernel.engine_stage.kinds import kinds, link_of
+from tests.kernel.engine_stage.kinds import Json, kinds, link_of
 from tests.kernel.engine_stage.networks import network
 from tests.kernel.engine_stage.programs import serving, sh, wait_until
 from tests.kernel.engine_stage.resolver import Resolver
@@ -67,10 +66,21 @@ def stage() -> Iterator[Stage]:
         sh("ip route add default via 172.16.0.1")
         it = inside(lambda: Stage(Path(path)))
         inside(lambda: stack.enter_context(serving(it.inbounds)))
-        wait_until(lambda: inside(lambda: _is_listening(2000 + len(it.inbounds) - 2)))
+        # Xray begins to listen at one after the other, in any order (app/proxyman/inbound/inbound.go, Start).
+        wait_until(lambda: inside(lambda: _ports_of(it.inbounds) <= _listening()))
         yield it
 
 
-def _is_listening(port: int) -> bool:
-    with socket.socket() as it:
-        return it.connect_ex((SERVER, port)) == 0
+def _ports_of(inbounds: list[Json]) -> set[tuple[str, int]]:
+    """As `_listening` tells them."""
+    kinds_of = {"shadowsocks": ("tcp", "udp"), "wireguard": ("udp",)}
+    return {(kind, it["port"]) for it in inbounds for kind in kinds_of.get(it["protocol"], ("tcp",))}
+
+
+def _listening() -> set[tuple[str, int]]:
+    """Protocols and ports at which this thread's network takes in what comes (proc_pid_net(5))."""
+    found = set()
+    for kind, state in (("tcp", "0A"), ("udp", "07")):
+        rows = [line.split() for line in Path(f"/proc/thread-self/net/{kind}").read_text().splitlines()]
+        found |= {(kind, int(row[1].rpartition(":")[2], 16)) for row in rows if row[3] == state}
+    return found

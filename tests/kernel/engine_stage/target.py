@@ -47,14 +47,21 @@ class _Greeter(_Mirror):
     greeting, after_s = GREETING, 1.0
 
 
+_MANY = 128
+"""Connections that may wait to be taken in. Of one more the kernel drops the SYN, which comes again seconds later."""
+
+
 class _Talkers(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    request_queue_size = _MANY
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Who breaks off is none of its business."""
 
 
 class _Web(ThreadingHTTPServer):
+    request_queue_size = _MANY
+
     def server_bind(self) -> None:
         """Without looking for its own name, which takes seconds where there is no DNS."""
         TCPServer.server_bind(self)

@@ -22,7 +22,7 @@ def write_program(folder: Path, name: str, script: str) -> None:
 
 def run(command: list[str], cwd: Path, path: str, **env: str) -> subprocess.CompletedProcess[str]:
     surroundings = os.environ | {"PATH": path, "PYTHON": sys.executable} | env
-    return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=150)
 
 
 class TestSetup:

@@ -11,19 +11,22 @@ import pytest
 
 from bench.blocks import Way, serve, transfer_s
 
-_WITHIN_S = 15.0
+_WITHIN_S = 30.0
 
 
 @pytest.fixture(scope="module")
 def ports() -> Iterator[tuple[int, int]]:
-    """Of the server, and of the proxy."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+    """Of the server, and of the proxy; held here, so that nobody else is given one before it listens there."""
+    with socket.socket() as one, socket.socket() as two:
+        for it in (one, two):
+            it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            it.bind(("127.0.0.1", 0))
         plain, proxy = one.getsockname()[1], two.getsockname()[1]
-    serving = multiprocessing.get_context("fork").Process(target=serve, args=("127.0.0.1", plain, 1, proxy))
-    serving.start()
-    yield plain, proxy
-    serving.terminate()
-    serving.join()
+        serving = multiprocessing.get_context("fork").Process(target=serve, args=("127.0.0.1", plain, 1, proxy))
+        serving.start()
+        yield plain, proxy
+        serving.terminate()
+        serving.join()
 
 
 def _connected(port: int) -> socket.socket:

@@ -190,7 +190,7 @@ def completed(line: str, **env: str) -> list[str]:
     surroundings = {"_SIDEGATE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     script = "import sys; sys.argv[0] = 'sidegate'; from sidegate.cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | surroundings | env, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script], env=os.environ | surroundings | env, capture_output=True, text=True, timeout=150
     )
     return [line for line in done.stdout.splitlines() if line]
 
@@ -214,7 +214,7 @@ class TestPipes:
     def test_a_reader_that_has_enough_is_no_fault(self) -> None:
         script = f"{shlex.quote(sys.executable)} -m sidegate lab graph velop-mesh --format plan"
         done = subprocess.run(
-            ["bash", "-c", f"{script} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, timeout=30
+            ["bash", "-c", f"{script} | true; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, timeout=150
         )
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -265,7 +265,7 @@ def test_what_root_keeps_to_itself_is_told(as_json: bool, monkeypatch: pytest.Mo
 def test_help_imports_no_lab_and_no_gateway() -> None:
     """It must answer at once."""
     script = "import sys; from sidegate.cli.main import main\ntry: main(['--help'])\nfinally: print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=150)
     loaded = {name for name in done.stdout.split() if name.startswith("sidegate")}
     assert loaded == {"sidegate", "sidegate.cli", "sidegate.cli.main", "sidegate.problems"}
 

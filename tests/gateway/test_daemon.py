@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -30,11 +31,14 @@ TV = Client("02:00:00:00:00:10", IPv4Address("192.168.1.16"))
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     monkeypatch.setattr(view, "elements", lambda name: ())
     made = Daemon(Chosen(Config(), "", ""), None, Places(tmp_path, tmp_path))
     made._clientele._paths.seen(TV, 0.0, active=True)
-    return made
+    yield made
+    # Of what it watches files with a user has few (inotify(7), max_user_instances), and other tests need theirs.
+    for part in (made._clientele, made._checkup, made._handout, made._advertising, made._splitter, made._own_address):
+        part.close()
 
 
 def ask(daemon: Daemon, method: str, path: str, uid: int = ROOT, **query: str) -> tuple[int, object]:

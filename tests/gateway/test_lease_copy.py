@@ -114,10 +114,11 @@ def test_after_the_end_nothing_is_copied(scene: Scene) -> None:
 
 
 def test_a_clock_that_is_set_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The calendar says 1970 until somebody knows better; slow corrections are none."""
+    """The calendar says 1970 until somebody knows better; slow corrections are none. Time itself stands still."""
     real_s = time.time()
     ahead_s = -real_s
     monkeypatch.setattr(time, "time", lambda: real_s + ahead_s)
+    monkeypatch.setattr(time, "clock_gettime", lambda _: 5000.0)
     clock = WallClock()
     assert clock.jump() is None
     ahead_s += 3.0
@@ -126,4 +127,19 @@ def test_a_clock_that_is_set_is_seen_once(monkeypatch: pytest.MonkeyPatch) -> No
     jump = clock.jump()
     assert jump is not None
     assert abs(jump[1] - jump[0] - real_s + 3.0) < 1
+    assert clock.jump() is None
+
+
+def test_a_look_that_is_held_up_sees_no_clock_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a machine that sleeps between the one clock and the other."""
+    held_up_s, boottime_s, real = 0.0, WallClock._boottime(), time.time
+    monkeypatch.setattr(WallClock, "_boottime", staticmethod(lambda: boottime_s + held_up_s))
+    clock = WallClock()
+
+    def after_a_while() -> float:
+        nonlocal held_up_s
+        held_up_s = 20.0
+        return real() + held_up_s
+
+    monkeypatch.setattr(time, "time", after_a_while)
     assert clock.jump() is None

@@ -33,8 +33,10 @@ def at(tmp_path: Path) -> Places:
     return Places(tmp_path / "state", tmp_path / "run")
 
 
-def test_daemon_that_is_starting_is_waited_for(at: Places) -> None:
+def test_daemon_that_is_starting_is_waited_for(at: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the lock before it listens: `status` in between must neither fail nor call it dead."""
+    monkeypatch.setattr(lifecycle, "_STARTS_WITHIN_S", 60.0)
+    monkeypatch.setattr("sidegate.gateway.daemon.control._ANSWER_WITHIN_S", 60.0)
     lock = Lock(at.lock)
     lock.take()
     answers = []

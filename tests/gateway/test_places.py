@@ -50,7 +50,7 @@ def test_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
         lock = Lock(path)
         assert (lock.take(), running_pid(path)) == (False, holder.pid)
         holder.kill()
-        assert lock.take(wait_s=5)
+        assert lock.take(wait_s=30)
         lock.release()
 
 

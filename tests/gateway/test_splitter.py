@@ -101,6 +101,8 @@ def test_up_leads_nobody_to_who_does_not_answer_yet(splitter: Splitter, monkeypa
     for name, value in {"_engine": engine, "_naming": naming, "_begin_names": begin_names}.items():
         monkeypatch.setattr(splitter, name, value)
     monkeypatch.setattr(splitter, "_want_engine", lambda *_: ())
+    for name in ("SETTLE_S", "SURE_S"):
+        monkeypatch.setattr(f"sidegate.gateway.daemon.splitter.{name}", 60.0)
     splitter.begin(plan, HERE)
     assert was_sure == [True]
     assert naming.serves()

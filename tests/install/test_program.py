@@ -20,7 +20,8 @@ BASE_PYTHON = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=60, cwd="/")
+    # An install waits until the disk has everything, of other programs too (sync(2)).
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=150, cwd="/")
 
 
 def from_here(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -35,7 +35,7 @@ HIGHEST_EXPOSURE = 3.0
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
     surroundings = {**os.environ, "LC_ALL": "C.UTF-8", **env}
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=surroundings)
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=surroundings)
 
 
 def needs(program: str) -> pytest.MarkDecorator:

@@ -10,6 +10,7 @@ from sidegate.gateway.config import Config, parse_config
 from sidegate.gateway.split.policy import Destination
 from sidegate.gateway.split.shelf import Shelf
 from sidegate.problems import Problems
+from tests.gateway.split.test_lists import rewrite
 
 
 @pytest.fixture
@@ -113,5 +114,5 @@ def test_what_is_named_together_is_put_together_once(tmp_path: Path, config: Con
     before = shelf.read(config).whole(both)
     assert before.suffixes == ("a.example", "b.example")
     assert shelf.read(config).whole(both) is before
-    (tmp_path / "good").write_text("c.example\n")
+    rewrite(tmp_path / "good", "c.example\n")
     assert shelf.read(config).whole(both).suffixes == ("b.example", "c.example")

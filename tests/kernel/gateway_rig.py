@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import subprocess
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -30,11 +31,13 @@ from sidegate.packet import (
     Body,
     Ipv4,
     Ipv6,
+    Mac,
     Tcp,
     TcpFlags,
     Udp,
     build,
     frame_of,
+    mac_text,
     parse,
 )
 
@@ -49,8 +52,6 @@ PHONE = Client(CLIENT_MAC, CLIENT)
 SHAPE = Shape("eth0", GATEWAY_MAC, LAN, "auto")
 
 NOBODY = IPv4Address("0.0.0.0")
-IS_IT_THERE = Arp(reply=False, sender_mac=ROUTER_MAC, sender_ip=NOBODY, target_mac=NO_MAC, target_ip=GATEWAY)
-"""An ARP probe (RFC 5227): it is answered whatever the firewalls, and nobody remembers it (net/ipv4/arp.c)."""
 IGMP = 2
 """A bridge reports its own groups."""
 
@@ -156,12 +157,31 @@ class Rig:
         self.wire.bind(("wire", 3))
         self.wire.settimeout(15)
         self._sent: deque[Ipv4] = deque()
+        self._questions = 0
         setns(inside)
         shell(
             f"ip address add {GATEWAY}/24 dev eth0; ip link set eth0 up; ip route add default via {ROUTER}"
             f"\nip neighbour add {ROUTER} lladdr {ROUTER_MAC} dev eth0"
             f"\nip neighbour add {CLIENT} lladdr {CLIENT_MAC} dev eth0"
         )
+        self._wait_for_carrier()
+
+    def _wait_for_carrier(self) -> None:
+        """Until frames pass both ways. The end that was up first drops what it is to send until a work queue has
+        noticed the carrier (net/core/link_watch.c, linkwatch_do_dev), and that waits for the one lock of all networks.
+        """
+        asked_until_s = time.monotonic() + 60
+        self.wire.settimeout(0.05)
+        while not self._is_there():
+            assert time.monotonic() < asked_until_s, "no frame passes"
+        self.wire.settimeout(15)
+
+    def _is_there(self) -> bool:
+        try:
+            self.heard_so_far()
+        except TimeoutError:
+            return False
+        return True
 
     def forward(self) -> None:
         """What `apply` does beside the table."""
@@ -211,12 +231,23 @@ class Rig:
         heard: list[Body | Ipv4 | Ipv6 | Arp] = []
         while select.select([self.wire], [], [], 0)[0]:
             heard += self._hear()  # so that there is room for the answer
-        self.wire.send(build(frame_of(BROADCAST, ROUTER_MAC, IS_IT_THERE)))
+        asker = self._ask_whether_it_is_there()
         while True:
             for body in self._hear():
-                if isinstance(body, Arp) and body.reply and body.target_ip == NOBODY:
+                if isinstance(body, Arp) and body.reply and body.target_mac == asker:
                     return heard
                 heard.append(body)
+
+    def _ask_whether_it_is_there(self) -> Mac:
+        """The address to which it answers, another one each time.
+
+        An ARP probe (RFC 5227): it is answered whatever the firewalls, and nobody remembers it (net/ipv4/arp.c).
+        """
+        self._questions += 1
+        asker = mac_text(b"\x02\xa5" + self._questions.to_bytes(4))
+        question = Arp(reply=False, sender_mac=asker, sender_ip=NOBODY, target_mac=NO_MAC, target_ip=GATEWAY)
+        self.wire.send(build(frame_of(BROADCAST, ROUTER_MAC, question)))
+        return asker
 
     def _hear(self) -> list[Body | Ipv4 | Ipv6 | Arp]:
         """The next frame, without those that we sent ourselves."""

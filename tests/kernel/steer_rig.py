@@ -30,6 +30,7 @@ from tests.kernel.gateway_rig import (
     GATEWAY,
     GATEWAY_MAC,
     ROUTER_MAC,
+    RST,
     SERVER,
     SHAPE,
     SYN,
@@ -146,7 +147,7 @@ def ask(rig: Rig, packet: Packet, src: str = CLIENT_MAC, dst: str = GATEWAY_MAC)
         for engine in Engine.running:
             engine.settle()
         heard += rig.heard_so_far()
-    return next((it for it in heard if isinstance(it, Ipv4 | Ipv6) and _is_about(it, packet)), None)
+    return max((it for it in heard if isinstance(it, Ipv4 | Ipv6) and _is_about(it, packet)), key=_tells, default=None)
 
 
 def went(rig: Rig, packet: Packet) -> str:
@@ -222,13 +223,20 @@ def _is_about(seen: Packet, packet: Packet) -> bool:
     return there or (seen.src, seen.dst, seen.body.dport) == (packet.dst, packet.src, packet.body.sport)
 
 
+def _tells(seen: Packet) -> int:
+    """How much: in front of the answer there may be what a socket says again, unasked, of the same connection."""
+    if not isinstance(seen.body, Tcp):
+        return 0
+    return 2 if seen.body.flags & RST else 1 if seen.body.payload else 0
+
+
 def _where(packet: Packet, seen: Packet | None) -> str:
     if seen is None:
         return "nowhere"
     if seen.dst == packet.dst:
         return {GATEWAY: "masqueraded"}.get(seen.src, "direct") if isinstance(seen, Ipv4) else "direct"
     if seen.src == packet.dst and isinstance(seen.body, Tcp):
-        return "refused" if seen.body.flags & 4 else "engine"
+        return "refused" if seen.body.flags & RST else "engine"
     return "engine" if seen.src == packet.dst and isinstance(seen.body, Udp) else "refused"
 
 

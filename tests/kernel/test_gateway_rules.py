@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from sidegate.gateway.config import Masquerade
-from sidegate.gateway.ruleset.nft import Client, Shape, parse_elements, prove, withdraw
+from sidegate.gateway.ruleset.nft import ANSWERED_S, Client, Shape, parse_elements, prove, ruleset, withdraw
 from sidegate.packet import ICMP, UDP, Echo, Ipv4, Tcp, Udp
 from tests.kernel.gateway_rig import (
     ACK,
@@ -93,6 +94,16 @@ def a_second_later(rig: Rig) -> None:
     rig.nft("flush set inet sidegate answered4\n")
 
 
+def load_with_a_long_second(rig: Rig) -> None:
+    """The same table, but for how long it is known that a client was answered: what is done within a second is done
+    within that on a slow machine too.
+    """
+    second = rf"(set answered4 \{{[^}}]*\ttimeout) {ANSWERED_S}s\n"
+    text, found = re.subn(second, r"\1 1h\n", ruleset(SHAPE))
+    assert found == 1
+    rig.nft(text)
+
+
 FAILED_DIRECT = [CLIENT, GATEWAY, GATEWAY]
 
 
@@ -164,7 +175,9 @@ def test_renewed_proof_does_not_flip_the_syn_that_ended_the_last_one() -> None:
 
 @in_namespaces
 def test_one_dead_server_does_not_end_the_proof_while_another_answers() -> None:
-    rig = loaded()
+    rig = Rig()
+    rig.forward()
+    load_with_a_long_second(rig)
     rig.prove()
     assert rig.source(tcp(SYN)) == CLIENT
     assert rig.source(tcp(SYN, 40001, OTHER_SERVER)) == CLIENT
@@ -378,7 +391,7 @@ def test_what_leaves_by_another_interface_is_neither_masqueraded_nor_untracked()
     )
     rig.prove()
     for packet in (tcp(SYN, to=OTHER_SERVER), tcp(SYN, to=OTHER_SERVER), udp(to=OTHER_SERVER)):
-        rig.send(packet)
+        rig.put(packet)
     assert "packets 2 " in shell("nft list table ip own")
     assert rig.holds("direct4")
 
@@ -402,8 +415,8 @@ def test_foreign_sources_and_multicast_are_not_counted() -> None:
     rig = loaded()
     stranger = Ipv4(SERVER, OTHER_SERVER, 17, Udp(1, 1, b""))
     assert rig.source(stranger) == SERVER
-    rig.send(Ipv4(CLIENT, LAN[0].broadcast_address, 17, Udp(1, 1, b"")), dst="ff:ff:ff:ff:ff:ff")
-    rig.send(Ipv4(CLIENT, IPv4Address("239.255.255.250"), 17, Udp(1, 1900, b"")), dst="01:00:5e:7f:ff:fa")
+    rig.put(Ipv4(CLIENT, LAN[0].broadcast_address, 17, Udp(1, 1, b"")), dst="ff:ff:ff:ff:ff:ff")
+    rig.put(Ipv4(CLIENT, IPv4Address("239.255.255.250"), 17, Udp(1, 1900, b"")), dst="01:00:5e:7f:ff:fa")
     assert not rig.holds("clients4")
 
 
@@ -471,10 +484,10 @@ def test_prove_many_renew_and_withdraw() -> None:
     rig = loaded()
     many = [Client(f"02:00:00:00:01:{n:02x}", LAN[0][n]) for n in range(20, 250)]
     rig.nft(prove(many, timeout_s=20))
-    rig.nft(prove([*many, PHONE], timeout_s=200))
+    rig.nft(prove([*many, PHONE], timeout_s=2000))
     elements = parse_elements(shell("nft -j list set inet sidegate direct4"))
     assert len(elements) == len(many) + 1
-    assert all(e.expires_s is not None and e.expires_s > 190 for e in elements)
+    assert all(e.expires_s is not None and e.expires_s > 1000 for e in elements)
     rig.nft(withdraw([*many, Client("02:00:00:00:01:fe", LAN[0][254])]))
     (left,) = parse_elements(shell("nft -j list set inet sidegate direct4"))
     assert left.key == (CLIENT_MAC, str(CLIENT))

@@ -34,7 +34,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
             raise OSError(-2, "Name or service not known")
         return [(0, 0, 0, "", (answers["theirs"], 0))]
 
-    monkeypatch.setattr(explain_split, "ask", lambda *_: answers["ours"])
+    monkeypatch.setattr(explain_split, "ask", lambda *_, **__: answers["ours"])
     monkeypatch.setattr("socket.getaddrinfo", theirs)
     return answers
 

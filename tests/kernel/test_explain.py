@@ -13,6 +13,7 @@ from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
+from tests.kernel.gateway_lab import Box
 from tests.kernel.split_home import PATIENCE_S
 
 pytestmark = pytest.mark.kernel
@@ -24,6 +25,7 @@ WIRED, PHONE, SERVER = "192.168.1.123", "192.168.1.126", "1.2.3.4"
 def lab() -> Iterator[Lab]:
     with Lab.up(load_home("velop-mesh")) as lab:
         set_gateway(lab, "sidegate")
+        Box(lab).settled()
         yield lab
 
 

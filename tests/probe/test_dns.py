@@ -92,6 +92,26 @@ def _serve_udp(server: socket.socket) -> None:
     server.sendto(answer(record(A, b"\1\2\3\4"), number=number), client)
 
 
+def test_a_server_is_asked_again_in_the_same_words() -> None:
+    heard = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            heard.append(server.recvfrom(512))
+            heard.append(server.recvfrom(512))
+            query, client = heard[1]
+            server.sendto(answer(record(A, b"\1\2\3\4"), number=int.from_bytes(query[:2])), client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        found = ask("127.0.0.1", "www.example.org", port=port, timeout_s=0.1, times=100)
+        thread.join()
+    assert found == DnsAnswer("NOERROR", ("1.2.3.4",), 60, (A,))
+    assert heard[0] == heard[1]
+
+
 def _serve_tcp(server: socket.socket) -> None:
     client, _ = server.accept()
     with client:

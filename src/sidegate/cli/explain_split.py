@@ -17,6 +17,8 @@ _ASKED = {
     "proxied": "asked through the upstream, as long as one works",
     "blocked": "not asked for anywhere: a rule blocks the name",
 }
+_QUESTIONS = 3
+"""As clients ask: again, since a datagram may be lost on its way to an upstream, and dnsmasq sends no second one."""
 _NOT_FOUND = "is it spelt so? does DNS work here (sidegate status)? Or give an IPv4 address"
 _GOES = {"straight": "goes: straight on", "refused": "goes: nowhere, it is refused at once"}
 
@@ -41,7 +43,7 @@ def look_up(destination: str, own: IPv4Address) -> Target:
     except ValueError as error:
         where = destination or "DESTINATION"
         raise Problems(Problem(where, f"no address: {error}", "give a name or an address")) from None
-    answer = ask(own, name)
+    answer = ask(own, name, times=_QUESTIONS)
     if answer is not None and answer.addresses:
         return Target(IPv4Address(answer.addresses[0]), name, f", as this box answers clients for {name}", by_us=True)
     return _elsewhere(name, answer)

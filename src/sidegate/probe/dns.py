@@ -75,13 +75,24 @@ def answer_to(question: DnsQuestion, data: bytes) -> DnsAnswer | None:
 
 
 def ask(
-    server: IPv4Address | str, name: str, kind: int = A, *, port: int = 53, timeout_s: float = 2.0, tcp: bool = False
+    server: IPv4Address | str,
+    name: str,
+    kind: int = A,
+    *,
+    port: int = 53,
+    timeout_s: float = 2.0,
+    tcp: bool = False,
+    times: int = 1,
 ) -> DnsAnswer | None:
-    """Blocks; None without an answer within timeout_s, or where the server refuses packets."""
+    """Blocks; None without an answer within timeout_s, or where the server refuses packets.
+
+    times: over UDP, so often at the most, from the same port and letter by letter: whoever hands a question on knows by
+    that that the first one was lost (forward_query in dnsmasq's src/forward.c).
+    """
     question = DnsQuestion(name, kind, secrets.randbelow(1 << 16))
-    deadline = time.monotonic() + timeout_s
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as it:
-        return exchange(it, (str(server), port), question, deadline)
+        asked = (exchange(it, (str(server), port), question, time.monotonic() + timeout_s) for _ in range(times))
+        return next((answer for answer in asked if answer is not None), None)
 
 
 def exchange(it: socket.socket, server: tuple[str, int], question: DnsQuestion, deadline: float) -> DnsAnswer | None:

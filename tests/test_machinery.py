@@ -25,6 +25,11 @@ def run(command: list[str], cwd: Path, path: str, **env: str) -> subprocess.Comp
     return subprocess.run(command, cwd=cwd, env=surroundings, capture_output=True, text=True, timeout=150)
 
 
+def third_time(word: str, log: Path) -> str:
+    """A shell's command that succeeds once the log has three lines with this word."""
+    return f'test "$(grep -c -e {word} "{log}")" -ge 3'
+
+
 class TestSetup:
     """A copy of the tree that needs a program that no machine has, with an apt-get that only notes how it is called."""
 
@@ -101,6 +106,42 @@ class TestSetup:
             assert result.returncode == 0, result.stderr
             installed.append([line.split()[-1] for line in log.read_text().splitlines()])
         assert installed == [["."], ["."], [".", ".[dev]"], [".", ".[dev]"], [".", ".[dev]"]]
+
+    def test_what_the_network_does_not_bring_is_asked_for_again(self, tree: Path, fakes: Path) -> None:
+        log = tree.parent / "apt-get.log"
+        write_program(fakes, "sudo", 'shift; exec "$@"')
+        write_program(fakes, "sleep", "exit 0")
+        write_program(fakes, "apt-get", f'echo "$@" >>"{log}"; case "$*" in *" -y "*) {third_time("-y", log)} ;; esac')
+        assert "not found on PATH" in run(["tools/setup"], tree, f"{fakes}:{os.environ['PATH']}").stderr
+        words = [line.split()[0] for line in log.read_text().splitlines() if "--simulate" not in line]
+        assert words == ["install", "update", "install", "update", "install"]
+
+    def test_python_packages_are_asked_for_again(self, tree: Path, fakes: Path) -> None:
+        (tree / "tools/packages.txt").write_text("")
+        for name in ("pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, tree)
+        log = tree.parent / "pip.log"
+        for name in ("modprobe", "sysctl", "sleep"):
+            write_program(fakes, name, "exit 0")
+        (tree / ".venv").mkdir()
+        pip = f'case "$*" in *" -e "*) echo "$@" >>"{log}"; {third_time("-e", log)} ;; *pip*) ;; *) echo 3.11 ;; esac'
+        write_program(tree / ".venv/bin", "python", pip)
+        result = run(["tools/setup"], tree, f"{fakes}:{os.environ['PATH']}")
+        assert (result.returncode, len(log.read_text().splitlines())) == (0, 3), result.stderr
+
+    def test_programs_that_are_only_unpacked_are_asked_for_again(self, tree: Path, fakes: Path) -> None:
+        """Without them tests are skipped, which is a failure where kernel tests are required."""
+        (tree / "tools/unpacked.txt").write_text("no-such-program no-such-package a test\n")
+        log = tree.parent / "apt-get.log"
+        for name in ("sudo", "sleep"):
+            write_program(fakes, name, "exit 0")
+        bring = f"{third_time('download', log)} && touch it.deb"
+        apt = f'echo "$@" >>"{log}"; case "$1" in download) {bring} ;; install) echo "Inst no-such-package (1)" ;; esac'
+        write_program(fakes, "apt-get", apt)
+        write_program(fakes, "dpkg-deb", 'mkdir -p "$3/usr/bin"; touch "$3/usr/bin/no-such-program"')
+        result = run(["tools/unpack"], tree, f"{fakes}:{os.environ['PATH']}")
+        assert result.stderr == "unpack: unpacking no-such-package\n"
+        assert (tree / ".venv/unpacked/usr/bin/no-such-program").exists()
 
     def test_an_unknown_purpose_is_refused(self, tree: Path) -> None:
         result = run(["tools/setup", "fun"], tree, os.environ["PATH"])

@@ -255,6 +255,15 @@ def test_full_disk_is_said(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         home.nursery(sleeper(home.path)).settle()
 
 
+def test_a_loop_waits_no_longer_than_it_says(home: Home) -> None:
+    late = sleeper(home.path, command=f"while test ! -e {home.path}/go; do sleep 0.01; done")
+    nursery = home.nursery(late)
+    with pytest.raises(Problems, match="does not serve yet: it said nothing"):
+        nursery.settle(0.0)
+    (home.path / "go").touch()
+    nursery.settle()
+
+
 def test_its_log_stays_small(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_LOG_LARGEST", 1000)
     nursery = home.nursery(sleeper(home.path, command="seq 1000"))

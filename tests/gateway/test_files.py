@@ -51,6 +51,11 @@ def test_old_or_new_at_every_cut(disk: Recorder) -> None:
     assert {c for p, c in found if p == "three"} == {b"two", b"three"}
 
 
+def test_what_somebody_else_removes_at_the_same_moment_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    discard_file(tmp_path / "file.json")
+
+
 def test_removed_means_gone(disk: Recorder) -> None:
     path = disk.root / "file.json"
     replace_file(path, b"it")

@@ -45,7 +45,8 @@ def remove_file(path: Path) -> None:
     """Removes it, and what a crash left of a fresh one; fine if there is none. Raises OSError."""
     path.with_suffix(".new").unlink(missing_ok=True)
     if path.exists():
-        path.unlink()
+        # Another process may do so at the same moment, as after one that was about to end by itself.
+        path.unlink(missing_ok=True)
         _sync_directory(path.parent)
 
 

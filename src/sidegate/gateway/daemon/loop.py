@@ -58,6 +58,8 @@ SHORTAGE_S = 1.0
 """After a turn that the system had no means for."""
 MOST_SHORTAGES = 60
 """In a row."""
+SETTLE_TOLD_S = 2.0
+"""For a child that tells clients something else from now on, while the loop does nothing else."""
 TIMER_S = 5.0
 """Between looks at the timer of a change that waits to be confirmed."""
 
@@ -316,7 +318,7 @@ class Daemon:
         """Those that a broken server keeps from being told are told by ARP all the more."""
         for settle in (self._handout.settle, self._advertising.settle):
             try:
-                settle()
+                settle(SETTLE_TOLD_S)
             except Problems as error:
                 self._log.note_faults(error.problems)
 

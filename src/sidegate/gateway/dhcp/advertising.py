@@ -77,9 +77,12 @@ class Advertising:
         what = f"{NAME} tells {advertiser.interface} that this box is an IPv6 router of high preference"
         return (Change(what, "clients are to use this box as their IPv6 gateway beside the main router"),)
 
-    def settle(self) -> None:
-        """Waits until it is advertised, or taken back: 2 s at the most. Raises Problems where it is not advertised."""
-        self._nursery.settle()
+    def settle(self, within_s: float | None = None) -> None:
+        """Waits until it is advertised, no longer than within_s, or taken back, which is 2 s at the most.
+
+        Raises Problems where it is not advertised.
+        """
+        self._nursery.settle(within_s)
         end_s = time.monotonic() + _TAKEN_BACK_WITHIN_S
         while self._is_to_be_taken_back and time.monotonic() < end_s:
             time.sleep(_LOOK_AGAIN_S)

@@ -119,9 +119,9 @@ class Handout:
         what = f"{NAME} hands out {server.first}-{server.last} for {server.lease_s} s"
         return (Change(what, "clients are told to use this box as their gateway"),)
 
-    def settle(self) -> None:
-        """Waits until our server serves. Raises Problems."""
-        self._nursery.settle()
+    def settle(self, within_s: float | None = None) -> None:
+        """Waits until our server serves. within_s: no longer than this. Raises Problems."""
+        self._nursery.settle(within_s)
 
     def turn(self, now: float) -> None:
         self._mind_clock()

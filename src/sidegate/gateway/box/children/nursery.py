@@ -40,7 +40,8 @@ from sidegate.gateway.box.children.schedule import (
 from sidegate.gateway.box.journal import ChildStep
 from sidegate.problems import Exit, Problem, Problems
 
-_STARTS_WITHIN_S = 2.0
+_STARTS_WITHIN_S = 10.0
+"""Most serve after some hundredths; a box that has just been switched on is busy."""
 _LOOK_AGAIN_S = 0.01
 
 
@@ -121,13 +122,14 @@ class Nursery:
         for name in self._alive:
             keep_small(self._log(name))
 
-    def settle(self) -> None:
-        """Waits until all that should run serves: 2 s at the most. Raises Problems for each that does not.
+    def settle(self, within_s: float | None = None) -> None:
+        """Waits until all that should run serves, as long as a start may take. Raises Problems for each that does not.
 
-        The time counts once they are begun, and there is a look after it: whoever is held up in between may be late.
+        within_s: no longer than this, for a loop that others wait for. The time counts once they are begun, and there
+        is a look after it: whoever is held up in between may be late.
         """
         self.turn(time.monotonic())
-        deadline = time.monotonic() + _STARTS_WITHIN_S
+        deadline = time.monotonic() + (_STARTS_WITHIN_S if within_s is None else within_s)
         while True:
             is_late = time.monotonic() >= deadline
             lacking = [c for c in self._desired if not self.serves(c)]

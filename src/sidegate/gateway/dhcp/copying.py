@@ -105,6 +105,7 @@ class WallClock:
 
     LEAST_S = 5.0
     """What a clock that is only put right slowly never moves between two looks."""
+    ONE_MOMENT_S = 1.0
 
     def __init__(self) -> None:
         self._ahead_s = self._ahead()
@@ -118,7 +119,12 @@ class WallClock:
         return boottime_s + before_s, boottime_s + self._ahead_s
 
     def _ahead(self) -> float:
-        return time.time() - self._boottime()
+        """Both clocks at one moment: whoever is held up between the two looks again."""
+        while True:
+            before_s = self._boottime()
+            ahead_s = time.time() - before_s
+            if self._boottime() - before_s < self.ONE_MOMENT_S:
+                return ahead_s
 
     @staticmethod
     def _boottime() -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import select
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,7 +22,7 @@ SERVER = "1.2.3.4"
 EVERY_S = 0.05
 WIRED, WIFI = "my-computer", "tablet"
 HANDOVER_S, DEAD_S = 4.0, 2.0
-_BEFORE_S, _BETWEEN_S = 0.5, 0.7
+_BEFORE_S, _BETWEEN_S, _AFTER_S = 0.5, 0.7, 0.5
 NO_FORWARDING = """
 cd /proc/sys/net/ipv4/conf/eth0; echo 0 >forwarding; echo 0 >/run/zero
 mount --bind /run/zero forwarding; mount -o remount,bind,ro forwarding
@@ -29,7 +31,7 @@ mount --bind /run/zero forwarding; mount -o remount,bind,ro forwarding
 
 
 class Seen(Struct, frozen=True):
-    """By one client. lost: connections without an answer within 1.5 s. slowest_ms: of those with one.
+    """By one client. lost: connections that `http_get` did not wait for any more. slowest_ms: of those with an answer.
 
     stream_ms: the longest wait of one connection that was open all the time; None: it broke.
     """
@@ -40,10 +42,18 @@ class Seen(Struct, frozen=True):
     stream_ms: float | None = None
 
 
-def open_connections(seconds: float, server: str = SERVER) -> Seen:
-    """A new one every 50 ms, each with a request and its answer."""
-    end, asked, lost, slowest_ms = time.monotonic() + seconds, 0, 0, 0.0
-    while (began := time.monotonic()) < end:
+def _goes_on(end_s: float, over: int | None) -> bool:
+    return time.monotonic() < end_s or (over is not None and not select.select([over], [], [], 0)[0])
+
+
+def open_connections(seconds: float, server: str = SERVER, over: int | None = None) -> Seen:
+    """A new one every 50 ms, each with a request and its answer.
+
+    over: a file descriptor that can be read once it is over; not before the seconds are.
+    """
+    end_s, asked, lost, slowest_ms = time.monotonic() + seconds, 0, 0, 0.0
+    while _goes_on(end_s, over):
+        began = time.monotonic()
         answer = http_get(server)
         asked += 1
         lost += not answer.ok
@@ -52,12 +62,13 @@ def open_connections(seconds: float, server: str = SERVER) -> Seen:
     return Seen(asked, lost, slowest_ms)
 
 
-def hold_connection(seconds: float) -> Seen:
-    """One connection, a request and its answer every 50 ms."""
+def hold_connection(seconds: float, over: int | None = None) -> Seen:
+    """One connection, a request and its answer every 50 ms. over: as in `open_connections`."""
     connection = http.client.HTTPConnection(SERVER, timeout=10)
-    end, asked, slowest_ms = time.monotonic() + seconds, 0, 0.0
+    end_s, asked, slowest_ms = time.monotonic() + seconds, 0, 0.0
     try:
-        while (began := time.monotonic()) < end:
+        while _goes_on(end_s, over):
+            began = time.monotonic()
             connection.request("GET", "/")
             connection.getresponse().read()
             asked += 1
@@ -69,11 +80,20 @@ def hold_connection(seconds: float) -> Seen:
 
 
 def asking(lab: Lab, clients: Sequence[str], seconds: float, act: Callable[[], object]) -> dict[str, Seen]:
-    """What clients see that ask all the time while something is done."""
-    begun = {c: (lab.begin(c, open_connections, seconds), lab.begin(c, hold_connection, seconds)) for c in clients}
-    time.sleep(_BEFORE_S)
-    act()
-    return {name: _together(opens.result(), holds.result()) for name, (opens, holds) in begun.items()}
+    """What clients see that ask while something is done, however long that takes, and for so many seconds at least."""
+    over = os.eventfd(0)
+    try:
+        begun = {
+            c: (lab.begin(c, open_connections, seconds, SERVER, over), lab.begin(c, hold_connection, seconds, over))
+            for c in clients
+        }
+        time.sleep(_BEFORE_S)
+        act()
+        time.sleep(_AFTER_S)
+        os.eventfd_write(over, 1)
+        return {name: _together(opens.result(), holds.result()) for name, (opens, holds) in begun.items()}
+    finally:
+        os.close(over)
 
 
 def _together(opens: Seen, holds: Seen) -> Seen:

@@ -16,6 +16,7 @@ import pytest
 from msgspec import Struct
 
 from bench.handover import NO_FORWARDING
+from sidegate.lab.asking import http_get
 from sidegate.lab.lab import Lab
 from sidegate.packet import Arp, Ipv4, Udp, parse
 from sidegate.probe.dhcp_message import (
@@ -28,7 +29,7 @@ from sidegate.probe.dhcp_message import (
     parse_message,
 )
 from sidegate.probe.ra_message import advert_in
-from tests.kernel.gateway_lab import wait_for
+from tests.kernel.gateway_lab import PATIENCE_S, SERVER, wait_for
 from tests.kernel.test_confirm import status
 from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, mac, sidegate, up
 
@@ -136,7 +137,7 @@ def lab() -> Iterator[Lab]:
         ip = get_lease(lab, CLIENT)[0]
         lab.run(CLIENT, "ip", "address", "replace", f"{ip}/24", "dev", "eth0")
         lab.run(CLIENT, "ip", "route", "replace", "default", "via", OURS)
-        lab.run(CLIENT, "busybox", "ping", "-c", "1", "-W", "15", "1.1.1.1")
+        assert lab.call(CLIENT, http_get, SERVER, 80, "/", PATIENCE_S).ok
         yield lab
 
 
@@ -148,7 +149,7 @@ def by_a_person(lab: Lab) -> None:
 def by_itself(lab: Lab) -> None:
     """Something keeps forwarding off."""
     lab.run("gateway", "sh", "-ec", NO_FORWARDING)
-    wait_for(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "forwarding", 40)
+    wait_for(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "forwarding")
 
 
 def back_by_a_person(lab: Lab) -> None:
@@ -160,7 +161,7 @@ def back_by_itself(lab: Lab) -> None:
     """Once the check is up, though it was told so before."""
     back_by_a_person(lab)
     lab.run("gateway", "umount", "/proc/sys/net/ipv4/conf/eth0/forwarding")
-    wait_for(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "", 40)
+    wait_for(lambda: sidegate(lab, "probe", "again")[0] == 0 and status(lab)["aside_why"] == "")
 
 
 def test_dhcp_and_advertisements_come_before_arp_both_ways(lab: Lab) -> None:

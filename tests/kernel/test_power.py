@@ -32,7 +32,7 @@ from tests.gateway.test_apply import FRESH, PaperBox, desired, up
 from tests.kernel.gateway_lab import wait_for
 from tests.kernel.looking import look
 from tests.kernel.test_dhcp import as_a_dhcp_client, get_lease, home, leases, mac
-from tests.powercut.disk import Op, Tree, cuts, lay_out
+from tests.powercut.disk import Disk, Op, Tree, cuts, lay_out
 
 pytestmark = pytest.mark.kernel
 
@@ -105,8 +105,13 @@ def record() -> Recording:
         for phase, words in (("down", "down"), ("up again", "up -c /run/sidegate.toml"), ("stop", "down")):
             begin_phase(lab, phase)
             recorded(lab, words, B if phase == "up again" else None)
-        lines = lab.run("gateway", "cat", "/run/operations").stdout.splitlines()
-        return Recording([json.loads(line) for line in lines], lease)
+        return Recording(operations(lab), lease)
+
+
+def operations(lab: Lab) -> list[Op]:
+    """Until now; of the line that is just being written nothing."""
+    text = lab.run("gateway", "cat", "/run/operations").stdout
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def begin_phase(lab: Lab, name: str) -> None:
@@ -128,7 +133,16 @@ def get_phones_lease(lab: Lab) -> str:
     lease = f"{mac(lab, 'phone')} {get_lease(lab, 'phone')[0]}"
     wait_for(lambda: "leases.copy" in lab.run("gateway", "ls", f"{ROOT}/dhcp").stdout)
     wait_for(lambda: lease in leases(lab, "leases.copy"))
+    wait_for(lambda: is_safe(lab, lease))
     return lease
+
+
+def is_safe(lab: Lab, lease: str) -> bool:
+    """Whether the copy has it whatever is cut now: it is read by others before all is noted of it, and on the disk."""
+    disk = Disk(ROOT)
+    for op in operations(lab):
+        disk.do(op)
+    return all(lease in read_copy(tree) for tree in disk.trees())
 
 
 @pytest.fixture

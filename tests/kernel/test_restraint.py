@@ -57,14 +57,21 @@ BOTH = pytest.mark.parametrize("to", [SERVER, SERVER6])
 
 
 def flood(rig: SplitRig, count: int, packet: Callable[[int], Packet]) -> float:
-    """So many packets of one device, no faster than the box takes them in; within how many seconds it did."""
+    """So many packets of one device, and within how many seconds the box has dealt with them.
+
+    Only some are on their way at a time: where a thousand wait for the processor, the kernel drops what comes then
+    (net/core/dev.c, enqueue_to_backlog); and an engine that is behind has no room for what is asked next.
+    """
     start = time.monotonic()
     for i in range(count):
         rig.wire.send(build(frame_of(GATEWAY_MAC, CLIENT_MAC, packet(i))))
         if i % 50 == 0:
-            time.sleep(0.002)
+            rig.heard_so_far()
     rig.heard_so_far()
-    return time.monotonic() - start
+    took_s = time.monotonic() - start
+    for engine in Engine.running:
+        engine.settle()
+    return took_s
 
 
 def elements(name: str) -> int:

@@ -118,3 +118,9 @@ def surroundings() -> dict[str, str]:
             except OSError as error:
                 seen[str(path)] = str(error)
     return seen
+
+
+def assert_unchanged(before: dict[str, str]) -> None:
+    """What `surroundings` told is still so. A module that the kernel has loaded since adds settings of its own."""
+    now = surroundings()
+    assert {what: now.get(what, "") for what in before} == before

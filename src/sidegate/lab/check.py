@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Literal, get_args
 
 from msgspec import Struct
@@ -22,6 +23,9 @@ Family = Literal["v4", "v6"]
 
 _ETH_P_ALL = 0x0003
 _OUTGOING = 4
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6  # linux/if_packet.h
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_ROOM_BYTES = 1 << 25
 _DECIDED_WITHIN_S = 30.0
 _PATIENCE_S = {False: ANSWERED_WITHIN_S, True: 0.8}
 """How long to wait for an answer, and where none is expected: in a lab it takes milliseconds."""
@@ -165,13 +169,18 @@ def address_of(home: Home, name: str, family: Family, *, from_outside: bool = Fa
 
 
 class Relayed:
-    """Hears which replies the gateway hands on to clients: those took the way through it."""
+    """Hears which replies the gateway hands on to clients: those took the way through it.
+
+    All of them wait in the socket until somebody asks, and what finds no room there is lost.
+    """
 
     def __init__(self, lab: Lab) -> None:
         self._socket: socket.socket | None = None
         if lab.home.gateway and lab.home.gateway.plugged:
             kind, protocol = socket.SOCK_RAW, socket.htons(_ETH_P_ALL)
             self._socket = lab.socket(lab.home.gateway.name, socket.AF_PACKET, kind, protocol)
+            with suppress(PermissionError):  # the usual room serves for some ten clients
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM_BYTES)
             self._socket.setblocking(False)
 
     def __enter__(self) -> Relayed:
@@ -182,15 +191,18 @@ class Relayed:
             self._socket.close()
 
     def receivers(self) -> set[Receiver]:
-        """To whom the gateway sent TCP segments since it began to listen."""
+        """To whom the gateway sent TCP segments since it began to listen. Raises Problems if some were missed."""
         found: set[Receiver] = set()
-        while self._socket is not None:
-            try:
+        if self._socket is None:
+            return found
+        with suppress(BlockingIOError):
+            while True:
                 frame, (interface, _, kind, *_) = self._socket.recvfrom(65536)
-            except BlockingIOError:
-                break
-            if interface == LAN_PORT and kind == _OUTGOING:
-                found |= _receiver(frame)
+                if interface == LAN_PORT and kind == _OUTGOING:
+                    found |= _receiver(frame)
+        _, missed = memoryview(self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)).cast("I")
+        if missed:
+            raise Problems(Problem("gateway", f"{missed} packets were not heard", exit_code=Exit.FAULT))
         return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from sidegate.home import load_home
 from sidegate.lab.asking import NO_ANSWER, Answer, http_get
 from sidegate.lab.visiting import visit
-from tests.kernel.gateway_lab import Box, wait_for
+from tests.kernel.gateway_lab import PATIENCE_S, Box, wait_for
 
 HOME = load_home("split")
 SERVERS = {server.name: server for server in HOME.internet.server}
@@ -20,8 +20,6 @@ FOREIGN4, BLOCKED4, DOMESTIC4 = (str(SERVERS[name].v4) for name in ("foreign", "
 LIE = str(SERVERS["lie"].v4)
 FOREIGN6 = str(SERVERS["foreign"].v6)
 
-PATIENCE_S = 15.0
-"""For what is to come: with the machine to itself it takes milliseconds."""
 CONF = "/run/split.toml"
 CHECK = f"http://{DOMESTIC}/who"
 NAMED = 'domain = ["foreign.example", "blocked.example"]'

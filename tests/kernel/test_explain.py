@@ -13,8 +13,7 @@ from sidegate.home import load_home
 from sidegate.lab.asking import http_get
 from sidegate.lab.check import set_gateway
 from sidegate.lab.lab import Lab
-from tests.kernel.gateway_lab import Box
-from tests.kernel.split_home import PATIENCE_S
+from tests.kernel.gateway_lab import PATIENCE_S, Box
 
 pytestmark = pytest.mark.kernel
 

@@ -14,8 +14,8 @@ from sidegate.home import load_home
 from sidegate.lab.asking import http_get, ping
 from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import visit
-from tests.kernel.gateway_lab import Box, gateway_in, wait_for
-from tests.kernel.split_home import PATIENCE_S, insisting
+from tests.kernel.gateway_lab import PATIENCE_S, Box, gateway_in, wait_for
+from tests.kernel.split_home import insisting
 
 pytestmark = pytest.mark.kernel
 

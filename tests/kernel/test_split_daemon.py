@@ -17,7 +17,7 @@ from sidegate.lab.asking import http_get, udp_echo
 from sidegate.lab.resolving import resolve
 from sidegate.lab.visiting import visit
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.gateway_lab import Box, Connection, kill, wait_for
+from tests.kernel.gateway_lab import PATIENCE_S, Box, Connection, kill, wait_for
 from tests.kernel.split_home import (
     BLOCKED,
     CONF,
@@ -27,7 +27,6 @@ from tests.kernel.split_home import (
     FOREIGN4,
     HOME,
     OURS,
-    PATIENCE_S,
     PROXY,
     WAN,
     bare,
@@ -136,9 +135,9 @@ def test_names_that_are_asked_before_the_first_rules_are_there_are_learned(box: 
     starting = Thread(target=box.sidegate, args=("up", "--config", CONF), kwargs={"prefix": path})
     starting.start()
     told = wait_for(lambda: (it := box.lab.call("nas", resolve, FOREIGN, OURS)).ok and it.detail.split()[0])
-    assert "chain" not in box.shell("nft list chains"), "no rule is there yet"
-    box.shell("touch /run/go")
+    chains = box.shell("nft list chains; touch /run/go")
     starting.join()
+    assert "chain" not in chains, "no rule was there yet"
     assert told == FOREIGN4
     asked = box.lab.call("nas", http_get, told, 80, "/who", PATIENCE_S, "", FOREIGN)
     assert asked.detail.startswith(PROXY)

@@ -18,7 +18,7 @@ from sidegate.lab.resolving import resolve
 from sidegate.lab.stun import mapped, question
 from sidegate.lab.visiting import http3_get, https_get, proxy_get, socks_get
 from sidegate.lab.wiretap import Wiretap
-from tests.kernel.gateway_lab import Box, wait_for
+from tests.kernel.gateway_lab import PATIENCE_S, Box, wait_for
 from tests.kernel.split_home import (
     BLOCKED,
     BLOCKED4,
@@ -28,7 +28,6 @@ from tests.kernel.split_home import (
     FOREIGN4,
     FOREIGN6,
     OURS,
-    PATIENCE_S,
     PROXY,
     PROXY6,
     WAN,

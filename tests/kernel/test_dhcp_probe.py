@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 
 from sidegate.home import load_home
 from sidegate.lab.lab import Lab
+from tests.kernel.dns_box import end
+from tests.kernel.gateway_lab import wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -68,9 +71,15 @@ def test_one_router_with_dnsmasq(lab: Lab) -> None:
 def test_two_servers_that_disagree_are_both_told(lab: Lab) -> None:
     """udhcpd on a client's machine: somebody's forgotten access point."""
     start_udhcpd(lab, "computer", "eth0", "192.168.1.1")
-    done = lab.run("gateway", sys.executable, "-m", "sidegate", "probe", "dhcp", check=False)
+
+    def both() -> subprocess.CompletedProcess[str] | None:
+        """What is said once both answer in time: udhcpd looks for 2 of 4 s whether its address is free."""
+        done = lab.run("gateway", sys.executable, "-m", "sidegate", "probe", "dhcp", check=False)
+        return done if "2 DHCP servers answer." in done.stdout else None
+
+    done = wait_for(both)
+    assert done is not None
     assert done.returncode == 1
-    assert "2 DHCP servers answer." in done.stdout
     assert "192.168.1.123 (02:5d" in done.stdout
     assert "gateway 192.168.1.1, DNS 192.168.1.1 and 1.1.1.1, an address such as 192.168.1." in done.stdout
     assert "They disagree" in done.stdout
@@ -78,13 +87,13 @@ def test_two_servers_that_disagree_are_both_told(lab: Lab) -> None:
 
 
 def test_nobody(lab: Lab) -> None:
-    lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
+    end(lab, "router", "/run/dnsmasq-router.pid")
     status, said = probe(lab)
     assert (status, said["result"]["offers"], said["own_server"]) == (1, [], False)
 
 
 def test_a_busybox_router(lab: Lab, tmp_path: Path) -> None:
-    lab.run("router", "sh", "-c", "kill $(cat /run/dnsmasq-router.pid)")
+    end(lab, "router", "/run/dnsmasq-router.pid")
     start_udhcpd(lab, "router", "br-lan", "192.168.1.2")
     status, said = probe(lab)
     (offer,) = said["result"]["offers"]

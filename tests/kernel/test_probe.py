@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.kernel.gateway_lab import wait_for
+
 pytestmark = pytest.mark.kernel
 
 BUILD = """
@@ -39,7 +41,12 @@ ip -n inet address add 203.0.113.1/24 dev eth0; ip -n inet link set eth0 up
 for address in 1.1.1.1 8.8.8.8; do ip -n inet address add $address/32 dev lo; done
 ip -n router route add default via 203.0.113.1
 ip netns exec router sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+carries() { until ip -n $1 link show $2 | grep -q 'state UP'; do sleep 0.01; done; }
+for ns in gw wired wifi inet; do carries $ns eth0; done
+for port in p-gw p-wired p-cpu sw; do carries chip $port; done
+for port in cpu radio br-lan wan; do carries router $port; done
 """
+"""It ends when every wire carries: the kernel acts on that in a work queue (net/core/link_watch.c, linkwatch_event)."""
 
 NFT_NAT = """
 table ip nat {
@@ -106,11 +113,15 @@ for address in sys.argv[1:]:
     sock.bind((address, 53))
     sockets.append(sock)
 print("ready", flush=True)
+answered = set()
 while True:
     for sock in select.select(sockets, [], [])[0]:
         query, peer = sock.recvfrom(512)
-        sock.sendto(query[:2] + bytes([0x81, 0x80]) + query[4:], peer)
+        if peer not in answered:
+            sock.sendto(query[:2] + bytes([0x81, 0x80]) + query[4:], peer)
+        answered.add(peer)
 """
+"""Of several copies one is answered, the first: when that comes, who asked may end, and shut the port to the others."""
 
 
 class Net:
@@ -138,7 +149,7 @@ class Net:
         return [*enter, "ip", "netns", "exec", ns, *command]
 
     def run(self, ns: str, *command: str, stdin: str = "") -> str:
-        done = subprocess.run(self.inside(ns, *command), input=stdin, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(self.inside(ns, *command), input=stdin, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr
         print(done.stderr)
         return done.stdout
@@ -161,6 +172,14 @@ class Net:
         assert server.stdout.readline() == "ready\n"
 
     def probe(self, *clients: str) -> list[dict[str, Any]]:
+        """What is found out once something is: who was answered too late learns nothing, and asks again."""
+        for _ in range(5):
+            results = self.probe_once(*clients)
+            if "unknown" not in verdicts(results):
+                break
+        return results
+
+    def probe_once(self, *clients: str) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = json.loads(self.run("gw", sys.executable, "-c", PROBE, *clients))
         return results
 
@@ -200,7 +219,7 @@ def test_filter_off(net: Net) -> None:
 def test_internet_dead(net: Net) -> None:
     net.nft("router", NFT_NAT)
     net.run("inet", "ip", "link", "set", "eth0", "down")
-    (wifi,) = net.probe(WIFI)
+    (wifi,) = net.probe_once(WIFI)
     assert (wifi["verdict"], wifi["confidence"], wifi["method"]) == ("unknown", "none", "")
     assert "8.8.8.8 by DNS over UDP" in wifi["reason"]
     assert not [seen for seen in wifi["evidence"] if seen["step"] == "poison"]
@@ -209,7 +228,7 @@ def test_internet_dead(net: Net) -> None:
 def test_router_without_route_says_so(net: Net) -> None:
     net.nft("router", NFT_NAT)
     net.run("router", "ip", "route", "del", "default")
-    (wifi,) = net.probe(WIFI)
+    (wifi,) = net.probe_once(WIFI)
     assert wifi["verdict"] == "unknown"
     assert "192.168.1.1 answered ICMP unreachable" in wifi["reason"]
 
@@ -308,7 +327,7 @@ while keys:
     for key, result in prober.finished():
         n = keys.pop(key)
         told["wifi" if n % 2 else "wired", result.verdict] += 1
-        if (n % 2 == 0) and result.verdict != "direct" and told.total() < 300:
+        if (n % 2 == 0) and result.verdict != "direct" and told.total() < 1000:
             # On a machine with other things to do answers are late, and say nothing, or what costs bandwidth only.
             keys[begin(n)] = n
 print(told["wired", "direct"], told["wifi", "direct"], prober.next_deadline())
@@ -355,8 +374,12 @@ for result in resolve("eth0", *map(IPv4Address, sys.argv[1:])):
 
 def test_arp_finds_owners_and_duplicates(net: Net) -> None:
     net.run("wifi", "ip", "address", "add", f"{WIRED}/24", "dev", "eth0")
-    answers = net.run("gw", sys.executable, "-c", ARP, WIRED, WIFI, "192.168.1.99")
-    assert answers.splitlines() == ["2", "1", "0"]
+
+    def answers() -> list[str]:
+        return net.run("gw", sys.executable, "-c", ARP, WIRED, WIFI, "192.168.1.99").splitlines()
+
+    # The second owner's answer takes another way, and may come later than it is waited for.
+    assert wait_for(lambda: found if (found := answers())[0] == "2" else None) == ["2", "1", "0"]
 
 
 REACH = """
@@ -373,6 +396,8 @@ def test_reach(net: Net) -> None:
     net.nft("router", NFT_NAT)
     net.run("inet", "ip", "route", "add", "unreachable", "9.9.9.9")
     net.run("inet", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    # Silent for good: of one that it does not find the router says so after 3 s (net/ipv4/arp.c, arp_error_report).
+    net.run("router", "ip", "neighbour", "add", "203.0.113.99", "lladdr", "02:00:00:00:00:99", "dev", "wan")
     assert net.run("gw", sys.executable, "-c", REACH).splitlines() == [
         "1.1.1.1 icmp answered",
         "203.0.113.99 icmp silent",

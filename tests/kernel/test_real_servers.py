@@ -89,7 +89,8 @@ def test_all_of_them_are_found_refused_and_lived_with(crowded: Lab) -> None:
     code, said = up(crowded, '[dhcp]\nmode = "coexist"')
     assert code == 0, said
     lease_s = {"192.168.1.1": 7200, "192.168.1.123": 3600, tablet: 7200}
-    wait_for(lambda: {o["server"]: o["lease_s"] for o in status(crowded)["dhcp"]["others"]} == lease_s)
+    # A look that one of them is too late for is followed by another one in a minute (lookout.WATCH_S).
+    wait_for(lambda: {o["server"]: o["lease_s"] for o in status(crowded)["dhcp"]["others"] or ()} == lease_s, 100)
     assert status(crowded)["faults"] == []
     as_a_dhcp_client(crowded, "phone")
     address, gateway, *_ = get_lease(crowded, "phone")

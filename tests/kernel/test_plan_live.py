@@ -7,8 +7,8 @@ import json
 import pytest
 
 from sidegate.home import load_home
-from sidegate.lab.check import sidegate, wait_until_decided
-from sidegate.lab.lab import Lab
+from sidegate.lab.check import sidegate
+from tests.kernel.gateway_lab import gateway_in
 
 pytestmark = pytest.mark.kernel
 
@@ -17,10 +17,9 @@ WIRED = {"my-computer", "nas"}
 
 def test_the_probes_stand_in_for_what_is_unknown_of_the_router() -> None:
     home = load_home("velop-mesh")
-    with Lab.up(home) as lab:
-        sidegate(lab, "up")
-        wait_until_decided(lab)
-        plan = json.loads(sidegate(lab, "plan", "--live", "--json"))
+    with gateway_in(home) as box:
+        box.up().settled()
+        plan = json.loads(sidegate(box.lab, "plan", "--live", "--json"))
     wired = {str(c.v4) for c in home.client if c.name in WIRED}
     others = {str(c.v4) for c in home.client if c.name not in WIRED}
     best = plan["ways"][0]

@@ -12,21 +12,22 @@ from msgspec import structs
 
 from sidegate.gateway.config import Masquerade
 from sidegate.home import Assumed, BridgeFilter, Dhcp, Home, Internet, Known, RouterProfile, Server
-from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, http_get, udp_echo
+from sidegate.lab.asking import Answer, http_get, udp_echo
 from sidegate.lab.blueprint import INTERNET
-from sidegate.lab.check import Relayed, sidegate, wait_until_decided
+from sidegate.lab.check import Relayed, sidegate
 from sidegate.lab.lab import Lab
 from sidegate.plan.config_text import config_for
 from sidegate.plan.data import Wish
 from sidegate.plan.making import make_plan
 from sidegate.plan.predict import model_home
+from tests.kernel.gateway_lab import PATIENCE_S, SERVER, Box
 
 pytestmark = pytest.mark.kernel
 
 GOT = """#!/bin/sh
 test -z "$ip" || echo $router >/run/got
 """
-SERVER, FILE = "1.2.3.4", "/run/sidegate.toml"
+FILE = "/run/sidegate.toml"
 CASES = [("on", "auto"), ("on", "always"), ("on", "never"), ("off", "auto")]
 
 
@@ -38,7 +39,7 @@ def test_a_plan_comes_true(bridge_filter: BridgeFilter, nat: Masquerade) -> None
     with Lab.up(home(bridge_filter)) as lab:
         lab.run("gateway", "sh", "-ec", f"cat >{FILE}", text=config_for(plan, way.id))
         sidegate(lab, "up", "--config", FILE)
-        wait_until_decided(lab)
+        Box(lab).settled()
         predicted = {str(p.kind): p.path for p in way.predictions}
         assert paths(lab, predicted) == predicted
         predicted_forwards = {str(p.kind): p.port_forwards for p in way.predictions}
@@ -53,7 +54,7 @@ def home(bridge_filter: BridgeFilter) -> Home:
 
 
 def patience_s(is_answered: bool) -> float:
-    return ANSWERED_WITHIN_S if is_answered else 0.8
+    return PATIENCE_S if is_answered else 0.8
 
 
 def paths(lab: Lab, predicted: Mapping[str, str]) -> dict[str, str]:

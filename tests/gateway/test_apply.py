@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -23,6 +24,12 @@ from sidegate.gateway.box.journal import ChildStep
 from sidegate.gateway.desired import Accept, Desired, PolicyRoute, Sysctl
 from sidegate.problems import Problem, Problems
 from tests.gateway.test_decide import facts
+
+
+@pytest.fixture(autouse=True)
+def _no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of journals would wait minutes for a disk that others use too; what is on it is asked elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 class PaperBox:

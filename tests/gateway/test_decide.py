@@ -104,6 +104,7 @@ SPLITS: dict[str, tuple[Config, Situation]] = {
             (ports(1, 1),),
             True,
             (IPv4Address("192.168.1.9"),),
+            spares=True,
             lan_port=lan_port(0, 1),
         ),
     ),

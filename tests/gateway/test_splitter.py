@@ -69,6 +69,28 @@ def test_a_proxy_on_the_lan_is_never_sent_its_own_traffic(splitter: Splitter) ->
     assert _unsteered(splitter, plan, HERE) == (IPv4Address("192.168.1.9"), IPv6Address("2001:db8:1::9"))
 
 
+@pytest.mark.parametrize(
+    ("host", "is_looked_for"),
+    [
+        ("192.168.1.9", True),
+        ("[2001:db8:1::9]", True),
+        ("[fe80::9]", True),
+        ("nas.lan", True),
+        ("proxy.example", True),
+        ("192.0.2.9", False),
+        ("[2001:db8:2::9]", False),
+        ("127.0.0.1", False),
+    ],
+)
+def test_proxies_on_the_lan_are_looked_for_where_there_may_be_one(
+    splitter: Splitter, host: str, is_looked_for: bool
+) -> None:
+    plan = splitter.plan(parse_config(f'[proxy]\nmode = "all"\nupstream = "socks5://{host}:1080"\n', "test"))
+    assert not splitter.situation(plan).spares, "where this box stands is not known yet"
+    splitter._facts = HERE
+    assert splitter.situation(plan).spares == is_looked_for
+
+
 class Slow:
     """An engine whose upstream has answered at the third look; or a resolver that serves then."""
 

@@ -288,8 +288,8 @@ table inet marks {{
     }}
     chain o {{
         type filter hook output priority 0
-        oifname wan meta l4proto udp meta mark != {ENGINE_MARK} counter name unmarked
-        oifname wan tcp flags & rst == 0 meta mark != {ENGINE_MARK} counter name unmarked
+        oifname wan meta l4proto udp meta mark & {MARK_MASK} != {ENGINE_MARK} counter name unmarked
+        oifname wan tcp flags & rst == 0 meta mark & {MARK_MASK} != {ENGINE_MARK} counter name unmarked
     }}
 }}
 """)

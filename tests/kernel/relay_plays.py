@@ -27,7 +27,7 @@ from sidegate.gateway.engine.lasting import lasting
 from sidegate.gateway.engine.splicing import Pipe, Pipes, break_off
 from sidegate.gateway.engine.xray import Engine
 from sidegate.gateway.split.policy import Policy
-from sidegate.gateway.split.ports import engine_mark, ports
+from sidegate.gateway.split.ports import engine_mark, ports, upstream_mark
 from tests.kernel.engine_plays import datagram, lan, page, steer_to, unmarked_packets, watch_marks
 from tests.kernel.engine_stage.addresses import TARGET, TARGET6
 from tests.kernel.engine_stage.clients import exactly
@@ -148,7 +148,8 @@ def refusals() -> Json:
         "is silent": Proxy("socks", *silent.getsockname()),
         "wrong password": _answering("http", b"HTTP/1.1 407 no\r\n\r\n"),
     }
-    at = [relay.Port(name, "::", PORT + i, engine_mark(0), it) for i, (name, it) in enumerate(listed.items())]
+    marks = (engine_mark(0), upstream_mark(0))
+    at = [relay.Port(name, "::", PORT + i, *marks, it) for i, (name, it) in enumerate(listed.items())]
     threading.Thread(target=relay.lead, args=(at,), daemon=True).start()
     with ThreadPoolExecutor(len(listed)) as pool:
         return dict(zip(listed, pool.map(_told_at, range(PORT, PORT + len(listed))), strict=True))
@@ -222,7 +223,7 @@ def no_files_left() -> Json:
     target = Target()
     sh("ip link set lo up")
     sh("for it in rmem wmem; do echo 4096 16384 16384 > /proc/sys/net/ipv4/tcp_$it; done")
-    port = relay.Port("play", "::", PORT, engine_mark(0), target.proxy)
+    port = relay.Port("play", "::", PORT, engine_mark(0), upstream_mark(0), target.proxy)
     pipes = Pipes(0)
     it = relay.Relay([port], pipes)
     first = client(words=b"SSH-2.0")

@@ -8,7 +8,7 @@ import threading
 
 from sidegate.gateway.engine import relay
 from sidegate.gateway.engine.handshakes import Proxy
-from sidegate.gateway.split.ports import engine_mark
+from sidegate.gateway.split.ports import engine_mark, upstream_mark
 from tests.kernel.engine_stage.clients import exactly
 from tests.kernel.engine_stage.programs import sh
 
@@ -52,7 +52,7 @@ class Target:
 def begin(proxy: Proxy) -> None:
     """The relay, for the rest of this process."""
     sh("ip link set lo up")
-    port = relay.Port("play", "::", PORT, engine_mark(0), proxy)
+    port = relay.Port("play", "::", PORT, engine_mark(0), upstream_mark(0), proxy)
     threading.Thread(target=relay.lead, args=([port],), daemon=True).start()
 
 

@@ -32,8 +32,9 @@ class Situation(Struct, frozen=True):
     policy: the rules that hold now. targets: for `proxy` and each upstream that a rule names, where the engine listens
     for it; None: it does not work now, and `proxy.on_failure` tells what becomes of its traffic. held: see
     `steer.Steering`. answers_names: whether our resolver serves. unsteered: addresses on the LAN whose own traffic is
-    left alone, as of an upstream's server there. has_relief: whether the second resolver answers in place of the first.
-    lan_port: where the engine takes what comes by `proxy.lan_port`; None: it does not.
+    left alone, as of an upstream's server there; spares: whether there may be one. has_relief: whether the second
+    resolver answers in place of the first. lan_port: where the engine takes what comes by `proxy.lan_port`; None: it
+    does not.
     """
 
     policy: Policy | None = None
@@ -41,6 +42,7 @@ class Situation(Struct, frozen=True):
     held: tuple[Ports, ...] = ()
     answers_names: bool = False
     unsteered: tuple[IPv4Address | IPv6Address, ...] = ()
+    spares: bool = False
     has_relief: bool = False
     lan_port: int | None = None
 
@@ -108,7 +110,8 @@ def _steering(config: Config, facts: Facts, situation: Situation) -> Steering | 
     if policy is None or not is_splitting(policy):
         return None
     ipv6 = _takes_ipv6(config, facts)
-    return Steering(policy, situation.targets, situation.held, config.proxy.on_failure, ipv6, situation.unsteered)
+    on_failure, unsteered = config.proxy.on_failure, situation.unsteered
+    return Steering(policy, situation.targets, situation.held, on_failure, ipv6, unsteered, situation.spares)
 
 
 def _services(config: Config, facts: Facts, situation: Situation) -> Services:

@@ -18,7 +18,7 @@ from sidegate.gateway.engine.sets import sets_text
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.engine.xray import Engine, dns_endpoints, xray_config, xray_json
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Destination, Policy, Rule, Source
-from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, MOST_UPSTREAMS, Ports, dns_port, ports
+from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, MOST_UPSTREAMS, UPSTREAM_BIT, Ports, dns_port, ports
 from tests.conftest import Golden
 
 LINKS = {
@@ -88,7 +88,7 @@ def test_an_outbound_keeps_its_own_settings_but_not_its_mark() -> None:
     assert outbound["tag"] == "to-0"
     assert outbound["streamSettings"]["security"] == "tls"
     assert outbound["streamSettings"]["sockopt"]["tcpFastOpen"] is True
-    assert outbound["streamSettings"]["sockopt"]["mark"] == ENGINE_MARK
+    assert outbound["streamSettings"]["sockopt"]["mark"] == ENGINE_MARK | UPSTREAM_BIT
 
 
 @pytest.mark.parametrize(

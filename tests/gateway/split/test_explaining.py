@@ -46,6 +46,17 @@ def test_a_rule_by_its_network() -> None:
     )
 
 
+def test_a_device_that_is_an_upstreams_server() -> None:
+    it = Packet("", IPv4Address("192.168.1.7"), NETWORK[9], "www.listed.example", is_spared=True)
+    assert explained(POLICY, it, WORKING.get, "block") == ExplainView(
+        goes="straight",
+        rule="none: straight",
+        why="the device answers for an upstream, to which what it sends would come back",
+        decides="kernel",
+        dns="proxied",
+    )
+
+
 def test_a_device_that_answers_from_ports_the_router_forwards() -> None:
     mac = "aa:bb:cc:00:00:01"
     named = [Forwarded(mac, "udp", 27016), Forwarded(mac, "udp", 27015), Forwarded(mac, "tcp", 80)]

@@ -35,23 +35,6 @@ def test_bad_lines_and_idle_rules_are_worth_knowing(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("host", "is_told"),
-    [
-        ("nas", True),
-        ("NAS.lan", True),
-        ("nas.home.example", True),
-        ("proxy.example.org", False),
-        ("192.168.1.9", False),
-        ("[fd00::9]", False),
-        ("localhost", False),
-    ],
-)
-def test_a_server_named_on_this_lan_is_worth_knowing(host: str, is_told: bool) -> None:
-    text = f'[proxy]\nmode = "all"\nupstream = "socks5://{host}:1080#nas"\n[dhcp]\ndomain = "home.example"\n'
-    assert [p.where for p in review(parse_config(text, "x"))] == ["upstream nas"] * is_told
-
-
 @pytest.mark.parametrize("rest", ["", '[[rule]]\ndomain = ["a.example"]\nsend = "direct"\n'])
 def test_an_upstream_and_nothing_to_proxy_is_worth_knowing(rest: str) -> None:
     upstream = '[proxy]\nupstream = ["socks5://192.0.2.1:1080"]\n'

@@ -54,7 +54,7 @@ class Clientele:
         self._paths = ReturnPaths()
         self._counted: dict[Client, int] = {}
         self._translated: list[Client] = []
-        self._held_back, self._crowds = HeldBack(log.tell, self._named_by), Crowds(log.tell, self._named_by)
+        self._held_back, self._crowds = HeldBack(log.tell, self.named_by), Crowds(log.tell, self.named_by)
         self._shared = SharedAddresses(log.tell, lambda mac: self._config.name_of(mac))
         self._probes: dict[int, Client] = {}
         self._gateways: set[Client] = set()
@@ -96,7 +96,7 @@ class Clientele:
         spared = {c.mac for c in self._config.client if c.gateway == "router"}
         spared |= {self._facts.router.mac or ""} if self._facts else set()
         broken = (
-            f"{self._named_by(mac)} answers with the public address {ip}: a bridge on its way here translates it, so"
+            f"{self.named_by(mac)} answers with the public address {ip}: a bridge on its way here translates it, so"
             " that port forwards to this device do not work by way of this box; let it keep the router as its gateway"
             ' (by hand, or with gateway = "router" in its [[client]] section where this box hands out addresses)'
             for mac, ip in translated(self._translated, spared).items()
@@ -167,7 +167,8 @@ class Clientele:
         self._poll_at_s = self._count_at_s = 0.0
         return self._paths.probe_all(time.monotonic())
 
-    def _named_by(self, mac: str) -> str:
+    def named_by(self, mac: str) -> str:
+        """A device as a person knows it, by its MAC address."""
         known = next((s.client for s in self._paths if s.client.mac == mac), None)
         return self.named(known) if known else self._config.name_of(mac) or mac
 

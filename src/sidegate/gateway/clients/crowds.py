@@ -14,10 +14,11 @@ from pathlib import Path
 
 from sidegate.gateway.box import programs
 from sidegate.gateway.ruleset.restraint import CROWD, crowded
-from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK
+from sidegate.gateway.split.ports import ENGINE_MARK, MARK_MASK, UPSTREAM_BIT
 
 Address = IPv4Address | IPv6Address
-_ENGINES = f"fwmark = {ENGINE_MARK:#x}/{MARK_MASK:#x}"
+_ENGINES = f"fwmark = {ENGINE_MARK:#x}/{MARK_MASK | UPSTREAM_BIT:#x}"
+"""Those that go to an upstream's server have another bit: it may be on the LAN as clients are."""
 _IN_USE = re.compile(r"^TCP6?: inuse (\d+)", re.MULTILINE)
 
 

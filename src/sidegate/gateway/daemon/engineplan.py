@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from sidegate.gateway.box.facts import Facts
@@ -11,6 +10,7 @@ from sidegate.gateway.dns import here, terms
 from sidegate.gateway.engine.lanport import LanPort
 from sidegate.gateway.engine.supervision import Wanted
 from sidegate.gateway.engine.trial import question
+from sidegate.gateway.engine.upstream import Upstream
 from sidegate.gateway.engine.xray import Engine, asks_names, has_ipv6
 from sidegate.gateway.split import rules
 
@@ -41,10 +41,27 @@ def _lan_port(plan: Plan, facts: Facts) -> LanPort:
 
 def upstreams_on_lan(plan: Plan, facts: Facts) -> tuple[IPv4Address | IPv6Address, ...]:
     """Upstreams' servers there: their own traffic, steered, would come back to them."""
-    networks: list[IPv4Network | IPv6Network] = [*facts.lan, *facts.lan6]
-    found = set()
-    for upstream in plan.upstreams.found:
-        with contextlib.suppress(ValueError):
-            address = ip_address(upstream.host)
-            found |= {address} if any(address in network for network in networks) else set()
+    found = {it for upstream in plan.upstreams.found if (it := _address(upstream)) and _is_on_lan(it, facts)}
     return tuple(sorted(found, key=str))
+
+
+def may_be_on_lan(plan: Plan, facts: Facts) -> bool:
+    """Whether an upstream's server may be: it is, or nobody can tell in advance where its name leads.
+
+    Link-local addresses never lead beyond the LAN (RFC 4291 section 2.5.6); nothing is steered that comes from one.
+    """
+    addresses = [_address(upstream) for upstream in plan.upstreams.found]
+    return any(it is None or it.is_link_local or _is_on_lan(it, facts) for it in addresses)
+
+
+def _address(upstream: Upstream) -> IPv4Address | IPv6Address | None:
+    """None: it is known by a name, or by a file of the user's alone."""
+    try:
+        return ip_address(upstream.host)
+    except ValueError:
+        return None
+
+
+def _is_on_lan(address: IPv4Address | IPv6Address, facts: Facts) -> bool:
+    networks: list[IPv4Network | IPv6Network] = [*facts.lan, *facts.lan6]
+    return any(address in network for network in networks)

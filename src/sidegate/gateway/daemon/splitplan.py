@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from sidegate.gateway.config import Config
 from sidegate.gateway.engine.subscription import Copy, Subscriptions
 from sidegate.gateway.engine.trial import Question, question
-from sidegate.gateway.engine.upstreams import Upstreams, named_on_lan, upstreams
+from sidegate.gateway.engine.upstreams import Upstreams, upstreams
 from sidegate.gateway.split import rules
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy
 from sidegate.gateway.split.shelf import Material, Shelf
@@ -126,8 +126,7 @@ class Planner:
             raise Problems(*errors)
         in_force = self.faults()
         stale = [it.problem for it in copies if it.problem is not None and it.problem not in in_force]
-        told = (*stale, *material.brief, *found.problems, *named_on_lan(config, found.found))
-        told = (*told, *rules.hints(config, material, found.names))
+        told = (*stale, *material.brief, *found.problems, *rules.hints(config, material, found.names))
         return _at_this_moment(Plan(config, material, found, check=check, problems=told))
 
     def take(self, plan: Plan) -> bool:

@@ -19,7 +19,7 @@ from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.box.places import Places
 from sidegate.gateway.config import Config
 from sidegate.gateway.daemon.coming import SETTLE_S, SURE_S, Coming
-from sidegate.gateway.daemon.engineplan import upstreams_on_lan, wanted
+from sidegate.gateway.daemon.engineplan import may_be_on_lan, upstreams_on_lan, wanted
 from sidegate.gateway.daemon.naming import Naming
 from sidegate.gateway.daemon.splitplan import Plan, Planner
 from sidegate.gateway.daemon.splitview import split_view
@@ -170,6 +170,7 @@ class Splitter:
             held=self._held(plan, judges=judges) if plan.is_ours else (),
             answers_names=self._naming.answers and plan.config.resolves,
             unsteered=upstreams_on_lan(plan, self._facts) if self._facts else (),
+            spares=self._may_spare(plan),
             has_relief=self._naming.lead == RELIEF,
             lan_port=self._engine.lan_port() if plan.is_ours else None,
         )
@@ -240,6 +241,11 @@ class Splitter:
         found = tuple(f"{p.where}: {p.what}" for p in self._plan.notes())
         return (*found, *self._naming.hints(), *((_WAITS,) if self._engine.waits else ()))
 
+    @property
+    def spares(self) -> bool:
+        """Whether the kernel looks for upstreams' servers on the LAN."""
+        return self._may_spare(self._plan)
+
     def askers(self, now: float) -> frozenset[Client] | None:
         """See `Naming.askers`. Raises Problems."""
         return self._naming.askers(now)
@@ -275,6 +281,9 @@ class Splitter:
         why = _WAITS if self._engine.waits else why
         is_first = self._engine.state.generation is None
         return (Change("engine starts", _FIRST if is_first else why),) if self._engine.starts else ()
+
+    def _may_spare(self, plan: Plan) -> bool:
+        return self._facts is not None and plan.is_ours and may_be_on_lan(plan, self._facts)
 
     def _lacks_engine(self, plan: Plan) -> bool:
         """Whether there is no engine that could do what it asks, if not by its rules."""

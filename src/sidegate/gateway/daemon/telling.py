@@ -15,6 +15,7 @@ from sidegate.gateway.box.facts import Facts
 from sidegate.gateway.change import pending
 from sidegate.gateway.change.history import Chosen
 from sidegate.gateway.clients.clientele import Clientele
+from sidegate.gateway.clients.proxies import spared
 from sidegate.gateway.clients.returnpath import Standing
 from sidegate.gateway.config import Config, digest
 from sidegate.gateway.daemon.eventlog import EventLog
@@ -25,6 +26,7 @@ from sidegate.gateway.dns.unasked import unasked
 from sidegate.gateway.health.checkup import Checkup
 from sidegate.gateway.health.formeraddress import FormerAddress
 from sidegate.gateway.health.othergateways import Caller, others
+from sidegate.gateway.ruleset.sparing import PROXIES
 from sidegate.gateway.view import ClientsView, ClientView, ConfirmView, StatusView
 from sidegate.probe.bridge import BridgeResult
 from sidegate.problems import Problem, Problems
@@ -111,6 +113,7 @@ def _hints(of: Parts, up_s: float) -> tuple[str, ...]:
         *told,
         *(it.hint() for it in gateways),
         *_unasked(of, keep),
+        *_spared(of),
         *(hint for part in parts for hint in part.hints()),
     )
 
@@ -123,6 +126,14 @@ def _unasked(of: Parts, keep: Collection[str]) -> tuple[str, ...]:
     active = [s.client for s in of.clientele if s.active_s is not None and s.client.mac not in keep]
     named = [(client, of.clientele.named(client)) for client in active]
     return unasked(named, askers, of.facts.interface.addresses[0].ip)
+
+
+def _spared(of: Parts) -> tuple[str, ...]:
+    """Raises Problems."""
+    if not of.splitter.spares:
+        return ()
+    macs = {element.key[0] for element in view.elements(PROXIES)}
+    return spared(macs, (s.client for s in of.clientele), of.clientele.named_by)
 
 
 def clients(of: Parts, ip: str | None, *, with_evidence: bool) -> ClientsView:

@@ -42,12 +42,12 @@ _COMES = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLHUP 
 class Port:
     """Where clients come in, and whom they are led to. Raises OSError if another program has it.
 
-    mark: its connections with clients bear it as well (inet_csk_accept). waiting: clients for whom no further file may
-    be opened just now; nobody is accepted meanwhile.
+    mark: its connections with clients bear it as well (inet_csk_accept); proxy_mark: of those with the proxy. waiting:
+    clients for whom no further file may be opened just now; nobody is accepted meanwhile.
     """
 
-    def __init__(self, name: str, listen: str, port: int, mark: int, proxy: Proxy) -> None:
-        self._name, self._mark, self.proxy = name, mark, proxy
+    def __init__(self, name: str, listen: str, port: int, mark: int, proxy_mark: int, proxy: Proxy) -> None:
+        self._name, self._proxy_mark, self.proxy = name, proxy_mark, proxy
         self.socket = _listener(listen, port, mark)
         self.is_paused = False
         self.waiting: list[socket.socket] = []
@@ -55,7 +55,7 @@ class Port:
 
     def open(self, client: socket.socket, now: float) -> Opening:
         """Raises OSError."""
-        return Opening(client, self.proxy, self._mark, now)
+        return Opening(client, self.proxy, self._proxy_mark, now)
 
     def tell(self, error: Exception, now: float) -> None:
         if now >= self._tells_s:

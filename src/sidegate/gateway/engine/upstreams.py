@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from sidegate.gateway.config import Config, UpstreamConfig
 from sidegate.gateway.config.split import TARGETS
-from sidegate.gateway.dns.dnsmasq import LOCAL_SUFFIXES
 from sidegate.gateway.engine.entries import read_entries
 from sidegate.gateway.engine.link_parts import Wrong, checked_host
 from sidegate.gateway.engine.links import upstream_of_link
@@ -33,11 +32,6 @@ _KINDS: Mapping[str, Kind] = {
     "wireguard": "wireguard",
 }
 
-_ON_LAN = (
-    "what that server sends through this box itself may come back to it, for it is known by name only",
-    "give its address in place of its name, or let that device keep the router as its gateway",
-)
-
 ReadFile = Callable[[str], str]
 """A file's text. Raises OSError and UnicodeDecodeError."""
 
@@ -51,17 +45,6 @@ class Upstreams(Struct, frozen=True):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(it.name for it in self.found)
-
-
-def named_on_lan(config: Config, found: Sequence[Upstream]) -> tuple[Problem, ...]:
-    """Servers on this LAN by their names: whom they are to be spared as, nobody can tell in advance."""
-    endings = tuple(f".{it}" for it in (*LOCAL_SUFFIXES, config.dhcp.domain) if it)
-    return tuple(Problem(f"upstream {it.name}", *_ON_LAN) for it in found if _is_local(it.host, endings))
-
-
-def _is_local(host: str, endings: tuple[str, ...]) -> bool:
-    is_name = bool(host) and ":" not in host and host != "localhost"
-    return is_name and ("." not in host or host.lower().endswith(endings))
 
 
 def upstreams(config: Config, read: ReadFile, subscriptions: Sequence[tuple[str, str]] = ()) -> Upstreams:

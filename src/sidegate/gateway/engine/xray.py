@@ -27,7 +27,7 @@ from sidegate.gateway.engine.silence import needs_pipe, pipe, tcp_tag
 from sidegate.gateway.engine.sniffing import SHARED_ECH_NAMES
 from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
-from sidegate.gateway.split.ports import dns_port, engine_mark, ports
+from sidegate.gateway.split.ports import dns_port, engine_mark, ports, upstream_mark
 
 _HALF_CLOSED_S = 10
 """How long a server may be silent after its client has said all: Xray's own 1 s is short for an answer. It does not
@@ -110,8 +110,9 @@ def _relayed(it: Engine) -> Iterator[Json]:
     for i, upstream in enumerate(it.upstreams):
         proxy = plain_proxy(upstream)
         if proxy is not None:
-            port, mark = ports(it.generation, i).decided, engine_mark(it.generation)
-            yield {"name": upstream.name, "listen": "::", "port": port, "mark": mark, "proxy": proxy}
+            at = {"name": upstream.name, "listen": "::", "port": ports(it.generation, i).decided}
+            marks = {"mark": engine_mark(it.generation), "proxy_mark": upstream_mark(it.generation)}
+            yield {**at, **marks, "proxy": proxy}
 
 
 def _steered(it: Engine, tag: str, port: int, sniffing: Json, network: str = "tcp,udp") -> Json:
@@ -153,7 +154,7 @@ def _outbound(it: Engine, i: int) -> Json:
     """The upstream's, with our tag and mark, and its server's name looked up by our own DNS servers."""
     upstream = it.upstreams[i]
     stream = dict(upstream.outbound.get("streamSettings") or {})
-    sockopt = {"domainStrategy": _strategy(it), **(stream.get("sockopt") or {}), "mark": engine_mark(it.generation)}
+    sockopt = {"domainStrategy": _strategy(it), **(stream.get("sockopt") or {}), "mark": upstream_mark(it.generation)}
     return {**upstream.outbound, "tag": f"to-{i}", "streamSettings": {**stream, "sockopt": sockopt}}
 
 

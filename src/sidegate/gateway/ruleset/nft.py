@@ -1,7 +1,7 @@
 """Our one nft table as text: pure; golden files hold what comes out.
 
-The laws of the table, 4 to 8 of them in the chains of `proofs.py`; `steer.py` (9 to 13), `inbound.py` (14, 15) and
-`restraint.py` (16 to 19) go on with them
+The laws of the table, 4 to 8 of them in the chains of `proofs.py`; `steer.py` (9 to 13), `inbound.py` (14, 15),
+`restraint.py` (16 to 19) and `sparing.py` (20) go on with them
 
 1. Only what a LAN client sends to the internet by way of this box is decided on: in and out by one interface, from a
    LAN address, to an address outside the LAN. Everything else leaves the chains at their first rules.
@@ -53,7 +53,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.desired import TABLE
-from sidegate.gateway.ruleset import inbound, proofs, services, steer
+from sidegate.gateway.ruleset import inbound, proofs, services, sparing, steer
 from sidegate.gateway.ruleset.inbound import Forwarded
 from sidegate.gateway.ruleset.nfttext import (
     CLIENT,
@@ -224,9 +224,14 @@ def _chains(shape: Shape) -> list[str]:
         chains.append(_REPLIES)
         chains += [block("chain", "upstream6", _upstream6(shape))] if shape.splits_ipv6 else []
         chains += [block("chain", "leaving6", _leaving6(shape))] if shape.splits_ipv6 else []
+        chains += _sparing(shape, shape.steering) if shape.steering.spares else []
     lan = services.Lan(shape.interface, shape.mac, shape.lan4, shape.router, shape.has_ipv6)
     chains += services.chains(shape.services, lan)
     return [*chains, block("chain", "downstream", _downstream(shape)), *_source_nat(shape)]
+
+
+def _sparing(shape: Shape, steering: Steering) -> list[str]:
+    return sparing.chains(shape.interface, shape.lan4, shape.router, ipv6=shape.has_ipv6, servers=steering.unsteered)
 
 
 def _upstream(shape: Shape) -> list[str]:

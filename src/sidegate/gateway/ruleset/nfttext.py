@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sidegate.gateway.split.ports import ENGINE_MARK, LAN_BIT, MARK_MASK, STEERED_MARK
+from sidegate.gateway.split.ports import ENGINE_MARK, LAN_BIT, MARK_MASK, STEERED_MARK, UPSTREAM_BIT
 
 CLIENT = "ether saddr . ip saddr"
 COUNTED = f"meta nfproto ipv4 update @clients4 {{ {CLIENT} }}"
@@ -21,6 +21,7 @@ SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 NO_SYN = "tcp flags & (fin | syn | rst | ack) != syn"
 HAS_ACK = "tcp flags & ack != 0"
 STEERED = f"meta mark & {MARK_MASK:#010x} == {STEERED_MARK:#010x}"
+TO_UPSTREAM = f"socket mark & {MARK_MASK | UPSTREAM_BIT:#010x} == {ENGINE_MARK | UPSTREAM_BIT:#010x}"
 FOR_LAN_PORT = f"meta mark & {MARK_MASK | LAN_BIT:#010x} == {ENGINE_MARK | LAN_BIT:#010x}"
 MARKING = f"meta mark set meta mark & {~MARK_MASK & 0xFFFFFFFF:#010x} | {STEERED_MARK:#010x}"
 """Other bits of the mark are not ours."""

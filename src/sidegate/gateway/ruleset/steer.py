@@ -33,7 +33,7 @@ from msgspec import Struct
 
 from sidegate.gateway.config.fields import OnFailure, Quic
 from sidegate.gateway.engine.idle import IDLE_S
-from sidegate.gateway.ruleset import restraint
+from sidegate.gateway.ruleset import restraint, sparing
 from sidegate.gateway.ruleset.networks import Listed, listed
 from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
 from sidegate.gateway.ruleset.restraint import CONNECTIONS, CROWDS, DATAGRAMS, DEVICE, STRAIGHT, STRANGERS
@@ -73,7 +73,8 @@ class Steering(Struct, frozen=True):
     targets: for each name that a rule may send to, in order, where the engine listens; None: it does not work.
     held: places that are no target, or no more, and whose datagram flows stay there all the same: the upstream chosen
     before, while it works, and an engine that is ending. ipv6: whether IPv6 is split too. unsteered: LAN addresses
-    whose own traffic is left alone, as of a proxy server on the LAN, which would get its own packets back.
+    whose own traffic is left alone, as of a proxy server on the LAN, which would get its own packets back. spares:
+    whether there may be one (`sparing`).
     """
 
     policy: Policy
@@ -82,6 +83,7 @@ class Steering(Struct, frozen=True):
     on_failure: OnFailure = "direct"
     ipv6: bool = False
     unsteered: tuple[IPv4Address | IPv6Address, ...] = ()
+    spares: bool = False
 
     @property
     def datagram_ports(self) -> list[int]:
@@ -176,7 +178,8 @@ def _sets(steering: Steering, networks: _Networks) -> list[str]:
             found |= dict(_learned(rule, family))
     private = constant("private4", "ipv4_addr", PRIVATE4, "flags interval")
     restraints = [text for it in _HELD_BACK for text in (it.known, restraint.held_back(it))]
-    return [private, *restraints, restraint.crowds(), STRAIGHT.known, *found.values()]
+    spared = [sparing.KNOWN] if steering.spares else []
+    return [private, *restraints, restraint.crowds(), STRAIGHT.known, *spared, *found.values()]
 
 
 def _learned(rule: Rule, family: Family) -> Iterator[tuple[str, str]]:
@@ -355,7 +358,8 @@ def _by_name(rule: Rule) -> Kind:
 
 def _rules(steering: Steering, family: Family, networks: _Networks) -> list[str]:
     policy, n = steering.policy, family.number
-    lines = [line for i, rule in enumerate(policy.rules) for line in _rule(i, rule, steering, family, networks)]
+    lines = [sparing.straight(n)] if steering.spares else []
+    lines += [line for i, rule in enumerate(policy.rules) for line in _rule(i, rule, steering, family, networks)]
     if policy.default != PROXY:
         return [*lines, f"goto to_straight{n}"]
     way = Way(PROXY, "named", policy.quic)

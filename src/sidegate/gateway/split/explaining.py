@@ -114,7 +114,7 @@ def _upstream(it: Judgement, packet: Packet, via: Via) -> str:
 
 
 def _rule(it: Judgement) -> str:
-    if it.by == "private":
+    if it.by in ("private", "spared"):
         return "none: straight"
     sent = f'"{it.send}"' if it.send not in (PROXY, DIRECT, BLOCK) else it.send
     return f"{'the mode' if it.rule is None else it.origin}: {sent}"

@@ -25,10 +25,10 @@ from sidegate.gateway.split.destinations import holds_address, holds_name
 from sidegate.gateway.split.policy import BLOCK, DIRECT, Policy, Rule, Source, barred_macs
 
 QUIC_PORT = 443
-By = Literal["network", "name", "learned", "other", "default", "private"]
+By = Literal["network", "name", "learned", "other", "default", "private", "spared"]
 """What of the rule matched: the destination's address, its name, its address as one that was learned for a name of the
 rule; conditions that ask for no destination. Where no rule does: the policy's default; or the destination is not of the
-internet, and not asked about."""
+internet, and not asked about; or no rule is asked, for who sends it is an upstream's server (`sparing`)."""
 WORDS: dict[By, str] = {
     "network": "its networks hold the address",
     "name": "it names the destination",
@@ -36,6 +36,7 @@ WORDS: dict[By, str] = {
     "other": "it asks for no destination, and its conditions hold",
     "default": "no rule matches",
     "private": "the address is not of the internet, and no rule steers it",
+    "spared": "the device answers for an upstream, to which what it sends would come back",
 }
 _PRIVATE4 = tuple(map(IPv4Network, PRIVATE4))
 _INTERNET6 = IPv6Network(INTERNET6)
@@ -45,7 +46,7 @@ class Packet(Struct, frozen=True):
     """A LAN client's first packet. mac: lower case. name: the destination's, as `names.ascii_name` gives it; or None.
 
     protocol: `tcp`, `udp`, or another one, which has no port. learned: the rules, by their place in the policy, among
-    whose learned addresses the destination is.
+    whose learned addresses the destination is. is_spared: whether the client is an upstream's server.
     """
 
     mac: str
@@ -55,6 +56,7 @@ class Packet(Struct, frozen=True):
     protocol: str = "tcp"
     port: int = 443
     learned: Collection[int] = ()
+    is_spared: bool = False
 
 
 class Judgement(Struct, frozen=True):
@@ -72,6 +74,9 @@ class Judgement(Struct, frozen=True):
     @property
     def why(self) -> str:
         return WORDS[self.by] + (", and QUIC has a setting of its own" if self.is_quic else "")
+
+
+_SPARED = Judgement(None, "", DIRECT, "spared")
 
 
 class Outcome(Struct, frozen=True):
@@ -112,6 +117,8 @@ def at_lan_port(policy: Policy, packet: Packet) -> Judgement | None:
 
 def outcome(policy: Policy, packet: Packet) -> Outcome:
     """All three."""
+    if packet.is_spared:
+        return Outcome(_SPARED, None, _SPARED)
     kernel = at_kernel(policy, packet)
     asked = packet.name is not None and is_proxied(kernel) and _is_asked_again(policy, kernel)
     return Outcome(kernel, _at_engine(policy, packet) if asked else None, judge(policy, packet))

@@ -8,10 +8,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from msgspec import structs
 
 from sidegate.gateway.box import programs
-from sidegate.gateway.config.fields import OnFailure
+from sidegate.gateway.config.fields import OnFailure, mac_of
 from sidegate.gateway.desired import TABLE
 from sidegate.gateway.dns.learned import kept_set, names_set
 from sidegate.gateway.ruleset.inbound import Forwarded
+from sidegate.gateway.ruleset.sparing import PROXIES
 from sidegate.gateway.split.explaining import Carries, ExplainView, Via, explained
 from sidegate.gateway.split.judge import Packet
 from sidegate.gateway.split.names import ascii_name
@@ -31,8 +32,8 @@ def answer(
 ) -> ExplainView:
     """query: see `packet_of`. Raises Problems: the question makes no sense, or nft is missing."""
     packet = packet_of(query)
-    learned = learned_in(policy, packet.destination)
-    return explained(policy, structs.replace(packet, learned=learned), via, on_failure, carries_udp, forwarded)
+    packet = structs.replace(packet, learned=learned_in(policy, packet.destination), is_spared=_is_spared(packet))
+    return explained(policy, packet, via, on_failure, carries_udp, forwarded)
 
 
 def packet_of(query: Mapping[str, str]) -> Packet:
@@ -72,7 +73,17 @@ def learned_in(policy: Policy, address: IPv4Address | IPv6Address) -> tuple[int,
     return tuple(i for i, key in named if key in holding)
 
 
-def _is_in(name: str, address: IPv4Address | IPv6Address) -> bool:
+def _is_spared(packet: Packet) -> bool:
+    """Whether the kernel takes the device for an upstream's server. Raises Problems.
+
+    mac_of: what is no MAC address may be any text at all, and would become part of a command.
+    """
+    mac = mac_of(packet.mac)
+    by_address = _is_in(f"unsteered{packet.source.version}", packet.source)
+    return by_address or (mac is not None and _is_in(PROXIES, mac))
+
+
+def _is_in(name: str, value: IPv4Address | IPv6Address | str) -> bool:
     """A set that is not there holds nothing."""
-    status, _, _ = programs.attempt("nft", "get", "element", "inet", TABLE, name, f"{{ {address} }}")
+    status, _, _ = programs.attempt("nft", "get", "element", "inet", TABLE, name, f"{{ {value} }}")
     return status == 0

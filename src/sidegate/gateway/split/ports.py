@@ -23,6 +23,8 @@ MOST_UPSTREAMS = 64
 GENERATIONS = 3
 LAN_BIT = 0x00010000
 """On those of the engine's own packets that go straight for a client of `proxy.lan_port`, too."""
+UPSTREAM_BIT = 0x00020000
+"""On those that go to an upstream's server, too."""
 _FIRST, _GENERATION, _PER_UPSTREAM = 15000, 500, 4
 _LAN = _PER_UPSTREAM * MOST_UPSTREAMS
 """Of a generation's ports, the first for `proxy.lan_port`."""
@@ -55,6 +57,11 @@ def ports(generation: int, upstream: int) -> Ports:
 def engine_mark(generation: int) -> int:
     """What this generation's own packets and sockets bear; of its connections with clients too (inet_csk_accept)."""
     return ENGINE_MARK | generation
+
+
+def upstream_mark(generation: int) -> int:
+    """What this generation's own packets and sockets bear that go to an upstream's server."""
+    return engine_mark(generation) | UPSTREAM_BIT
 
 
 def lan_mark(generation: int) -> int:

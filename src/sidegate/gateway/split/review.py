@@ -11,7 +11,7 @@ from sidegate.gateway.config.split import TARGETS
 from sidegate.gateway.decide import Situation
 from sidegate.gateway.engine.subscription import file_copies
 from sidegate.gateway.engine.trial import question
-from sidegate.gateway.engine.upstreams import named_on_lan, upstreams
+from sidegate.gateway.engine.upstreams import upstreams
 from sidegate.gateway.split.policy import PROXY
 from sidegate.gateway.split.ports import Ports, lan_port, ports
 from sidegate.gateway.split.rules import hints, is_proxied, is_split, policy
@@ -40,8 +40,7 @@ def review(config: Config) -> tuple[Problem, ...]:
     if errors or material is None or found is None:
         raise Problems(*errors)
     unread = [it.problem for it in copies if it.problem is not None]
-    told = (*unread, *found.problems, *material.warnings, *named_on_lan(config, found.found))
-    return (*told, *hints(config, material, names))
+    return (*unread, *found.problems, *material.warnings, *hints(config, material, names))
 
 
 def _tried(make: Callable[[], T], errors: list[Problem]) -> T | None:

@@ -184,6 +184,14 @@ class TestUpAndDown:
         wait_until(lambda: not marked(mark), lambda: str(marked(mark)))
         assert json.loads(run("list", "--json").stdout)["labs"] == []
 
+    def test_ctrl_c_as_it_tells_that_it_is_up_comes_too_late(self, run: Run) -> None:
+        with run.begin("up", "simple", start_new_session=True) as up:
+            assert up.stdout
+            assert up.stdout.readline().startswith("simple is up")
+            os.killpg(up.pid, signal.SIGINT)
+            assert up.wait(WITHIN_S) == 0
+        assert pid_of(run, "simple")
+
     def test_a_lab_that_was_killed_is_forgotten(self, run: Run) -> None:
         run("up", "simple")
         seen = traces(pid_of(run, "simple"))

@@ -93,6 +93,7 @@ def up(home: str, name: str | None, gateway: str, dhcp: bool, no_user_namespace:
     try:
         registry.remember(built)
         set_gateway(built, gateway)  # type: ignore[arg-type]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on it is up, whatever comes
         built.release()
     except BaseException:
         built.down()

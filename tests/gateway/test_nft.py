@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidegate.gateway.config import Masquerade
 from sidegate.gateway.ruleset.nft import Client, Element, Shape, parse_elements, prove, ruleset, withdraw
+from tests.conftest import GOLDEN_ROOT
 
 PHONE = Client("02:00:00:00:00:10", IPv4Address("192.168.1.16"))
 TV = Client("02:00:00:00:00:11", IPv4Address("192.168.1.17"))
@@ -83,3 +86,10 @@ def test_every_set_named_is_declared_and_used(common: Masquerade, own: dict[str,
 def test_order_of_clients_does_not_matter(common: Masquerade, own: dict[str, Masquerade]) -> None:
     shapes = [Shape("eth0", "02:00:00:00:00:02", (), common, tuple(i)) for i in (own.items(), reversed(own.items()))]
     assert ruleset(shapes[0]) == ruleset(shapes[1])
+
+
+@pytest.mark.parametrize("file", sorted((GOLDEN_ROOT / "gateway").glob("*.txt")), ids=lambda file: file.stem)
+def test_no_rule_holds_ranges_of_its_own(file: Path) -> None:
+    """They would hold nothing for a moment whenever rules are replaced; see `among`."""
+    rules = [line for line in file.read_text().splitlines() if not line.strip().startswith("elements")]
+    assert [line for line in rules if re.search(r"[{,] [0-9a-f.:]+[/-][0-9a-f.:]+[ ,]", line)] == []

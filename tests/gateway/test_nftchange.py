@@ -48,6 +48,20 @@ def test_large_set_is_filled_before_it_counts() -> None:
     assert "elements" not in told[0] + told[-1]
 
 
+def intervals(name: str, *elements: str) -> str:
+    return f"\tset {name} {{\n\t\ttype mark\n\t\tflags interval\n\t\telements = {{ {', '.join(elements)} }}\n\t}}\n"
+
+
+def test_sets_of_intervals_are_filled_before_anybody_asks_them() -> None:
+    old = table(intervals("stays", "1-2"), chain("c"))
+    new = table(intervals("stays", "1-2"), intervals("one", "3-4"), LARGE, intervals("two", "5-6"), chain("c", "drop"))
+    first, *filling, last = transactions(old, new)
+    emptied = "\tset large {\n\t\ttype mark\n\t}\n"
+    assert first == f"table inet sidegate {{\n{intervals('one', '3-4')}{emptied}{intervals('two', '5-6')}}}\n"
+    assert [t.split("{")[0] for t in filling] == ["add element inet sidegate large "] * 2
+    assert last == "flush table inet sidegate\ntable inet sidegate {\n" + chain("c", "drop") + "}\n"
+
+
 def test_large_set_of_a_new_table_is_filled_after_it() -> None:
     told = fresh(table(LARGE, numbers("small", [1, 2]), chain("c")))
     assert told[0] == table("\tset large {\n\t\ttype mark\n\t}\n", numbers("small", [1, 2]), chain("c"))

@@ -91,7 +91,7 @@ def _serve(listening: Iterable[int], questions: socket.socket, wildcard: bool) -
                     is_for_both = wildcard and kind == socket.SOCK_STREAM
                     if is_for_both and family == socket.AF_INET:
                         continue
-                    heard = _transparent(family, kind)
+                    heard = transparent(family, kind)
                     if is_for_both:
                         heard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
                     heard.bind((everywhere if wildcard else here, port))
@@ -113,7 +113,7 @@ def _serve(listening: Iterable[int], questions: socket.socket, wildcard: bool) -
                     _answer(key.fileobj, key.data)
 
 
-def _transparent(family: int, kind: int) -> socket.socket:
+def transparent(family: int, kind: int) -> socket.socket:
     opened = socket.socket(family, kind)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET:
@@ -133,7 +133,7 @@ def _answer(heard: socket.socket, port: int) -> None:
     asked = struct.unpack_from("!H", found, 2)[0]
     is_v4 = heard.family == socket.AF_INET
     address = socket.inet_ntop(heard.family, found[4:8] if is_v4 else found[8:24])
-    with _transparent(heard.family, socket.SOCK_DGRAM) as reply:
+    with transparent(heard.family, socket.SOCK_DGRAM) as reply:
         reply.bind((address, asked))
         reply.sendto(b"%d" % port, asker)
 

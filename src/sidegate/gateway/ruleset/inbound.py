@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from sidegate.gateway.config.fields import Protocol
 from sidegate.gateway.ruleset.nfttext import CLIENT, constant, dynamic
-from sidegate.gateway.ruleset.steer import PRIVATE4
 
 TRANSLATED = "translated4"
 TRANSLATED_SIZE = 256
@@ -49,7 +48,7 @@ def foreign(router: str, mac: str) -> list[str]:
     return [
         f"ether saddr {router} return",
         f"ether daddr != {mac} return",
-        f"ip saddr {{ {', '.join(PRIVATE4)} }} return",
+        "ip saddr @private4 return",
         f"update @{TRANSLATED} {{ {CLIENT} }}",
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -10,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sidegate.gateway.ruleset.among import digest
 from sidegate.gateway.ruleset.nfttext import constant
 
 _AROUND_BITS = 16
@@ -54,9 +54,8 @@ class Listed(Struct, frozen=True):
 def listed(version: Literal[4, 6], networks: tuple[IPv4Network | IPv6Network, ...]) -> Listed:
     """Kept: the same lists come again with every look at the box. networks: all of this version."""
     elements = tuple(f"{network} . 0-255" for network in networks)
-    digest = hashlib.sha256("\n".join(elements).encode()).hexdigest()[:12]
     around = surroundings(it for it in networks if isinstance(it, IPv4Network))
-    return Listed(version, f"networks_{digest}_{version}", elements, around)
+    return Listed(version, f"networks_{digest(elements)}_{version}", elements, around)
 
 
 def surroundings(networks: Iterable[IPv4Network]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ from sidegate.gateway.ruleset.nfttext import (
     dynamic,
 )
 from sidegate.gateway.ruleset.services import Services
-from sidegate.gateway.ruleset.steer import INTERNET6, Memory, Steering
+from sidegate.gateway.ruleset.steer import INTERNET6, PRIVATE4, Memory, Steering
 
 CLIENTS_SIZE = 16384
 """Enough for 5,000 clients with three addresses each."""
@@ -169,6 +169,7 @@ def _sets(shape: Shape) -> list[str]:
             else []
         ),
         *([_lan6(shape.lan6)] if shape.has_ipv6 else []),
+        *([_PRIVATE4] if shape.steering or shape.router else []),
         dynamic("clients4", CLIENT, CLIENTS_SIZE, 3600, "counter"),
         dynamic("replies4", "ip daddr", CLIENTS_SIZE, 3600, "counter"),
         *([dynamic("askers4", CLIENT, CLIENTS_SIZE, ASKERS_S)] if shape.services.names else []),
@@ -191,6 +192,9 @@ def _sets(shape: Shape) -> list[str]:
         if macs:
             sets.append(constant(name, "ether_addr", macs))
     return sets
+
+
+_PRIVATE4 = constant("private4", "ipv4_addr", PRIVATE4, "flags interval")
 
 
 def _lan6(networks: Iterable[IPv6Network]) -> str:
@@ -281,8 +285,7 @@ def _upstream6(shape: Shape) -> list[str]:
     return [
         "ip6 saddr @lan6 goto leaving6",
         *([f"ether saddr {shape.router} return"] if shape.router else []),
-        f"ip6 saddr != {OF_A_LAN6} return",
-        "goto leaving6",
+        *(f"ip6 saddr {prefix} goto leaving6" for prefix in OF_A_LAN6),
     ]
 
 

@@ -4,8 +4,9 @@ Replacing the table would empty its sets: proofs, counters, and the memory of wh
 without which a QUIC connection would change its address in mid-flow. So rules go and come in one transaction, and a
 set whose definition did not change stays with its elements.
 
-`flush table` removes rules and nothing else (nft(8)); a batch is committed as one generation (nf_tables_api.c,
-nf_tables_commit), so that no packet sees the table without its rules.
+`flush table` removes rules and nothing else (nft(8)); the rules of a batch are committed as one generation
+(nf_tables_api.c, nf_tables_commit), so that no packet sees the table without them. Sets of intervals follow a moment
+later (see `among`): new ones are made and filled in a transaction of their own, before the one that asks them.
 """
 
 from __future__ import annotations
@@ -67,18 +68,25 @@ def fresh(ruleset: str) -> list[str]:
 def transactions(old: str, new: str) -> list[str]:
     """What turns the table that `old` made into the one that `new` makes; sets that stay keep their elements.
 
-    Sets that are the same are not told of, however many elements they hold; rules are few and all told again. A large
-    set that is new is filled before the last transaction, which is the one that counts. An old one of an unknown
-    shape, as of another version, is replaced as a whole.
+    Sets that are the same are not told of, however many elements they hold; rules are few and all told again. A new
+    set that is large or of intervals is filled before the last transaction, which is the one that counts. An old one of
+    an unknown shape, as of another version, is replaced as a whole.
     """
     before, after = blocks(old), blocks(new)
     if not before:
         return fresh(new)
     told = [b for key, b in after.items() if b.kind == "chain" or before.get(key) != b]
-    large = [b for b in told if _is_large(b) and (b.kind, b.name) not in before]
+    early = [b for b in told if (_is_large(b) or _is_of_intervals(b)) and (b.kind, b.name) not in before]
     lines = _clearing(before, after)
-    lines += [_table(b for b in told if b not in large)]
-    return [*(text for b in large for text in (_table([_emptied(b)]), *_filling(b))), "\n".join(lines)]
+    lines += [_table(b for b in told if b not in early)]
+    return [*_early(early), "\n".join(lines)]
+
+
+def _early(sets: list[Block]) -> list[str]:
+    if not sets:
+        return []
+    made = _table(_emptied(b) if _is_large(b) else b for b in sets)
+    return [made, *(text for b in sets if _is_large(b) for text in _filling(b))]
 
 
 def _clearing(before: dict[tuple[str, str], Block], after: dict[tuple[str, str], Block]) -> list[str]:
@@ -100,6 +108,10 @@ def _text(block: Block) -> str:
 
 def _is_large(block: Block) -> bool:
     return block.kind == "set" and block.elements.count(",") >= MOST_AT_ONCE
+
+
+def _is_of_intervals(block: Block) -> bool:
+    return block.kind == "set" and bool(block.elements) and "flags interval" in block.body
 
 
 def _emptied(block: Block) -> Block:

@@ -26,7 +26,7 @@ FOR_LAN_PORT = f"meta mark & {MARK_MASK | LAN_BIT:#010x} == {ENGINE_MARK | LAN_B
 MARKING = f"meta mark set meta mark & {~MARK_MASK & 0xFFFFFFFF:#010x} | {STEERED_MARK:#010x}"
 """Other bits of the mark are not ours."""
 
-OF_A_LAN6 = "{ 2000::/3, fc00::/7 }"
+OF_A_LAN6 = ("2000::/3", "fc00::/7")
 """What an address may be in that leaves a LAN (RFC 4291 section 2.4, RFC 4193 section 3.1)."""
 FLOWS_SIZE = 65536
 

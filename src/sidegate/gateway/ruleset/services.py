@@ -158,7 +158,8 @@ def _served(services: Services, lan: Lan) -> list[str]:
     `nft`) are led here as well, not past this box; `lan_only` lets nobody in by them.
     """
     from_router = [f"ether saddr {lan.router} return"] if lan.router else []
-    unknown = [*from_router, f"ip6 saddr {OF_A_LAN6} {DNS} goto served_lan"] if services.redirects else []
+    asked = [f"ip6 saddr {prefix} {DNS} goto served_lan" for prefix in OF_A_LAN6]
+    unknown = [*from_router, *asked] if services.redirects else []
     return [
         "type nat hook prerouting priority dstnat - 1; policy accept;",
         f'iifname != "{lan.interface}" return',

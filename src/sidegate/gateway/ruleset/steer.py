@@ -34,6 +34,7 @@ from msgspec import Struct
 from sidegate.gateway.config.fields import OnFailure, Quic
 from sidegate.gateway.engine.idle import IDLE_S
 from sidegate.gateway.ruleset import restraint, sparing
+from sidegate.gateway.ruleset.among import Among
 from sidegate.gateway.ruleset.networks import Listed, listed
 from sidegate.gateway.ruleset.nfttext import FLOW, FLOW6, FLOWS_SIZE, MARKING, TUPLE, block, constant, dynamic
 from sidegate.gateway.ruleset.restraint import CONNECTIONS, CROWDS, DATAGRAMS, DEVICE, STRAIGHT, STRANGERS
@@ -176,10 +177,11 @@ def _sets(steering: Steering, networks: _Networks) -> list[str]:
             if (i, n) in networks:
                 found |= dict(networks[i, n].sets())
             found |= dict(_learned(rule, family))
-    private = constant("private4", "ipv4_addr", PRIVATE4, "flags interval")
+            for asked in (*_senders(rule.source, family), *_ports(rule)):
+                found |= asked.sets
     restraints = [text for it in _HELD_BACK for text in (it.known, restraint.held_back(it))]
     spared = [sparing.KNOWN] if steering.spares else []
-    return [private, *restraints, restraint.crowds(), STRAIGHT.known, *spared, *found.values()]
+    return [*restraints, restraint.crowds(), STRAIGHT.known, *spared, *found.values()]
 
 
 def _learned(rule: Rule, family: Family) -> Iterator[tuple[str, str]]:
@@ -405,13 +407,26 @@ def _destinations(i: int, rule: Rule, family: Family, networks: _Networks) -> li
 def _sources(source: Source | None, family: Family) -> list[list[str]]:
     if source is None:
         return [[]]
+    return [[asked.condition] for asked in _senders(source, family)]
+
+
+def _senders(source: Source | None, family: Family) -> list[Among]:
+    if source is None:
+        return []
     networks = source.networks4 if family is V4 else source.networks6
-    found = [("ether saddr", list(source.macs)), (f"{family.ip} saddr", [str(n) for n in networks])]
-    return [[f"{what} {{ {', '.join(values)} }}"] for what, values in found if values]
+    found = [
+        Among("ether saddr", "ether_addr", source.macs),
+        Among(f"{family.ip} saddr", family.type, tuple(map(str, networks))),
+    ]
+    return [asked for asked in found if asked.values]
 
 
 def _protocol(rule: Rule) -> list[str]:
     if rule.ports is None:
         return [f"meta l4proto {rule.protocol}"] if rule.protocol else []
-    ranges = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in rule.ports)
-    return [f"meta l4proto {rule.protocol or '{ tcp, udp }'} th dport {{ {ranges} }}"]
+    return [f"meta l4proto {rule.protocol or '{ tcp, udp }'} {asked.condition}" for asked in _ports(rule)]
+
+
+def _ports(rule: Rule) -> list[Among]:
+    ranges = tuple(str(a) if a == b else f"{a}-{b}" for a, b in rule.ports or ())
+    return [Among("th dport", "inet_service", ranges)] if ranges else []

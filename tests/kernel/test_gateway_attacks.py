@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address
 
 import pytest
@@ -72,7 +73,7 @@ def test_call_goes_on_when_the_daemon_is_dead_and_the_proof_lapses(box: Box) -> 
 
 def test_roamed_client_finds_names_at_once_and_loses_its_proof_with_its_second_connection(box: Box) -> None:
     box.lab.move("nas", "router", "wifi")
-    assert box.lab.call("nas", resolve, "server.example", RESOLVER).ok
+    assert box.lab.call("nas", resolve, "server.example", RESOLVER, "A", "udp", 15.0).ok
     for _ in range(2):
         with Connection(box.lab, "nas") as made:
             assert (made.retransmitted > 0, made.is_alive()) == (True, True)
@@ -83,29 +84,33 @@ def test_roamed_client_finds_names_at_once_and_loses_its_proof_with_its_second_c
 
 def _make_up_clients(how_many: int, gateway_mac: str) -> int:
     """Datagrams to the internet from MAC addresses that nobody has; how many went out."""
+    went_out = 0
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind(("eth0", 0))
         for n in range(how_many):
             source = IPv4Address("192.168.1.130") + n % 100
             packet = Ipv4(source, IPv4Address(SERVER), UDP, Udp(1000, 9, b"flood"))
-            wire.send(build(frame_of(gateway_mac, f"02:ff:00:00:{n >> 8:02x}:{n & 255:02x}", packet)))
+            frame = build(frame_of(gateway_mac, f"02:ff:00:00:{n >> 8:02x}:{n & 255:02x}", packet))
+            # "No buffer space available": the frames of all networks wait in one line (net/core/dev.c, netif_rx).
+            with suppress(OSError):
+                went_out += wire.send(frame) > 0
             if n % 100 == 0:
                 # No faster than the other end can take in.
                 time.sleep(0.01)
-    return how_many
+    return went_out
 
 
 def test_newcomer_is_proved_amid_a_flood_of_made_up_ones(box: Box) -> None:
     lab = box.lab
     mac = json.loads(lab.run("gateway", "ip", "-json", "link", "show", "eth0").stdout)[0]["address"]
-    assert lab.call("tablet", _make_up_clients, 3000, mac) == 3000
+    assert lab.call("tablet", _make_up_clients, 3000, mac) > 2000
     box.probe_again()
     wait_for(lambda: box.status()["undecided"] > 1000)
     lab.run("nas", "ip", "address", "add", "192.168.1.99/24", "dev", "eth0")
     assert lab.call("nas", http_get, SERVER, 80, "/", 15.0, "192.168.1.99").ok
     wait_for(lambda: box.paths().get("192.168.1.99") == "direct")
     assert box.status()["undecided"] > 1000
-    assert lab.call("nas", http_get, SERVER).ok
+    assert lab.call("nas", http_get, SERVER, 80, "/", 15.0).ok
 
 
 def _echoed(size: int) -> int:

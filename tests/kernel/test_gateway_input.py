@@ -51,6 +51,8 @@ NO_ROUTE = "ip -4 route del default"
 ROUTE = "ip -4 route replace default via 192.168.1.1"
 PORT_DOWN = "ip link set eth0 down"
 PORT_UP = f"ip link set eth0 up; {ROUTE}; ip -6 addr replace 2001:db8:1:1::2/64 dev eth0 nodad"
+ROUTER_ANSWERS = "until busybox arping -q -f -c 1 -w 1 -I eth0 192.168.1.1 >/dev/null; do :; done"
+"""Of a port that is up again a work queue has to let frames pass (net/core/link_watch.c)."""
 FULL = "mkdir -p /run/full; mount -t tmpfs -o size=4k tmpfs /run/full; head -c 9999 /dev/zero >/run/full/x || true"
 
 BAD = {
@@ -106,7 +108,8 @@ CASES = [(name, False) for name in BAD] + [(name, True) for name in UP]
 @pytest.mark.parametrize(("name", "foreground"), CASES, ids=lambda x: {True: "foreground", False: ""}.get(x, x))
 def test_clear_message_and_nothing_changed(box: Box, golden: Golden, name: str, foreground: bool) -> None:
     bad = BAD[name]
-    box.shell(bad.before or "true", bad.on)
+    if bad.before:
+        box.shell(bad.before, bad.on)
     try:
         words = bad.words
         if bad.config is not None:
@@ -116,7 +119,9 @@ def test_clear_message_and_nothing_changed(box: Box, golden: Golden, name: str, 
         after = box.state()
         journal = box.shell("cat /run/state/journal.json 2>/dev/null || true")
     finally:
-        box.shell(bad.after or "true", bad.on)
+        if bad.after:
+            box.shell(bad.after, bad.on)
+            box.shell(ROUTER_ANSWERS)
     said = run_failed(done)
     if foreground and bad.by_service is not None:
         assert done.returncode == bad.by_service

@@ -74,7 +74,7 @@ def test_everybody_is_online_masqueraded_only_where_needed(name: str) -> None:
         found = reached(box.lab)
         assert found == all_of(direct, {c.name for c in home.client})
         assert box.paths() == {who: r.path for who, r in found.items()}
-        names = [box.lab.begin(c.name, resolve, "server.example", "1.1.1.1") for c in home.client]
+        names = [box.lab.begin(c.name, resolve, "server.example", "1.1.1.1", "A", "udp", 15.0) for c in home.client]
         assert [n.result().detail for n in names] == ["1.2.3.4"] * len(names)
         box.sidegate("down", "--now")
         assert box.state() == before

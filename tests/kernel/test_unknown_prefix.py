@@ -71,6 +71,7 @@ def test_nothing_goes_past_the_proxy_when_this_box_gets_its_address_back() -> No
         wait_for(lambda: seen_from(box.lab.call("nas", http_get, FOREIGN6, 80, "/who")) in (PROXY, PROXY6))
         with Wiretap(box.lab) as tap:
             box.lab.start("nas", sys.executable, "-c", SENDER.format(to=FOREIGN6))
+            wait_for(lambda: f" . {FOREIGN6} . 7" in box.shell("nft list ruleset"))
             box.shell("ip -6 address flush dev eth0 scope global")
             wait_for(lambda: "elements" not in box.shell("nft list set inet sidegate lan6"))
             box.shell(f"ip -6 address add {OURS6}/64 dev eth0 nodad; ip -6 route replace default via {ROUTER6}")

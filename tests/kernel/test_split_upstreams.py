@@ -11,10 +11,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sidegate.lab.asking import http_get, udp_echo
+from sidegate.lab.asking import udp_echo
 from tests.kernel import split_home
 from tests.kernel.gateway_lab import Box, Connection, wait_for
-from tests.kernel.split_home import DOMESTIC4, FOREIGN, FOREIGN4, PROXY, WAN, page, upstreams
+from tests.kernel.split_home import (
+    DOMESTIC4,
+    FOREIGN,
+    FOREIGN4,
+    PROXY,
+    WAN,
+    bare,
+    insisting,
+    page,
+    proxy_state,
+    upstreams,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -125,23 +136,28 @@ def test_why_an_upstream_does_not_work(box: Box) -> None:
         "unknown": "its server's name nobody.example cannot be looked up",
         "named": "look at whether proxy.example:1080 is reachable and its user name and password",
     }
-    told = wait_for(lambda: found if all(w in (found := whys()).get(n, "") for n, w in words.items()) else None)
-    assert told is not None
+
+    def is_told() -> bool:
+        found = whys()
+        return all(w in found.get(n, "") for n, w in words.items())
+
+    wait_for(is_told, within_s=90)
     assert "hunter2" not in box.sidegate("status", check=False).stdout + json.dumps(box.status())
 
 
 def test_a_dead_upstream_is_known_before_anything_is_led_to_it(box: Box) -> None:
     up(box, f'upstream = "socks5://{PROXY}:9"')
     assert page(box, "nas", FOREIGN) == WAN
-    assert box.status()["split"]["proxy"]["chosen"] == ""
+    assert proxy_state(box)["chosen"] == ""
 
 
 def test_udp_for_an_upstream_that_carries_none_is_refused_at_once(box: Box) -> None:
     up(box, f'upstream = "{box.lab.links()["proxy-http-proxy"]}"\n')
+    wait_for(lambda: proxy_state(box)["chosen"] == "proxy-http-proxy")
     for who in ("nas", "phone"):
-        assert box.lab.call(who, http_get, FOREIGN4, 80, "/who").detail.startswith(PROXY)
-        assert box.lab.call(who, udp_echo, FOREIGN4).detail == "Connection refused"
-        assert box.lab.call(who, udp_echo, DOMESTIC4).ok
+        assert bare(box, who, FOREIGN4) == PROXY
+        assert insisting(box, who, udp_echo, FOREIGN4).detail == "Connection refused"
+        assert insisting(box, who, udp_echo, DOMESTIC4).ok
     assert "http (no UDP)" in box.sidegate("status").stdout
     words = ("explain", "192.168.1.127", FOREIGN4, "--proto", "udp", "--json")
     assert "carries no UDP: it is refused at once" in box.sidegate(*words, check=False).stdout

@@ -23,7 +23,7 @@ from sidegate.demo.result import (
 )
 from sidegate.demo.splitting import cast, play
 from sidegate.home import Client, GatewayRuns, Home
-from sidegate.lab.asking import Answer, download_mbit
+from sidegate.lab.asking import ANSWERED_WITHIN_S, Answer, download_mbit
 from sidegate.lab.check import (
     Receiver,
     Relayed,
@@ -41,6 +41,8 @@ from sidegate.reading import decode_address
 
 GATEWAY_MBIT, CLIENT_MBIT = 100.0, 1000.0
 DOWNLOAD_S = 2.0
+_LOST_AFTER_S = 2.5
+"""For answers some of which do not come. Those that are to come have longer: they take milliseconds."""
 _METHODS = {"icmp": "ICMP echo", "dns": "DNS over UDP"}
 
 
@@ -124,7 +126,10 @@ def _stage(lab: Lab, name: str, runs: GatewayRuns | None) -> Stage:
         set_gateway(lab, runs)
     target = next(s for s in lab.home.internet.server if s.v4 not in lab.home.internet.blocked)
     with Relayed(lab) as relayed:
-        asked = [(c, ask(lab, c.name, target.name, "v4"), _ask_v6(lab, c, target.name)) for c in lab.home.client]
+        within_s = _LOST_AFTER_S if runs else ANSWERED_WITHIN_S
+        asked = [
+            (c, ask(lab, c.name, target.name, "v4", within_s), _ask_v6(lab, c, target.name)) for c in lab.home.client
+        ]
         answers = [(c, v4.result(), v6.result() if v6 else None) for c, v4, v6 in asked]
         crossed = relayed.receivers()
     reached = tuple(
@@ -135,7 +140,7 @@ def _stage(lab: Lab, name: str, runs: GatewayRuns | None) -> Stage:
 
 def _ask_v6(lab: Lab, client: Client, target: str) -> Waiting[Answer] | None:
     server = next(s for s in lab.home.internet.server if s.name == target)
-    return ask(lab, client.name, target, "v6") if client.v6 and server.v6 else None
+    return ask(lab, client.name, target, "v6", ANSWERED_WITHIN_S) if client.v6 and server.v6 else None
 
 
 def _reach(answer: Answer, crossed: set[Receiver]) -> Reach:

@@ -143,7 +143,7 @@ def outcome_of(answer: Answer, crossed: set[Receiver]) -> Outcome:
     return "masqueraded" if (answer.address, answer.port) in crossed else "direct"
 
 
-def ask(lab: Lab, who: str, to: str, family: Family, timeout_s: float = 2.5) -> Waiting[Answer]:
+def ask(lab: Lab, who: str, to: str, family: Family, timeout_s: float) -> Waiting[Answer]:
     """One node asks another for a page; `to` as in an expectation. Raises Problems for a node without an address."""
     name, _, port = to.partition(":")
     server = next((s for s in lab.home.internet.server if s.name == who), None)

@@ -59,7 +59,27 @@ def wanted() -> Json:
     }
     opening.SHOWS_WITHIN_S = moment_s
     unshown = {"others, half a hello": _wanted(target, HERE, data[:60]), "others, nothing": _wanted(target, HERE)}
-    return told | unshown
+    return {**told, **unshown, "looked at late": _looked_at_late(target, data)}
+
+
+def _looked_at_late(target: Target, words: bytes) -> str:
+    """What was said in time is heard by a relay, too, that was kept from the processor until the time was over."""
+    found: list[str] = []
+    thread = threading.Thread(target=lambda: found.append(target.accept()[0]))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        client(server.getsockname(), words),
+        server.accept()[0] as it,
+    ):
+        it.setblocking(False)
+        assert select.select([it], [], [], WITHIN_S)[0]
+        one = opening.Opening(it, target.proxy, upstream_mark(0), 0.0)
+        one.mind(opening.SHOWS_WITHIN_S)
+        thread.start()
+        wait_until(lambda: one.turn(one.server.fileno(), select.EPOLLOUT, 0.0))
+        one.server.close()
+    thread.join()
+    return found[0].partition(":")[0]
 
 
 def _wanted(target: Target, at: tuple[str, int], *pieces: bytes | None) -> str:

@@ -19,6 +19,7 @@ play = partial(playing.play, "relay_plays")
 def test_whom_the_proxy_is_asked_for() -> None:
     told = play("wanted")
     assert told.pop("hello") == told.pop("hello in pieces") == "a.example:15000"
+    assert told.pop("looked at late") == "a.example"
     assert told.pop("request") == "b.example:15000"
     assert told.pop("others, IPv6") == "::1:15000"
     assert set(told.values()) == {"127.0.0.1:15000"}

@@ -58,7 +58,9 @@ class Opening:
         if now >= self._ends_s:
             raise TimeoutError("it does not answer")
         if self._name is None and now >= self._shows_until_s:
-            self._name = ""
+            # It may have come while nobody looked: time in which this process was kept waiting is not the client's.
+            self._look()
+            self._name = self._name or ""
             return self._go_on()
         return False
 

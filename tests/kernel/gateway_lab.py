@@ -91,8 +91,15 @@ class Box:
         for waiting in [self.lab.begin(c.name, http_get, SERVER) for c in self.lab.home.client]:
             waiting.result()
         users = {c.name for c in self.lab.home.client if c.gateway == "gateway"}
-        wait_for(lambda: users <= {name for name, c in self.clients().items() if is_known(c)})
+        wait_for(lambda: users <= {name for name, c in self.clients().items() if c["decided"]})
+        if not self._knows(users):
+            # Asked at a bad moment, and the next time may be far off.
+            self.probe_again()
+            wait_for(lambda: self._knows(users))
         return self
+
+    def _knows(self, users: set[str]) -> bool:
+        return users <= {name for name, c in self.clients().items() if is_known(c)}
 
     def shell(self, script: str, machine: str = "gateway") -> str:
         return self.lab.run(machine, "sh", "-ec", script).stdout

@@ -143,6 +143,28 @@ class TestSetup:
         assert result.stderr == "unpack: unpacking no-such-package\n"
         assert (tree / ".venv/unpacked/usr/bin/no-such-program").exists()
 
+    def test_package_lists_that_the_network_does_not_bring_are_asked_for_again(self, tree: Path, fakes: Path) -> None:
+        """What is not in them once they are there is asked for no more, and takes nothing from the others."""
+        (tree / "tools/unpacked.txt").write_text(
+            "no-such-program no-such-package a test\nsecond-program second a test\n"
+        )
+        log = tree.parent / "apt-get.log"
+        write_program(fakes, "sudo", 'shift; exec "$@"')
+        write_program(fakes, "sleep", "exit 0")
+        update = f"update*) {third_time('update', log)} ;;"
+        download = f"download*) {third_time('download', log)} && touch it.deb ;;"
+        apt = f'*no-such-package) ;; {update} {download} *) echo "Inst second (1)" ;;'
+        write_program(fakes, "apt-get", f'echo "$@" >>"{log}"; case "$*" in {apt} esac')
+        write_program(fakes, "dpkg-deb", 'mkdir -p "$3/usr/bin"; touch "$3/usr/bin/second-program"')
+        result = run(["tools/unpack"], tree, f"{fakes}:{os.environ['PATH']}")
+        assert result.stderr == (
+            "unpack: unpacking no-such-package\n"
+            "unpack: no-such-package cannot be had: its tests will be skipped\n"
+            "unpack: unpacking second\n"
+        )
+        words = [line.split()[0] for line in log.read_text().splitlines() if "--simulate" not in line]
+        assert words == ["update"] * 3 + ["download"] * 3
+
     def test_an_unknown_purpose_is_refused(self, tree: Path) -> None:
         result = run(["tools/setup", "fun"], tree, os.environ["PATH"])
         assert result.returncode == 3

@@ -12,9 +12,9 @@ import pytest
 
 from sidegate.home import load_home
 from sidegate.lab.asking import http_get
-from tests.kernel.gateway_lab import Box, wait_for
+from tests.kernel.gateway_lab import PATIENCE_S, Box, wait_for
 from tests.kernel.looking import look
-from tests.kernel.split_home import FOREIGN4, FOREIGN6, WAN
+from tests.kernel.split_home import FOREIGN4, FOREIGN6, WAN, served
 
 pytestmark = pytest.mark.kernel
 
@@ -140,8 +140,8 @@ def test_what_a_proxy_on_the_lan_sends_goes_straight_from_whatever_address(
 ) -> None:
     """Found by its address or by a name. The name server, which the engine asks too, is proxied like anybody."""
     box = lab_box
-    box.up("--config", box.write("/run/nas.toml", CONF.format(host=host)))
-    seen = [box.lab.call(NAMER.name, http_get, it, 80, "/who") for it in (FOREIGN4, FOREIGN6)]
+    served(box.up("--config", box.write("/run/nas.toml", CONF.format(host=host))))
+    seen = [box.lab.call(NAMER.name, http_get, it, 80, "/who", PATIENCE_S) for it in (FOREIGN4, FOREIGN6)]
     assert proxy.asked == [FOREIGN4, FOREIGN6]
     assert [it.detail.split()[0] for it in seen] == [WAN, str(NAS.v6)]
     wait_for(lambda: any(f"{NAS.v4}, {SECOND}: another device behind" in hint for hint in box.status()["hints"]))

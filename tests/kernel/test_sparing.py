@@ -13,9 +13,11 @@ from msgspec import structs
 from sidegate.gateway.ruleset.nft import Shape
 from sidegate.gateway.split.policy import Policy
 from sidegate.gateway.split.ports import engine_mark, lan_mark, upstream_mark
-from sidegate.packet import Ipv4, Ipv6, Tcp
+from sidegate.packet import BROADCAST, ICMP, TCP, UDP, IcmpError, Ipv4, Ipv6, Tcp, Udp
 from tests.kernel.gateway_rig import (
     ACK,
+    GATEWAY,
+    GATEWAY_MAC,
     ROUTER_MAC,
     SERVER,
     SHAPE,
@@ -61,12 +63,21 @@ class LanRig(SplitRig):
             it.setblocking(False)
             scope = socket.if_nametoindex("eth0") if address == NEAR6 else 0
             it.connect_ex((str(address), PORT, 0, scope) if address.version == 6 else (str(address), PORT))
-            (first,) = (p for p in self.heard_so_far() if isinstance(p, Ipv4 | Ipv6) and p.dst == address)
+            first = next(p for p in self.heard_so_far() if isinstance(p, Ipv4 | Ipv6) and p.dst == address)
             assert isinstance(first.body, Tcp)
             answer = Tcp(PORT, first.body.sport, 7000, first.body.seq + 1, SYN | ACK)
             self.put(structs.replace(first, src=first.dst, dst=first.src, body=answer), src=mac)
             it.getpeername()
             yield
+
+    @contextlib.contextmanager
+    def asking_by_datagrams(self) -> Iterator[socket.socket]:
+        """A socket as the engine's: for any server, and whoever sends it something is heard."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as it:
+            it.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, upstream_mark(1))
+            it.bind(("0.0.0.0", 0))
+            it.setblocking(False)
+            yield it
 
     def is_straight(self, packet: Packet, src: Address, mac: str = PROXY_MAC) -> bool:
         """Whether it goes on to where a device of the LAN sends it."""
@@ -125,6 +136,42 @@ def test_who_answers_for_no_upstream_is_no_proxy(mark: int) -> None:
     Engine(CHOSEN)
     with rig.asked(PROXY, mark):
         assert not rig.is_straight(syn(), PROXY_TOO)
+
+
+@in_namespaces
+def test_a_datagram_that_nobody_asked_for_is_no_answer() -> None:
+    """Though the engine's socket hears it: home devices send such ones to everybody all day."""
+    rig = LanRig()
+    with rig.asking_by_datagrams() as it:
+        port = it.getsockname()[1]
+        for to, mac in ((GATEWAY, GATEWAY_MAC), (IPv4Address("192.168.1.255"), BROADCAST)):
+            rig.put(Ipv4(PROXY, to, UDP, Udp(40000, port, b"?")), src=PROXY_MAC, dst=mac)
+        assert len(it.recv(64)) == 1
+        assert not rig.holds("proxies", PROXY_MAC)
+        it.sendto(b"?", (str(PROXY), PORT))
+        rig.put(Ipv4(PROXY, GATEWAY, UDP, Udp(PORT, port, b"!")), src=PROXY_MAC)
+        assert rig.holds("proxies", PROXY_MAC)
+
+
+@in_namespaces
+def test_who_is_behind_no_connection_answers_for_nobody() -> None:
+    """A segment with the proxy's address and ports, from another device, that is not of the connection's window."""
+    rig = LanRig()
+    with rig.asked(PROXY):
+        ours = next(it for it in shell("ss -Htn state established").splitlines() if f":{PORT}" in it).split()[2]
+        made_up = Tcp(PORT, int(ours.rpartition(":")[2]), 900_000_000, 900_000_000, ACK, payload=b"x")
+        rig.put(Ipv4(PROXY, GATEWAY, TCP, made_up), src="02:00:00:00:00:66")
+        assert not rig.holds("proxies", "02:00:00:00:00:66")
+
+
+@in_namespaces
+def test_an_error_about_a_question_is_no_answer() -> None:
+    rig = LanRig()
+    with rig.asking_by_datagrams() as it:
+        it.sendto(b"?", (str(PROXY), PORT))
+        asked = next(p for p in rig.heard_so_far() if isinstance(p, Ipv4) and p.dst == PROXY)
+        rig.put(Ipv4(PROXY_TOO, GATEWAY, ICMP, IcmpError("unreachable", 3, asked)), src="02:00:00:00:00:66")
+        assert not rig.holds("proxies")
 
 
 @in_namespaces

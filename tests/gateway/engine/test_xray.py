@@ -91,6 +91,14 @@ def test_an_outbound_keeps_its_own_settings_but_not_its_mark() -> None:
     assert outbound["streamSettings"]["sockopt"]["mark"] == ENGINE_MARK | UPSTREAM_BIT
 
 
+@pytest.mark.parametrize("protocol", ["freedom", "direct"])
+def test_who_answers_an_outbound_without_a_server_is_no_upstream(protocol: str) -> None:
+    (_, outbound, *_) = xray_config(Engine(Policy(), (Upstream("x", "other", "", 0, {"protocol": protocol}),)))[
+        "outbounds"
+    ]
+    assert outbound["streamSettings"]["sockopt"]["mark"] == ENGINE_MARK
+
+
 @pytest.mark.parametrize(
     ("protocol", "settings", "is_needed"),
     [

@@ -29,6 +29,8 @@ from sidegate.gateway.engine.upstream import Json, Upstream
 from sidegate.gateway.split.policy import BLOCK, DIRECT, PROXY, Policy, Rule
 from sidegate.gateway.split.ports import dns_port, engine_mark, ports, upstream_mark
 
+_SERVERLESS = ("freedom", "direct")
+"""The same by two names (Xray-core infra/conf/xray.go, outboundConfigLoader): everybody answers its sockets."""
 _HALF_CLOSED_S = 10
 """How long a server may be silent after its client has said all: Xray's own 1 s is short for an answer. It does not
 hand that end on, though: a server that waits for it waits in vain."""
@@ -154,7 +156,9 @@ def _outbound(it: Engine, i: int) -> Json:
     """The upstream's, with our tag and mark, and its server's name looked up by our own DNS servers."""
     upstream = it.upstreams[i]
     stream = dict(upstream.outbound.get("streamSettings") or {})
-    sockopt = {"domainStrategy": _strategy(it), **(stream.get("sockopt") or {}), "mark": upstream_mark(it.generation)}
+    has_server = upstream.outbound.get("protocol") not in _SERVERLESS
+    mark = upstream_mark(it.generation) if has_server else engine_mark(it.generation)
+    sockopt = {"domainStrategy": _strategy(it), **(stream.get("sockopt") or {}), "mark": mark}
     return {**upstream.outbound, "tag": f"to-{i}", "streamSettings": {**stream, "sockopt": sockopt}}
 
 

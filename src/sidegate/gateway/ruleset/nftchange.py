@@ -58,7 +58,11 @@ def differences(old: str, new: str) -> list[str]:
 
 
 def fresh(ruleset: str) -> list[str]:
-    """The transactions that make the table anew: all but the elements of large sets, then these."""
+    """The transactions that make the table anew: all but the elements of large sets, then these.
+
+    Rules come before their sets hold anything, here alone: a home without masquerade is worse than one that is not
+    split for a moment.
+    """
     large = [b for b in blocks(ruleset).values() if _is_large(b)]
     for block in large:
         ruleset = ruleset.replace(_text(block), _text(_emptied(block)))

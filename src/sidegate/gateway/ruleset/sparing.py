@@ -12,12 +12,18 @@ The law, which goes on from those of `nft.py`, `steer.py`, `inbound.py` and `res
 By its MAC address, which is a device here (`restraint`). So whoever is behind a repeater that hides MAC addresses goes
 straight with a proxy that is behind it: only addresses would tell them apart, of which the proxy may have any, and a
 loop takes the proxy from everybody. `status` tells of them. Straight, and not refused, with `on_failure = "block"` too:
-a proxy that gets nowhere is none. Who takes the proxy's address (ARP), or makes up an answer of its, has its own
-traffic go straight and no more, as it would by taking the router as its gateway. The main router is never one, for
-others' packets come by it, of proxies beyond the LAN too.
+a proxy that gets nowhere is none. Who takes the proxy's address (ARP) has its own traffic go straight and no more, as
+it would by taking the router as its gateway. The main router is never one, for others' packets come by it, of proxies
+beyond the LAN too.
+
+An answer is what conntrack takes for one. A datagram that nobody asked for is none, though it reaches the engine's
+socket: those of UDP are open to everybody, and broadcasts are many in a home. Who forges an answer (both addresses and
+ports, and of TCP the window) may have any device's traffic go straight, or fill the set; by ARP it could take
+everybody's. Where the owner's own rules leave this box's traffic untracked, nobody is met.
 
 Sources: `nft_socket.c` nft_socket_eval (the mark of the packet's own socket, which early demux has found in most cases,
 `ip_input.c` ip_rcv_finish_core); a socket that was accepted bears the mark of its listener (inet_csk_accept): not this.
+An error of ICMP is of the state `related`, and its socket that of the packet inside.
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ from sidegate.gateway.ruleset.nfttext import TO_UPSTREAM, block, dynamic
 from sidegate.gateway.ruleset.restraint import DEVICE
 
 PROXIES = "proxies"
+_ANSWER = "ct state established ct direction reply"
+"""First, for what is steered to the engine is not tracked, and asked no more."""
 _SIZE = 256
 _KNOWN_S = 3600
 """Each upstream is asked something every minute (`engine.choice`), and whatever its server answers renews this."""
@@ -60,5 +68,5 @@ def chains(
         *others,
         "ip6 saddr fe80::/10 goto met",
     ]
-    met = [f"{TO_UPSTREAM} {DEVICE} != {router} update @{PROXIES} {{ {DEVICE} }}"]
+    met = [f"{_ANSWER} {TO_UPSTREAM} {DEVICE} != {router} update @{PROXIES} {{ {DEVICE} }}"]
     return [block("chain", "met", met), block("chain", "meets", meets)]

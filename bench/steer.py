@@ -66,7 +66,7 @@ def _split_text(lab: Lab) -> str:
     """With the client's proof."""
     mac, theirs = (json.loads(lab.run(m, "ip", "-json", "link", "show", "eth0").stdout) for m in (GATEWAY, CLIENT))
     ip = next(c.v4 for c in lab.home.client if c.name == CLIENT)
-    steering = Steering(_policy(), (("proxy", ports(0, 0)),))
+    steering = Steering(_policy(), (("proxy", ports(0, 0)),), spares=True)
     shape = Shape("eth0", mac[0]["address"], (IPv4Network("192.168.1.0/24"),), "auto", steering=steering)
     return ruleset(shape) + prove([Client(theirs[0]["address"], IPv4Address(str(ip)))], 3600)
 

@@ -60,9 +60,11 @@ def box(lab_box: Box) -> Iterator[Box]:
     yield lab_box
     # Whoever closed one waits for the other end to do so: that is not to be seen by the next test.
     still_open = f"ss -Htn exclude time-wait exclude listening dst {WAN} and '( sport = 80 or sport = 443 )'"
-    wait_for(lambda: not lab_box.shell(still_open, "internet"))
-    lab_box.sidegate("down", "--now")
-    lab_box.lab.run("internet", "nft", "delete", "table", "inet", "cut", check=False)
+    try:
+        wait_for(lambda: not lab_box.shell(still_open, "internet"), within_s=70.0)
+    finally:
+        lab_box.sidegate("down", "--now")
+        lab_box.lab.run("internet", "nft", "delete", "table", "inet", "cut", check=False)
 
 
 def up(box: Box, text: str, proxy: str = "", *, by_name: bool = False) -> None:

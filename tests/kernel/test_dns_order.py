@@ -39,14 +39,15 @@ def ordered(box: Box, first: str, second: str) -> str:
 def ask_both(end: str) -> int:
     """Asks for both names every few milliseconds; how many answers there were. Runs at a client.
 
-    end: a file; once it is there, more than 100 answers are enough.
+    end: a file; once it is there, more than 150 questions are enough.
     """
-    heard = 0
+    asked = heard = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
         asker.connect((OURS, 53))
         asker.settimeout(0.2)
-        while heard <= 100 or not os.path.exists(end):
+        while asked <= 150 or not os.path.exists(end):
             for name in (FOREIGN, DOMESTIC):
+                asked += 1
                 asker.send(struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels(name) + b"\0\1\0\1")
                 try:
                     heard += bool(asker.recv(512))

@@ -128,8 +128,7 @@ def _hold(lab: Lab, expectations: list[Expectation]) -> Iterator[Checked]:
             ask(lab, name, e.to, family, _PATIENCE_S[getattr(e, family)[name] == "dead"])
             for e, family, name in questions
         ]
-        answers = [waiting.result() for waiting in asked]
-        crossed = relayed.receivers()
+        answers, crossed = relayed.heard_until(asked)
     for (e, family, name), answer in zip(questions, answers, strict=True):
         expected: Outcome = getattr(e, family)[name]
         found = outcome_of(answer, crossed)
@@ -179,8 +178,10 @@ class Relayed:
         if lab.home.gateway and lab.home.gateway.plugged:
             kind, protocol = socket.SOCK_RAW, socket.htons(_ETH_P_ALL)
             self._socket = lab.socket(lab.home.gateway.name, socket.AF_PACKET, kind, protocol)
-            with suppress(PermissionError):  # the usual room serves for some ten clients
+            try:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM_BYTES)
+            except PermissionError:  # net.core.rmem_max at the most (net/core/sock.c, sk_setsockopt)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM_BYTES)
             self._socket.setblocking(False)
 
     def __enter__(self) -> Relayed:
@@ -190,8 +191,17 @@ class Relayed:
         if self._socket is not None:
             self._socket.close()
 
+    def heard_until(self, asked: list[Waiting[Answer]]) -> tuple[list[Answer], set[Receiver]]:
+        """The answers, and `receivers` until the last one came: looked for after each. Raises Problems."""
+        answers: list[Answer] = []
+        crossed: set[Receiver] = set()
+        for waiting in asked:
+            answers.append(waiting.result())
+            crossed |= self.receivers()
+        return answers, crossed
+
     def receivers(self) -> set[Receiver]:
-        """To whom the gateway sent TCP segments since it began to listen. Raises Problems if some were missed."""
+        """To whom the gateway sent TCP segments since this was asked last. Raises Problems if some were missed."""
         found: set[Receiver] = set()
         if self._socket is None:
             return found

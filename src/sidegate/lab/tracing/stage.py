@@ -26,7 +26,7 @@ _OUTGOING = 4  # linux/if_packet.h, PACKET_OUTGOING
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _MARK = bytes(12) + b"\x88\xb6"
 """The beginning of a frame between the two MACs of `lo`, of IEEE Std 802's second local experimental ethertype."""
-_LOST_AFTER_MS = 1000
+_LOST_AFTER_S = 1.0
 """Without a mark: then it is sent again."""
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 
@@ -151,10 +151,12 @@ class Stage:
         heard: list[_Heard] = []
         self._marks += 1
         mark = _MARK + struct.pack("!I", self._marks) + bytes(42)
-        self.taps[self._marked].sendto(mark, ("lo", 0))
+        again_s = time.monotonic()
         while not any(it.data == mark and not it.is_outgoing for it in heard):
-            if not self.poll.poll(_LOST_AFTER_MS):
+            if time.monotonic() >= again_s:
                 self.taps[self._marked].sendto(mark, ("lo", 0))
+                again_s += _LOST_AFTER_S
+            self.poll.poll(_LOST_AFTER_S * 1000)
             heard += self._waiting()
         heard += self._waiting()  # what was in front of it, at machines that had been looked at already
         return [it for it in heard if not it.data.startswith(_MARK)]
@@ -186,7 +188,7 @@ class Stage:
         """
         while True:
             self.taps[self._marked].sendto(_MARK + bytes(46), ("lo", 0))
-            self.poll.poll(_LOST_AFTER_MS)
+            self.poll.poll(_LOST_AFTER_S * 1000)
             now_ns = time.time_ns()
             if (heard := self._waiting()) and all(it.at_ns < now_ns for it in heard):
                 return

@@ -364,7 +364,7 @@ class TestCheck:
 def test_demo_from_end_to_end(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     command = [*SIDEGATE, "demo", "--report", str(report), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * WITHIN_S, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     result = msgspec.json.decode(done.stdout, type=Result)
     before, after = result.stages[0], result.stages[-1]

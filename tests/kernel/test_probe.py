@@ -41,7 +41,10 @@ ip -n inet address add 203.0.113.1/24 dev eth0; ip -n inet link set eth0 up
 for address in 1.1.1.1 8.8.8.8; do ip -n inet address add $address/32 dev lo; done
 ip -n router route add default via 203.0.113.1
 ip netns exec router sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
-carries() { until ip -n $1 link show $2 | grep -q 'state UP'; do sleep 0.01; done; }
+carries() {
+  for i in $(seq 1500); do ip -n $1 link show $2 | grep -q 'state UP' && return 0; sleep 0.01; done
+  echo "$2 of $1 does not carry" >&2; return 1
+}
 for ns in gw wired wifi inet; do carries $ns eth0; done
 for port in p-gw p-wired p-cpu sw; do carries chip $port; done
 for port in cpu radio br-lan wan; do carries router $port; done

@@ -47,10 +47,11 @@ def network(interface: str, box: str, other: str) -> Iterator[Inside]:
 
 
 def _once_up(interface: str) -> str:
-    """Words for `sh` that end when the interface sends what it is given: a work queue has acted on its carrier then,
-    until which all is dropped (net/core/link_watch.c, linkwatch_do_dev).
+    """Words for `sh` that end it when the interface sends what it is given: a work queue has acted on its carrier then,
+    until which all is dropped (net/core/link_watch.c, linkwatch_do_dev). It fails if that does not come.
     """
-    return f"until ip link show dev {interface} | grep -q 'state UP'; do sleep 0.01; done"
+    is_up = f"ip link show dev {interface} | grep -q 'state UP'"
+    return f"for i in $(seq 1500); do {is_up} && exit 0; sleep 0.01; done; exit 1"
 
 
 def _enter(namespace: int) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,10 +92,14 @@ class Box:
             waiting.result()
         users = {c.name for c in self.lab.home.client if c.gateway == "gateway"}
         wait_for(lambda: users <= {name for name, c in self.clients().items() if c["decided"]})
-        if not self._knows(users):
+        for _ in range(3):
+            if self._knows(users):
+                break
             # Asked at a bad moment, and the next time may be far off.
             self.probe_again()
-            wait_for(lambda: self._knows(users))
+            with suppress(AssertionError):
+                wait_for(lambda: self._knows(users), within_s=15.0)
+        assert self._knows(users), self.clients()
         return self
 
     def _knows(self, users: set[str]) -> bool:

@@ -27,21 +27,18 @@ class Among(Struct, frozen=True):
     def condition(self) -> str:
         if len(self.values) == 1:
             return f"{self.what} {self.values[0]}"
-        return f"{self.what} @{self._name}" if self._has_ranges else f"{self.what} {{ {', '.join(self.values)} }}"
+        return f"{self.what} @{self._name}" if self._is_named else f"{self.what} {{ {', '.join(self.values)} }}"
 
     @property
     def sets(self) -> dict[str, str]:
         """Name and text of the one that it needs, if any."""
-        is_needed = self._has_ranges and len(self.values) > 1
-        return (
-            {self._name: constant(self._name, self.kind, self.values, "flags interval", "auto-merge")}
-            if is_needed
-            else {}
-        )
+        if not self._is_named:
+            return {}
+        return {self._name: constant(self._name, self.kind, self.values, "flags interval", "auto-merge")}
 
     @property
-    def _has_ranges(self) -> bool:
-        return any("-" in value or "/" in value for value in self.values)
+    def _is_named(self) -> bool:
+        return len(self.values) > 1 and any("-" in value or "/" in value for value in self.values)
 
     @property
     def _name(self) -> str:
